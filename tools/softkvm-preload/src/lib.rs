@@ -1,0 +1,1 @@
+//! Interposes `open`, `ioctl` and the little else softkvm needs.

@@ -1,0 +1,1 @@
+//! chipset (being built).

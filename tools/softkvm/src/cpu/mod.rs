@@ -1,0 +1,11 @@
+//! The software processor: architectural state, decoding, execution, exceptions.
+//!
+//! It reaches the rest of the machine only through [`World`].
+
+pub mod flags;
+pub mod state;
+pub mod world;
+
+pub use flags::Flags;
+pub use state::{Core, DescriptorTable, Fpu, Mode, Seg, Segment};
+pub use world::{Access, Exception, Exit, HostPage, PageAnswer, Step, Stop, Trapped, World};

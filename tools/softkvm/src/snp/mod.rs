@@ -1,0 +1,1 @@
+//! snp (being built).

@@ -1,0 +1,2 @@
+#![no_std]
+//! Layouts that hardware, firmware and the kernel fixed.

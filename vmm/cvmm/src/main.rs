@@ -1,0 +1,3 @@
+//! The `cvmm` command.
+
+fn main() {}
