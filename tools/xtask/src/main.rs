@@ -1,3 +1,67 @@
-//! Project chores.
+//! What the commands of the README run: demo, test, kernels, images.
 
-fn main() {}
+mod apt;
+mod check;
+mod cpio;
+mod demo;
+mod images;
+mod initramfs;
+mod kernel;
+mod run;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Project chores of cvmm. Everything is kept under `target/`.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot the newest Debian 6.12 cloud kernel as an SEV-SNP guest on the software machine.
+    Demo(demo::Args),
+    /// Run every check and test of the project.
+    Test(check::Args),
+    /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2 or minimal.
+    Kernel {
+        /// 6.1, 6.12, 7.2 (Debian cloud kernels) or minimal (built from Debian's source).
+        name: String,
+    },
+    /// Write the test initramfs for a kernel and print where it is.
+    Initramfs {
+        /// The kernel whose attestation modules go in.
+        #[arg(default_value = "6.12")]
+        kernel: String,
+    },
+    /// Extract the ELF vmlinux out of a bzImage.
+    Vmlinux {
+        /// The compressed image.
+        bzimage: PathBuf,
+        /// Where the ELF file goes.
+        out: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    match Args::parse().command {
+        Command::Demo(args) => demo::demo(&args),
+        Command::Test(args) => check::test(&args),
+        Command::Kernel { name } => {
+            let kernel = kernel::fetch(&name)?;
+            println!("{}", kernel.bzimage.display());
+            println!("{}", kernel.vmlinux.display());
+            Ok(())
+        }
+        Command::Initramfs { kernel } => {
+            println!("{}", initramfs::build(&kernel::fetch(&kernel)?)?.display());
+            Ok(())
+        }
+        Command::Vmlinux { bzimage, out } => kernel::extract_vmlinux(&bzimage, &out),
+    }
+}

@@ -1,0 +1,114 @@
+//! Debian packages of any suite, fetched by apt with its own state under `target/`.
+//!
+//! The mirror is the one the machine already uses; apt checks every download against the signed
+//! package index. Nothing is installed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::run::{capture, have, run, target};
+
+/// One suite of the archive, with package lists of its own.
+pub struct Apt {
+    dir: PathBuf,
+}
+
+impl Apt {
+    /// Prepares (and where needed downloads) the package lists of a suite.
+    pub fn suite(suite: &str) -> Result<Self> {
+        for tool in ["apt-get", "dpkg-deb"] {
+            if !have(tool) {
+                bail!(
+                    "{tool} is needed to fetch Debian's kernels; on another distribution give \
+                     cvmm a kernel of your own with --kernel"
+                );
+            }
+        }
+        let apt = Self { dir: target().join("apt").join(suite) };
+        if !apt.dir.join("ready").exists() {
+            apt.update(suite).with_context(|| format!("cannot read the index of {suite}"))?;
+        }
+        Ok(apt)
+    }
+
+    fn update(&self, suite: &str) -> Result<()> {
+        for dir in ["state/lists/partial", "cache/archives/partial", "deb"] {
+            fs::create_dir_all(self.dir.join(dir))?;
+        }
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let source = format!("deb [signed-by={keyring}] {} {suite} main\n", mirror()?);
+        fs::write(self.dir.join("sources.list"), source)?;
+        let at = self.dir.display();
+        fs::write(
+            self.dir.join("apt.conf"),
+            format!(
+                "Dir::State \"{at}/state\";\nDir::State::status \"/dev/null\";\n\
+                 Dir::Cache \"{at}/cache\";\nDir::Etc::SourceList \"{at}/sources.list\";\n\
+                 Dir::Etc::SourceParts \"/dev/null\";\nAPT::Sandbox::User \"root\";\n\
+                 Acquire::Languages \"none\";\nAcquire::Retries \"3\";\n"
+            ),
+        )?;
+        eprintln!("reading the package index of Debian {suite} ...");
+        capture(self.command("apt-get").arg("update"))?;
+        fs::write(self.dir.join("ready"), suite)?;
+        Ok(())
+    }
+
+    fn command(&self, tool: &str) -> Command {
+        let mut command = Command::new(tool);
+        command.env("APT_CONFIG", self.dir.join("apt.conf"));
+        command
+    }
+
+    /// The packages that `package` depends on directly.
+    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let text = capture(self.command("apt-cache").args(["depends", package]))?;
+        Ok(String::from_utf8_lossy(&text)
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Whether the suite has this package.
+    pub fn has(&self, package: &str) -> bool {
+        capture(self.command("apt-cache").args(["show", package])).is_ok()
+    }
+
+    /// Downloads a package (checked by apt) and unpacks it into `into`.
+    pub fn unpack(&self, package: &str, into: &Path) -> Result<()> {
+        let deb = self.dir.join("deb");
+        eprintln!("fetching {package} ...");
+        capture(self.command("apt-get").args(["download", package]).current_dir(&deb))?;
+        let prefix = format!("{package}_");
+        let file = fs::read_dir(&deb)?
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .find(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+            })
+            .ok_or_else(|| anyhow!("apt-get download left no {prefix}*.deb"))?;
+        fs::create_dir_all(into)?;
+        run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(into))?;
+        fs::remove_file(file)?;
+        Ok(())
+    }
+}
+
+/// The archive this machine installs Debian from.
+fn mirror() -> Result<String> {
+    let text = capture(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(REPO_URI)|$(ORIGIN)|$(LABEL)",
+        "Created-By: Packages",
+    ]))?;
+    String::from_utf8_lossy(&text)
+        .lines()
+        .find_map(|line| line.strip_suffix("|Debian|Debian"))
+        .map(str::to_owned)
+        .context("apt knows no Debian archive: is this a Debian system, after `apt-get update`?")
+}

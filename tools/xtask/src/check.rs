@@ -1,0 +1,134 @@
+//! `cargo xtask test`: every check of the project, stage by stage.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{capture, cargo, have, root, run, target};
+use crate::{images, initramfs, kernel};
+
+/// Which stages to run.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these stages (all when none is named).
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(STAGES.iter().map(|s| s.name)))]
+    stages: Vec<String>,
+}
+
+struct Stage {
+    name: &'static str,
+    what: &'static str,
+    run: fn() -> Result<()>,
+}
+
+const STAGES: [Stage; 7] = [
+    Stage { name: "format", what: "rustfmt", run: format },
+    Stage { name: "lint", what: "clippy without warnings", run: lint },
+    Stage { name: "docs", what: "documentation without warnings", run: docs },
+    Stage { name: "deny", what: "licences and sources of dependencies", run: deny },
+    Stage { name: "unit", what: "tests of every crate", run: unit },
+    Stage { name: "boot", what: "end to end on Debian's kernels", run: boot },
+    Stage { name: "fuzz", what: "a minute for each fuzz target", run: fuzz },
+];
+
+/// The packages that are built for themselves, outside the workspace.
+const FREESTANDING: [&str; 2] = ["firmware", "tools/guest-init"];
+
+/// Runs the stages in order and stops at the first that fails.
+pub fn test(args: &Args) -> Result<()> {
+    let begin = Instant::now();
+    for stage in &STAGES {
+        if !args.stages.is_empty() && !args.stages.iter().any(|name| name == stage.name) {
+            continue;
+        }
+        eprintln!("==> {}: {}", stage.name, stage.what);
+        let start = Instant::now();
+        (stage.run)().with_context(|| format!("stage {} failed", stage.name))?;
+        eprintln!("<== {}: ok, {} s\n", stage.name, start.elapsed().as_secs());
+    }
+    eprintln!("everything passed in {} s", begin.elapsed().as_secs());
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    for package in FREESTANDING {
+        run(cargo().args(["fmt", "--check"]).current_dir(root().join(package)))?;
+    }
+    Ok(())
+}
+
+fn lint() -> Result<()> {
+    run(cargo()
+        .args(["clippy", "--release", "--workspace", "--all-targets", "--quiet"])
+        .args(["--", "-D", "warnings"]))?;
+    for package in FREESTANDING {
+        run(cargo()
+            .args(["clippy", "--release", "--quiet", "--", "-D", "warnings"])
+            .current_dir(root().join(package))
+            .env("CARGO_TARGET_DIR", target().join("lint").join(package)))?;
+    }
+    Ok(())
+}
+
+fn docs() -> Result<()> {
+    run(cargo()
+        .args(["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])
+        .arg("--quiet")
+        .env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn deny() -> Result<()> {
+    if !have("cargo-deny") && capture(cargo().args(["deny", "--version"])).is_err() {
+        eprintln!("installing cargo-deny (some minutes, once)");
+        let to = target().join("tools");
+        run(cargo().args(["install", "cargo-deny", "--locked", "--quiet", "--root"]).arg(&to))?;
+        return run(std::process::Command::new(to.join("bin/cargo-deny"))
+            .current_dir(root())
+            .args(["check", "bans", "licenses", "sources"]));
+    }
+    run(cargo().args(["deny", "check", "bans", "licenses", "sources"]))
+}
+
+fn unit() -> Result<()> {
+    images::tools()?;
+    run(cargo().args(["test", "--release", "--workspace", "--exclude", "cvmm-tests"]))?;
+    run(cargo()
+        .args(["test", "--release"])
+        .current_dir(root().join("firmware"))
+        .env("CARGO_TARGET_DIR", target().join("firmware-test")))
+}
+
+fn boot() -> Result<()> {
+    let tools = images::tools()?;
+    let mut command = cargo();
+    command.args(["test", "--release", "-p", "cvmm-tests", "--", "--nocapture"]);
+    command.env("CVMM_BIN", tools.join("cvmm"));
+    command.env("SOFTKVM_BIN", tools.join("softkvm"));
+    for name in ["6.12", "7.2"] {
+        let kernel = kernel::fetch(name)?;
+        let initramfs = initramfs::build(&kernel)?;
+        let key = name.replace('.', "_");
+        command.env(format!("CVMM_KERNEL_{key}"), &kernel.bzimage);
+        command.env(format!("CVMM_VMLINUX_{key}"), &kernel.vmlinux);
+        command.env(format!("CVMM_INITRAMFS_{key}"), initramfs);
+    }
+    run(&mut command)
+}
+
+fn fuzz() -> Result<()> {
+    let seconds = std::env::var("CVMM_FUZZ_SECONDS").unwrap_or_else(|_| "60".to_owned());
+    let listed =
+        capture(cargo().args(["run", "--release", "--quiet", "-p", "fuzz", "--", "list"]))?;
+    let targets = String::from_utf8_lossy(&listed).into_owned();
+    for name in targets.lines() {
+        run(cargo()
+            .args(["run", "--release", "--quiet", "-p", "fuzz", "--", "run", name])
+            .args(["--seconds", &seconds]))
+        .with_context(|| format!("fuzz target {name}"))?;
+    }
+    if targets.is_empty() {
+        bail!("no fuzz targets");
+    }
+    Ok(())
+}
