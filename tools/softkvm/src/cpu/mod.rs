@@ -2,6 +2,7 @@
 //!
 //! It reaches the rest of the machine only through [`World`].
 
+pub mod bare;
 pub mod flags;
 pub mod processor;
 pub mod state;

@@ -1,18 +1,25 @@
 //! A processor at work: architectural state and the world it runs in, and how instructions reach
 //! memory.
 //!
-//! UNSAFETY: guest memory is host memory that the world lends by page ([`World::page`]); the
-//! accesses below stay inside one such page. The world itself is kept as a raw pointer for the
-//! length of one [`Processor::with_world`] call.
+//! The memory accesses themselves are in [`crate::mmu`].
+//!
+//! UNSAFETY: the world is kept as a raw pointer for the length of one [`Processor::with_world`]
+//! call.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
 
-use super::state::{Core, Mode, Seg, cr0};
-use super::world::{Access, Exception, Exit, PageAnswer, Step, Stop, Trapped, World};
+use super::state::{Core, Mode, Seg};
+use super::world::{Exception, Exit, Step, Stop, Trapped, World};
+use crate::mmu::{Tlb, TlbStats};
+
+mod sealed {
+    /// Only plain integers are loaded straight from guest memory.
+    pub trait Sealed {}
+}
 
 /// An integer that instructions load and store: u8, u16, u32, u64 or u128, little endian.
-pub trait Int: Copy {
+pub trait Int: Copy + sealed::Sealed {
     /// Size in bytes.
     const LEN: usize;
     /// From little-endian bytes; `bytes` has `LEN` elements.
@@ -23,13 +30,16 @@ pub trait Int: Copy {
 
 macro_rules! int {
     ($($t:ty),*) => {$(
+        impl sealed::Sealed for $t {}
         impl Int for $t {
             const LEN: usize = size_of::<$t>();
+            #[inline]
             fn from_bytes(bytes: &[u8]) -> Self {
                 let mut copy = [0; size_of::<$t>()];
                 copy.copy_from_slice(bytes);
                 Self::from_le_bytes(copy)
             }
+            #[inline]
             fn to_bytes(self, out: &mut [u8]) {
                 out.copy_from_slice(&self.to_le_bytes());
             }
@@ -39,16 +49,24 @@ macro_rules! int {
 int!(u8, u16, u32, u64, u128);
 
 /// A processor together with everything it needs to execute instructions.
+#[repr(C)]
 pub struct Processor {
     /// Architectural state.
     pub core: Core,
+    pub(crate) tlb: Tlb,
+    /// Width of guest-physical addresses (CPUID 8000_0008h): page-table bits above are reserved.
+    pub phys_bits: u8,
     world: Option<NonNull<dyn World>>,
 }
+
+// SAFETY: the world pointer exists only while `with_world` runs on one thread; the TLB's host
+// pointers belong to the machine, not to a thread.
+unsafe impl Send for Processor {}
 
 impl Processor {
     /// A processor in the given state.
     pub fn new(core: Core) -> Self {
-        Self { core, world: None }
+        Self { core, tlb: Tlb::default(), phys_bits: 52, world: None }
     }
 
     /// Lends the processor a world while `f` runs.
@@ -65,6 +83,7 @@ impl Processor {
     }
 
     /// The architectural state and the world, side by side.
+    #[inline]
     pub fn parts(&mut self) -> (&mut Core, &mut dyn World) {
         let mut world = self.world.expect("only called within with_world");
         // SAFETY: `with_world` guarantees that the world outlives this call and that nobody else
@@ -99,111 +118,44 @@ impl Processor {
         })
     }
 
-    /// Reads from `segment:offset` at the current privilege level. `offset` is already cut to the
-    /// instruction's address size.
-    pub fn load<T: Int>(&mut self, segment: Seg, offset: u64) -> Step<T> {
-        let la = self.linear(segment, offset, T::LEN, Access::Read)?;
-        self.load_linear(la, self.core.cpl == 3)
-    }
-
-    /// Writes to `segment:offset` at the current privilege level.
-    pub fn store<T: Int>(&mut self, segment: Seg, offset: u64, value: T) -> Step {
-        let la = self.linear(segment, offset, T::LEN, Access::Write)?;
-        self.store_linear(la, self.core.cpl == 3, value)
-    }
-
-    /// Read-modify-write: faults for writing come before the read. Returns the old value.
-    pub fn modify<T: Int>(
-        &mut self,
-        segment: Seg,
-        offset: u64,
-        f: impl FnOnce(T) -> T,
-    ) -> Step<T> {
-        let la = self.linear(segment, offset, T::LEN, Access::Write)?;
-        let user = self.core.cpl == 3;
-        self.probe_write(la, T::LEN, user)?;
-        let old: T = self.load_linear(la, user)?;
-        self.store_linear(la, user, f(old))?;
-        Ok(old)
-    }
-
-    /// Reads at a linear address, as user or as supervisor (implicit accesses to descriptor
-    /// tables are always supervisor).
-    pub fn load_linear<T: Int>(&mut self, la: u64, user: bool) -> Step<T> {
-        let mut bytes = [0; 16];
-        for i in 0..T::LEN {
-            bytes[i] = self.byte(la.wrapping_add(i as u64), Access::Read, user, None)?;
-        }
-        Ok(T::from_bytes(&bytes[..T::LEN]))
-    }
-
-    /// Writes at a linear address. Nothing is written unless all of it can be.
-    pub fn store_linear<T: Int>(&mut self, la: u64, user: bool, value: T) -> Step {
-        self.probe_write(la, T::LEN, user)?;
-        let mut bytes = [0; 16];
-        value.to_bytes(&mut bytes[..T::LEN]);
-        for i in 0..T::LEN {
-            self.byte(la.wrapping_add(i as u64), Access::Write, user, Some(bytes[i]))?;
-        }
-        Ok(())
-    }
-
-    /// Faults as a write of `len` bytes would, without writing.
-    pub fn probe_write(&mut self, la: u64, len: usize, user: bool) -> Step {
-        self.translate(la, Access::Write, user)?;
-        self.translate(la.wrapping_add(len as u64 - 1), Access::Write, user).map(|_| ())
-    }
-
-    /// Forgets every translation (CR3 write, CR0/CR4/EFER change, world's request).
-    pub fn flush_tlb(&mut self) {}
-
-    /// Forgets the translation of one linear address.
-    pub fn flush_page(&mut self, _la: u64) {}
-
-    /// Segment checks: canonical form in 64-bit mode, limit and rights otherwise; returns the
-    /// linear address.
-    pub fn linear(&mut self, segment: Seg, offset: u64, _len: usize, _access: Access) -> Step<u64> {
-        let base = match self.core.mode {
-            Mode::Long64 if (segment as u8) < Seg::Fs as u8 => 0,
-            _ => self.core.seg[segment as usize].base,
+    /// Ends the run because something is not modelled, with the instruction's bytes if they can be
+    /// had.
+    #[cold]
+    pub fn unknown(&mut self, what: &'static str) -> Trapped {
+        let mut bytes = [0; 15];
+        let la = match self.core.mode {
+            Mode::Long64 => self.core.rip,
+            _ => (self.core.seg[Seg::Cs as usize].base.wrapping_add(self.core.rip)) as u32 as u64,
         };
-        let la = base.wrapping_add(offset);
-        Ok(if self.core.mode == Mode::Long64 { la } else { la & 0xffff_ffff })
-    }
-
-    /// Guest physical address behind a linear address, and whether the access is private.
-    pub fn translate(&mut self, la: u64, _access: Access, _user: bool) -> Step<(u64, bool)> {
-        if self.core.cr0 & cr0::PG == 0 {
-            return Ok((la, true));
-        }
-        Err(self.exit(Exit::World))
-    }
-
-    fn byte(&mut self, la: u64, access: Access, user: bool, write: Option<u8>) -> Step<u8> {
-        let (gpa, private) = self.translate(la, access, user)?;
-        let answer = self.world().page(gpa & !0xfff, access, private);
-        match self.lift(answer)? {
-            PageAnswer::Memory(page) => {
-                // SAFETY: the world lent the whole page; the offset is below 4096.
-                let at = unsafe { page.host.add((gpa & 0xfff) as usize) };
-                match write {
-                    // SAFETY: as above; guest memory may change under us, hence volatile.
-                    Some(value) => unsafe { at.write_volatile(value) },
-                    None => {}
+        let len = match self.tlb.fetch(self.core.cpl == 3, la) {
+            Some(host) => {
+                let offset = (la & 0xfff) as usize;
+                let len = (4096 - offset).min(15);
+                // SAFETY: the TLB holds pages the world lends; the copy stays inside one.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(host.add(offset), bytes.as_mut_ptr(), len);
                 }
-                // SAFETY: as above.
-                Ok(unsafe { at.read_volatile() })
+                len as u8
             }
-            PageAnswer::Mmio => {
-                let (core, world) = self.parts();
-                let result = match write {
-                    Some(value) => {
-                        world.mmio_write(core, gpa, 1, u64::from(value)).map(|()| value)
-                    }
-                    None => world.mmio_read(core, gpa, 1).map(|v| v as u8),
-                };
-                self.lift(result)
-            }
-        }
+            None => 0,
+        };
+        let rip = self.core.rip;
+        self.exit(Exit::Unknown { rip, bytes, len, what })
     }
+
+    /// What the TLB has been doing.
+    pub fn tlb_stats(&self) -> TlbStats {
+        self.tlb.stats
+    }
+
+    /// Translations have gone: links between blocks that rest on them must go too.
+    pub(crate) fn left_mapping(&mut self) {}
+
+    /// Whether a host page holds cached code.
+    pub(crate) fn holds_code(&self, _host: *mut u8) -> bool {
+        false
+    }
+
+    /// A write to guest memory that may hit cached code.
+    pub(crate) fn note_code_write(&mut self, _host: *mut u8, _len: usize) {}
 }
