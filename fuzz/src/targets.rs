@@ -1,0 +1,25 @@
+//! The targets: one for every boundary that a guest or a file can reach.
+
+use anyhow::{Context, Result};
+
+/// A boundary under test.
+pub struct Target {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Inputs to start from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Longest input.
+    pub max_len: usize,
+    /// Must not panic or hang, whatever the bytes.
+    pub run: fn(&[u8]),
+}
+
+/// Every target.
+pub const ALL: &[Target] = &[];
+
+/// The target of that name.
+pub fn find(name: &str) -> Result<&'static Target> {
+    ALL.iter()
+        .find(|target| target.name == name)
+        .with_context(|| format!("no fuzz target is called {name:?}; see `list`"))
+}
