@@ -98,6 +98,27 @@ impl Apt {
     }
 }
 
+/// Makes sure that programs are there: installs their packages where we may, else says how.
+///
+/// `tools` pairs a program with its package; `libraries` are installed together with them.
+pub fn need(tools: &[(&str, &str)], libraries: &[&str]) -> Result<()> {
+    let missing: Vec<&str> =
+        tools.iter().filter(|(tool, _)| !have(tool)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = [&missing[..], libraries].concat();
+    let command = format!("apt-get install {}", packages.join(" "));
+    eprintln!("installing {}", packages.join(" "));
+    let installed = capture(
+        Command::new("apt-get")
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(&packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    );
+    installed.map(|_| ()).with_context(|| format!("please run as root: {command}"))
+}
+
 /// The archive this machine installs Debian from.
 fn mirror() -> Result<String> {
     let text = capture(Command::new("apt-get").args([

@@ -118,17 +118,24 @@ fn boot() -> Result<()> {
 
 fn fuzz() -> Result<()> {
     let seconds = std::env::var("CVMM_FUZZ_SECONDS").unwrap_or_else(|_| "60".to_owned());
-    let listed =
-        capture(cargo().args(["run", "--release", "--quiet", "-p", "fuzz", "--", "list"]))?;
-    let targets = String::from_utf8_lossy(&listed).into_owned();
-    for name in targets.lines() {
-        run(cargo()
-            .args(["run", "--release", "--quiet", "-p", "fuzz", "--", "run", name])
-            .args(["--seconds", &seconds]))
-        .with_context(|| format!("fuzz target {name}"))?;
-    }
-    if targets.is_empty() {
+    let dir = target().join("fuzz");
+    run(cargo()
+        .args(["build", "--release", "--quiet", "-p", "fuzz"])
+        .env("CARGO_TARGET_DIR", &dir)
+        .env("RUSTFLAGS", "-C instrument-coverage --cfg fuzz_coverage"))?;
+    let driver = || {
+        let mut command = std::process::Command::new(dir.join("release/fuzz"));
+        // The profile runtime would write its own report at exit.
+        command.current_dir(root()).env("LLVM_PROFILE_FILE", "/dev/null");
+        command
+    };
+    let listed = String::from_utf8(capture(driver().arg("list"))?)?;
+    if listed.is_empty() {
         bail!("no fuzz targets");
+    }
+    for name in listed.lines() {
+        run(driver().args(["run", name, "--seconds", &seconds]))
+            .with_context(|| format!("fuzz target {name}"))?;
     }
     Ok(())
 }

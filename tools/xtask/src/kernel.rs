@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt::Apt;
+use crate::apt::{self, Apt};
 use crate::run::{root, run, target};
 
 /// A kernel on disk.
@@ -89,10 +89,25 @@ fn unpack(name: &str, suites: &[&str], dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What building a kernel takes: program and Debian package.
+const BUILD_TOOLS: [(&str, &str); 6] = [
+    ("bc", "bc"),
+    ("flex", "flex"),
+    ("bison", "bison"),
+    ("gcc", "gcc"),
+    ("make", "make"),
+    ("xz", "xz-utils"),
+];
+
 fn build_minimal(dir: &Path) -> Result<()> {
+    apt::need(&BUILD_TOOLS, &["libelf-dev"])?;
     fs::create_dir_all(dir)?;
+    let source = dir.join("package");
+    Apt::suite("forky")?.unpack("linux-source-7.2", &source)?;
+    let tarball = source.join("usr/src/linux-source-7.2.tar.xz");
+    eprintln!("building the minimal kernel (five to ten minutes on two cores)");
     let recipe = root().join("guest-kernel-config/build.sh");
-    run(std::process::Command::new("bash").arg(recipe).arg(dir))
+    run(std::process::Command::new("bash").arg(recipe).arg(dir).env("CVMM_LINUX_SOURCE", tarball))
 }
 
 /// Finds the compressed ELF in a bzImage (payload_offset and payload_length of the setup header,
