@@ -1,1 +1,226 @@
-//! Helpers shared by the end to end tests.
+//! Helpers of the end to end tests: running cvmm as a user would, and reading what it left.
+//!
+//! `cargo xtask test boot` builds the programs, fetches the kernels and names them in the
+//! environment; without it these tests say what is missing and fail.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A path that `cargo xtask test boot` passes by environment.
+pub fn input(variable: &str) -> PathBuf {
+    let value = std::env::var_os(variable);
+    let path = PathBuf::from(value.unwrap_or_else(|| {
+        panic!("{variable} is not set: run these tests with `cargo xtask test boot`")
+    }));
+    assert!(path.exists(), "{variable} names {}, which does not exist", path.display());
+    path
+}
+
+/// The kernels of the boot matrix.
+pub const KERNELS: [&str; 2] = ["6.12", "7.2"];
+
+/// The compressed image of a kernel.
+pub fn bzimage(kernel: &str) -> PathBuf {
+    input(&format!("CVMM_KERNEL_{}", kernel.replace('.', "_")))
+}
+
+/// The ELF image of a kernel.
+pub fn vmlinux(kernel: &str) -> PathBuf {
+    input(&format!("CVMM_VMLINUX_{}", kernel.replace('.', "_")))
+}
+
+/// The initramfs of a kernel.
+pub fn initramfs(kernel: &str) -> PathBuf {
+    input(&format!("CVMM_INITRAMFS_{}", kernel.replace('.', "_")))
+}
+
+/// One run of cvmm.
+#[derive(Clone)]
+pub struct Cvmm {
+    words: Vec<String>,
+    environment: Vec<(String, String)>,
+    limit: Duration,
+    report: bool,
+}
+
+/// What one run left behind.
+pub struct Ended {
+    /// Exit code; `None` when killed by a signal or by the time limit.
+    pub code: Option<i32>,
+    /// The guest's console.
+    pub console: String,
+    /// cvmm's own words.
+    pub words: String,
+    /// The JSON report, where one was asked for and written.
+    pub report: Option<serde_json::Value>,
+    /// Wall time.
+    pub took: Duration,
+}
+
+impl Cvmm {
+    /// `cvmm WORDS…`.
+    pub fn new<const N: usize>(words: [&str; N]) -> Self {
+        Self {
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            environment: Vec::new(),
+            limit: Duration::from_secs(240),
+            report: false,
+        }
+    }
+
+    /// One more word.
+    pub fn arg(mut self, word: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.words.push(word.as_ref().to_string_lossy().into_owned());
+        self
+    }
+
+    /// More words.
+    pub fn args<const N: usize>(self, words: [&str; N]) -> Self {
+        words.into_iter().fold(self, |run, word| run.arg(word))
+    }
+
+    /// A variable in cvmm's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Kernel image and the initramfs that belongs to it.
+    pub fn linux(self, image: &Path, kernel: &str) -> Self {
+        self.arg("--kernel").arg(image).arg("--initrd").arg(initramfs(kernel))
+    }
+
+    /// Asks for the JSON report.
+    pub fn reported(mut self) -> Self {
+        self.report = true;
+        self
+    }
+
+    /// Starts it without waiting; standard output and error are pipes.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(input("CVMM_BIN"));
+        command.args(&self.words).envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs to the end or to the time limit.
+    pub fn run(&self) -> Ended {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("report.json");
+        let mut command = self.command();
+        if self.report {
+            command.arg("--report").arg(&file);
+        }
+        let start = Instant::now();
+        let child = command.spawn().expect("cvmm starts");
+        let id = child.id();
+        let (done, watch) = std::sync::mpsc::channel::<()>();
+        let limit = self.limit;
+        let guard = std::thread::spawn(move || {
+            if watch.recv_timeout(limit).is_err() {
+                let _ = Command::new("kill").args(["-9", &id.to_string()]).status();
+            }
+        });
+        let Output { status, stdout, stderr } = child.wait_with_output().expect("cvmm ends");
+        let _ = done.send(());
+        let _ = guard.join();
+        let report = std::fs::read(&file)
+            .ok()
+            .map(|text| serde_json::from_slice(&text).expect("the report is JSON"));
+        Ended {
+            code: status.code(),
+            console: String::from_utf8_lossy(&stdout).into_owned(),
+            words: String::from_utf8_lossy(&stderr).into_owned(),
+            report,
+            took: start.elapsed(),
+        }
+    }
+}
+
+impl Ended {
+    /// Fails the test with everything that was printed.
+    #[track_caller]
+    pub fn fail(&self, why: &str) -> ! {
+        panic!(
+            "{why}\nexit code {:?} after {} s\n--- console (end) ---\n{}\n--- stderr ---\n{}",
+            self.code,
+            self.took.as_secs(),
+            tail(&self.console, 3000),
+            tail(&self.words, 3000)
+        );
+    }
+
+    /// The run ended with this code.
+    #[track_caller]
+    pub fn expect_code(&self, code: i32) -> &Self {
+        if self.code != Some(code) {
+            self.fail(&format!("expected exit code {code}"));
+        }
+        self
+    }
+
+    /// The console shows this text.
+    #[track_caller]
+    pub fn expect_console(&self, text: &str) -> &Self {
+        if !self.console.contains(text) {
+            self.fail(&format!("the console lacks {text:?}"));
+        }
+        self
+    }
+
+    /// cvmm said this.
+    #[track_caller]
+    pub fn expect_words(&self, text: &str) -> &Self {
+        if !self.words.contains(text) {
+            self.fail(&format!("stderr lacks {text:?}"));
+        }
+        self
+    }
+
+    /// The report.
+    #[track_caller]
+    pub fn report(&self) -> &serde_json::Value {
+        self.report.as_ref().unwrap_or_else(|| self.fail("no report was written"))
+    }
+}
+
+fn tail(text: &str, count: usize) -> &str {
+    let mut from = text.len().saturating_sub(count);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    &text[from..]
+}
+
+/// Runs jobs on as many threads as there are processors and reports every failure by name.
+pub fn in_parallel<T: Send>(jobs: Vec<(String, T)>, work: impl Fn(&str, T) + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let total = jobs.len();
+    let queue = std::sync::Mutex::new(jobs.into_iter());
+    let failed = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let job = queue.lock().ok().and_then(|mut queue| queue.next());
+                    let Some((name, job)) = job else { break };
+                    let start = Instant::now();
+                    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        work(&name, job);
+                    }));
+                    let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+                    println!("{word:6} {:5.1} s  {name}", start.elapsed().as_secs_f32());
+                    if outcome.is_err()
+                        && let Ok(mut failed) = failed.lock()
+                    {
+                        failed.push(name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_default();
+    assert!(failed.is_empty(), "{} of {total} failed: {failed:#?}", failed.len());
+}
