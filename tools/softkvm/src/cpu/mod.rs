@@ -3,12 +3,14 @@
 //! It reaches the rest of the machine only through [`World`].
 
 pub mod bare;
+pub mod features;
 pub mod flags;
 pub mod processor;
 pub mod state;
 pub mod world;
 
+pub use features::Features;
 pub use flags::Flags;
 pub use processor::{Int, Processor};
 pub use state::{Core, DescriptorTable, Fpu, Mode, Seg, Segment};
-pub use world::{Access, Exception, Exit, HostPage, PageAnswer, Step, Stop, Trapped, World};
+pub use world::{Access, Event, Exception, Exit, HostPage, PageAnswer, Step, Stop, Trapped, World};

@@ -1,7 +1,8 @@
 //! The architectural state of one logical processor.
 
+use super::features::Features;
 use super::flags::{self, Flags};
-use super::world::Stop;
+use super::world::{Event, Stop};
 
 /// Index of the register that always reads zero: a missing base or index.
 pub const ZERO: usize = 16;
@@ -165,6 +166,10 @@ pub struct Core {
     pub instructions: u64,
     /// Why the last [`super::Step`] was `Err`.
     pub stop: Option<Stop>,
+    /// An event whose delivery an exit interrupted; delivered before the next instruction.
+    pub pending: Option<Event>,
+    /// Extensions offered by CPUID.
+    pub features: Features,
     /// Segment registers, indexed by [`Seg`].
     pub seg: [Segment; 6],
     /// GDTR.
@@ -326,6 +331,8 @@ impl Core {
             nmi_blocked: false,
             instructions: 0,
             stop: None,
+            pending: None,
+            features: Features::default(),
             seg,
             gdtr: DescriptorTable { base: 0, limit: 0xffff },
             idtr: DescriptorTable { base: 0, limit: 0xffff },

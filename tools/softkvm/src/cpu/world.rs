@@ -79,6 +79,17 @@ impl Exception {
     }
 }
 
+/// Something on its way through the guest's IDT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An exception; RIP is what its frame will show.
+    Exception(Exception),
+    /// A maskable interrupt, already acknowledged.
+    Interrupt(u8),
+    /// A non-maskable interrupt.
+    Nmi,
+}
+
 /// Why the processor stopped before the end of its turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
