@@ -1,6 +1,9 @@
 #![no_std]
 //! Layouts that hardware, firmware and the kernel fixed.
 
+pub mod boot;
 pub mod ghcb;
 pub mod kvm_snp;
+pub mod marks;
+pub mod shim;
 pub mod snp;

@@ -1,0 +1,408 @@
+//! The contract between the monitor and the measured shim: guest address map, parameter page, entry state, ways to end.
+//!
+//! # Launch pages
+//!
+//! Every launch has, in this order: the initial page table (made by [`initial_page_table`]), the shim's code (at most
+//! [`SHIM_CODE_PAGES_MAX`] pages), the [`ParameterPage`], the ACPI page, the CPUID page and the secrets page: at most
+//! eight. With [`LoadMode::MEASURED`] the kernel file, the initrd and the command line follow, each at its destination.
+//! Under `plain` the same bytes are simply written to memory, without CPUID and secrets pages.
+//!
+//! # What the monitor does about ownership
+//!
+//! All RAM below its end is private, except the staging ranges of [`LoadMode::HASHED`] blobs, when
+//! [`Flags::RAM_PRIVATE`] is set; the shim then only validates. Without the flag the shim asks for each range (Page State
+//! Change); the launch pages and [`WORK_BASE`]..[`WORK_END`] are private in either case.
+//!
+//! # What the shim accepts
+//!
+//! E820 entries of type RAM minus [`SHIM_BASE`]..[`WORK_END`], minus measured blobs, minus staging; the staging ranges
+//! (rounded out to pages) follow after loading. So no page may hold two blobs, and staging lies in RAM.
+
+use core::mem::{offset_of, size_of};
+
+use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Size of a page, and of everything in the map below.
+pub const PAGE: u64 = 4096;
+/// Size of a large page.
+pub const LARGE_PAGE: u64 = 2 << 20;
+
+/// Start of what the launch reserves below 640 KiB.
+pub const SHIM_BASE: u64 = 0x1_0000;
+/// The initial page table: one launch page, see [`initial_page_table`]. Also CR3 of every vCPU.
+pub const INITIAL_PAGE_TABLE_GPA: u64 = SHIM_BASE;
+/// The shim's code and read-only data: the flat image starts here.
+pub const SHIM_CODE_GPA: u64 = 0x1_1000;
+/// Most pages the shim's code may have.
+pub const SHIM_CODE_PAGES_MAX: u64 = 3;
+/// RIP of the application processors: a `cli; hlt` loop in measured memory that E820 reserves.
+pub const AP_PARK_GPA: u64 = SHIM_CODE_GPA;
+/// RIP of the boot processor.
+pub const SHIM_ENTRY_GPA: u64 = SHIM_CODE_GPA + 0x10;
+/// The [`ParameterPage`]; RSI at entry.
+pub const PARAMETER_GPA: u64 = 0x1_4000;
+/// The ACPI tables, RSDP included, made by the monitor and measured.
+pub const ACPI_GPA: u64 = 0x1_5000;
+/// The CPUID page (SNP).
+pub const CPUID_GPA: u64 = 0x1_6000;
+/// The secrets page (SNP).
+pub const SECRETS_GPA: u64 = 0x1_7000;
+
+/// Start of the memory that the shim's first instructions validate and clear: no launch page, private from the start.
+pub const WORK_BASE: u64 = 0x1_8000;
+/// `setup_data` and CC blob for the kernel (SNP).
+pub const CC_BLOB_GPA: u64 = 0x1_8000;
+/// `boot_params`.
+pub const BOOT_PARAMS_GPA: u64 = 0x1_9000;
+/// The shim's GHCB page.
+pub const GHCB_GPA: u64 = 0x1_A000;
+/// The shim's variables, then its stack, which ends at [`STACK_TOP`].
+pub const SHIM_DATA_GPA: u64 = 0x1_B000;
+/// End of the stack.
+pub const STACK_TOP: u64 = 0x2_0000;
+/// The page tables that the kernel is entered with.
+pub const PAGE_TABLES_GPA: u64 = 0x2_0000;
+/// Pages of page tables.
+pub const PAGE_TABLES_PAGES: u64 = 9;
+/// End of the memory that the shim's first instructions validate.
+pub const WORK_END: u64 = PAGE_TABLES_GPA + PAGE_TABLES_PAGES * PAGE;
+/// Destination of the command line (NUL included), at most [`CMDLINE_MAX`] bytes. A page of ordinary RAM.
+pub const CMDLINE_GPA: u64 = 0x3_0000;
+/// Longest command line with its NUL.
+pub const CMDLINE_MAX: u64 = PAGE;
+/// End of conventional memory: nothing of ours lies above, and RAM starts again at 1 MiB.
+pub const LOW_RAM_END: u64 = 0xA_0000;
+/// Where RAM starts again.
+pub const HIGH_RAM_START: u64 = 0x10_0000;
+/// Kernel, initrd, staging and everything else the shim touches by address lies below.
+pub const LOAD_END_MAX: u64 = 1 << 32;
+
+const _: () = assert!(WORK_END < CMDLINE_GPA && CMDLINE_GPA + CMDLINE_MAX <= LOW_RAM_END);
+const _: () = assert!(SHIM_CODE_GPA + SHIM_CODE_PAGES_MAX * PAGE == PARAMETER_GPA);
+
+/// The low part of every memory map: what E820 must say below [`HIGH_RAM_START`] (start, end, type).
+///
+/// The shim refuses a map that makes the reserved pages RAM. ACPI tables have their own type because an SNP guest maps
+/// *reserved* memory shared (Linux 7.2 arch/x86/mm/ioremap.c `__ioremap_check_mem`).
+pub const LOW_E820: [(u64, u64, crate::boot::E820Type); 5] = [
+    (0, SHIM_BASE, crate::boot::E820Type::RAM),
+    (SHIM_BASE, ACPI_GPA, crate::boot::E820Type::RESERVED),
+    (ACPI_GPA, CPUID_GPA, crate::boot::E820Type::ACPI),
+    (CPUID_GPA, BOOT_PARAMS_GPA, crate::boot::E820Type::RESERVED),
+    (BOOT_PARAMS_GPA, LOW_RAM_END, crate::boot::E820Type::RAM),
+];
+
+/// Registers that both kinds of vCPU start with; every register not named is zero.
+///
+/// RSI of the boot processor is [`PARAMETER_GPA`], RIP [`SHIM_ENTRY_GPA`] (boot) or [`AP_PARK_GPA`] (others), RFLAGS 2,
+/// CR3 [`INITIAL_PAGE_TABLE_GPA`] with the C-bit. CS is [`crate::boot::BOOT_CS`], a flat 64-bit code segment (attributes
+/// 0xA9B, limit 0xFFFFFFFF); DS, ES, SS, FS and GS are [`crate::boot::BOOT_DS`], flat data (0xC93, 0xFFFFFFFF); TR is a busy
+/// TSS (0x8B, limit 0xFFFF), LDTR 0x82; GDTR and IDTR have limit 0.
+pub mod entry {
+    /// PG, NE, ET, MP, PE. The shim is compiled with SSE2 and relies on these and on [`CR4`].
+    pub const CR0: u64 = 0x8000_0033;
+    /// OSXMMEXCPT, OSFXSR, PAE; KVM adds the host's MCE.
+    pub const CR4: u64 = 0x620;
+    /// NXE, LMA, LME; KVM adds SVME.
+    pub const EFER: u64 = 0xD00;
+}
+
+/// The page at [`INITIAL_PAGE_TABLE_GPA`]: maps 4 KiB..640 KiB to itself, private when a C-bit position is given.
+///
+/// One page is all four levels: entry 0 points to the page itself, so the walk of an address below 2 MiB stays on it until
+/// the last level, where entry *n* maps page *n*. The price is that virtual page 0 is the table and not page 0.
+pub fn initial_page_table(c_bit: Option<u32>) -> [u64; 512] {
+    const PRESENT_WRITABLE: u64 = 3;
+    let private = c_bit.map_or(0, |bit| 1u64 << (bit & 63));
+    let mut table = [0; 512];
+    let mut page = 0;
+    for entry in table.iter_mut().take((LOW_RAM_END / PAGE) as usize) {
+        *entry = page | PRESENT_WRITABLE | private;
+        page += PAGE;
+    }
+    table[0] = INITIAL_PAGE_TABLE_GPA | PRESENT_WRITABLE | private;
+    table
+}
+
+/// Technology the shim runs under: a field of the [`ParameterPage`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct Technology(pub u32);
+
+impl Technology {
+    /// No protection.
+    pub const PLAIN: Self = Self(1);
+    /// SEV-SNP.
+    pub const SNP: Self = Self(2);
+}
+
+/// How kernel, initrd and command line arrive: a field of the [`ParameterPage`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct LoadMode(pub u32);
+
+impl LoadMode {
+    /// They wait in shared memory; the shim copies them and compares their SHA-256.
+    pub const HASHED: Self = Self(1);
+    /// They are launch pages at their destination.
+    pub const MEASURED: Self = Self(2);
+}
+
+/// Format of the kernel file: a field of the [`ParameterPage`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct KernelKind(pub u32);
+
+impl KernelKind {
+    /// A whole bzImage file. Its destination is the aligned load address minus [`crate::boot::SetupHeader::setup_bytes`].
+    pub const BZIMAGE: Self = Self(1);
+    /// A whole ELF file. Its destination is scratch memory from which the shim copies the segments to their `p_paddr`.
+    pub const ELF: Self = Self(2);
+}
+
+bitflags! {
+    /// Switches of the [`ParameterPage`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Flags: u32 {
+        /// RAM (staging excepted) already has the private attribute: no Page State Change before PVALIDATE.
+        const RAM_PRIVATE = 1 << 0;
+        /// `cpuid_digest` is the SHA-256 of the CPUID page; the shim compares.
+        const CPUID_DIGEST = 1 << 1;
+        /// No phase marks.
+        const NO_MARKS = 1 << 2;
+    }
+}
+
+/// Kernel, initrd or command line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct Blob {
+    /// Where it waits in shared memory, page aligned ([`LoadMode::HASHED`]); else 0.
+    pub staging: u64,
+    /// Where it belongs, in RAM below 4 GiB. Page aligned for initrd and command line.
+    pub dest: u64,
+    /// Bytes; 0 for an absent initrd. The command line has at least its NUL.
+    pub size: u64,
+    /// Zero.
+    pub reserved: u64,
+    /// SHA-256 of the bytes ([`LoadMode::HASHED`]); else zero.
+    pub digest: [u8; 32],
+}
+
+const _: () = assert!(size_of::<Blob>() == 64);
+
+/// One entry of the memory map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct E820Entry {
+    /// First address, page aligned.
+    pub addr: u64,
+    /// Bytes, page aligned, not 0.
+    pub size: u64,
+    /// What it is.
+    pub kind: crate::boot::E820Type,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Most entries of the memory map.
+pub const E820_ENTRIES_MAX: usize = 64;
+
+/// The parameter page: all the shim is told. Measured.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct ParameterPage {
+    /// 0x000: [`Self::MAGIC`].
+    pub magic: u64,
+    /// 0x008: [`Self::VERSION`].
+    pub version: u32,
+    /// 0x00C: checked by the shim against the processor.
+    pub technology: Technology,
+    /// 0x010: [`Flags`].
+    pub flags: u32,
+    /// 0x014: position of the C-bit (SNP), else 0.
+    pub c_bit: u32,
+    /// 0x018: vCPUs of the guest.
+    pub vcpu_count: u32,
+    /// 0x01C
+    pub load_mode: LoadMode,
+    /// 0x020
+    pub kernel_kind: KernelKind,
+    /// 0x024: used entries of `e820`.
+    pub e820_count: u32,
+    /// 0x028: address of the RSDP in the ACPI page; 0 for none.
+    pub acpi_rsdp: u64,
+    /// 0x030: zero.
+    pub reserved_030: [u64; 2],
+    /// 0x040
+    pub kernel: Blob,
+    /// 0x080
+    pub initrd: Blob,
+    /// 0x0C0
+    pub cmdline: Blob,
+    /// 0x100: see [`Flags::CPUID_DIGEST`].
+    pub cpuid_digest: [u8; 32],
+    /// 0x120: zero.
+    pub reserved_120: [u64; 12],
+    /// 0x180: sorted, without overlap, starting with [`LOW_E820`].
+    pub e820: [E820Entry; E820_ENTRIES_MAX],
+    /// 0x780: zero.
+    pub reserved_780: [u64; 272],
+}
+
+const _: () = assert!(size_of::<ParameterPage>() == 4096);
+const _: () = assert!(offset_of!(ParameterPage, technology) == ParameterPage::TECHNOLOGY_OFFSET);
+const _: () = assert!(offset_of!(ParameterPage, kernel) == 0x40);
+const _: () = assert!(offset_of!(ParameterPage, cpuid_digest) == 0x100);
+const _: () = assert!(offset_of!(ParameterPage, e820) == 0x180);
+const _: () = assert!(offset_of!(ParameterPage, reserved_780) == 0x780);
+
+impl ParameterPage {
+    /// "CVMMSHIM", little endian.
+    pub const MAGIC: u64 = u64::from_le_bytes(*b"CVMMSHIM");
+    /// Version of this layout.
+    pub const VERSION: u32 = 1;
+    /// Offset of `technology`, which the shim's first instructions read.
+    pub const TECHNOLOGY_OFFSET: usize = 0x0C;
+}
+
+/// Reason set of the shim in a GHCB termination request (GHCB specification 56421 rev 2.03, section 2.3.1).
+pub const TERMINATION_SET: u8 = 0xC;
+/// Port that takes the termination value of an unprotected guest: a 32-bit OUT of [`Termination::msr_value`].
+pub const TERMINATION_PORT: u16 = 0xF8;
+
+/// Why the shim ended the guest: the reason code of set [`TERMINATION_SET`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Termination(pub u8);
+
+impl Termination {
+    /// The parameter page has no magic, or RSI does not point to it.
+    pub const BAD_MAGIC: Self = Self(0x01);
+    /// The parameter page has another version.
+    pub const BAD_VERSION: Self = Self(0x02);
+    /// The technology named is unknown or is not the one the processor reports in SEV_STATUS.
+    pub const BAD_TECHNOLOGY: Self = Self(0x03);
+    /// A field is out of range, or reserved bytes are not zero.
+    pub const BAD_PARAMETER: Self = Self(0x04);
+    /// The memory map is not sorted, overlaps, or makes RAM of what the launch reserves.
+    pub const BAD_E820: Self = Self(0x05);
+    /// A kernel, initrd, command line or staging range overlaps another or does not lie in RAM.
+    pub const BAD_RANGE: Self = Self(0x06);
+    /// The ACPI page has no RSDP with a right checksum where the parameters say.
+    pub const BAD_ACPI: Self = Self(0x07);
+    /// The SHA-256 of the kernel differs.
+    pub const KERNEL_HASH: Self = Self(0x10);
+    /// The SHA-256 of the initrd differs.
+    pub const INITRD_HASH: Self = Self(0x11);
+    /// The SHA-256 of the command line differs.
+    pub const CMDLINE_HASH: Self = Self(0x12);
+    /// The command line does not end with its only NUL.
+    pub const BAD_CMDLINE: Self = Self(0x13);
+    /// The bzImage has no valid setup header or no 64-bit entry, or it does not fit.
+    pub const BAD_BZIMAGE: Self = Self(0x14);
+    /// The ELF kernel is malformed, or a segment does not fit.
+    pub const BAD_ELF: Self = Self(0x15);
+    /// The hypervisor does not speak version 2 of the GHCB protocol.
+    pub const GHCB_VERSION: Self = Self(0x20);
+    /// The hypervisor reports another C-bit position than the parameters.
+    pub const C_BIT: Self = Self(0x21);
+    /// The hypervisor lacks SNP, or AP creation although there are several vCPUs.
+    pub const HV_FEATURES: Self = Self(0x22);
+    /// The hypervisor did not register the GHCB page.
+    pub const GHCB_REGISTER: Self = Self(0x23);
+    /// A GHCB page request failed or was answered with an event.
+    pub const GHCB_REQUEST: Self = Self(0x24);
+    /// The hypervisor refused a page state change.
+    pub const PAGE_STATE_CHANGE: Self = Self(0x28);
+    /// PVALIDATE failed with a code other than a size mismatch of a large page.
+    pub const PVALIDATE: Self = Self(0x29);
+    /// PVALIDATE found the page in the state asked for (CF=1): the host replayed or remapped a page.
+    pub const DOUBLE_VALIDATION: Self = Self(0x2A);
+    /// The CPUID page is malformed, contradicts the parameters, or has another digest than the parameters.
+    pub const CPUID_PAGE: Self = Self(0x30);
+    /// The secrets page is not one that firmware has filled.
+    pub const SECRETS_PAGE: Self = Self(0x31);
+    /// Code base of processor exceptions in the shim: 0x80 + vector. 0x9D is #VC, where an unaccepted page ends.
+    pub const EXCEPTION_BASE: u8 = 0x80;
+
+    /// An exception the shim does not expect.
+    pub const fn exception(vector: u8) -> Self {
+        Self(Self::EXCEPTION_BASE | (vector & 0x1F))
+    }
+
+    /// The value of the GHCB MSR that asks for termination (MSR protocol, function 0x100).
+    pub const fn msr_value(self) -> u64 {
+        0x100 | (TERMINATION_SET as u64) << 12 | (self.0 as u64) << 16
+    }
+
+    /// The shim's reason in a termination value; `None` when it is another set's.
+    pub const fn from_msr_value(value: u64) -> Option<Self> {
+        if value & 0xFFFF == 0x100 | (TERMINATION_SET as u64) << 12 {
+            Some(Self((value >> 16) as u8))
+        } else {
+            None
+        }
+    }
+
+    /// One sentence about a known code.
+    pub fn describe(self) -> Option<&'static str> {
+        if self.0 & 0xE0 == Self::EXCEPTION_BASE {
+            return Some(match self.0 & 0x1F {
+                13 => {
+                    "the shim took a general protection fault: the processor lacks what the parameters promise"
+                }
+                14 => {
+                    "the shim took a page fault: it touched an address outside of its page tables"
+                }
+                29 => {
+                    "the shim took #VC: it touched a page that is not accepted (the host swapped or remapped it), or the \
+                       processor intercepts an instruction it should not"
+                }
+                _ => {
+                    "the shim took an exception it does not expect; the low five bits are the vector"
+                }
+            });
+        }
+        Self::TEXTS.iter().find(|(code, _)| *code == self).map(|(_, text)| *text)
+    }
+
+    /// Every fixed code with its sentence; a test holds README.md to this table.
+    pub const TEXTS: &'static [(Self, &'static str)] = &[
+        (Self::BAD_MAGIC, "the parameter page is not one: its magic, or RSI, is wrong"),
+        (Self::BAD_VERSION, "the parameter page has another version than the shim"),
+        (
+            Self::BAD_TECHNOLOGY,
+            "the parameter page names another technology than the processor reports",
+        ),
+        (Self::BAD_PARAMETER, "a field of the parameter page is out of range"),
+        (Self::BAD_E820, "the memory map is unsorted, overlaps, or makes RAM of launch pages"),
+        (
+            Self::BAD_RANGE,
+            "a kernel, initrd, command line or staging range overlaps another or is not in RAM",
+        ),
+        (Self::BAD_ACPI, "the ACPI page holds no valid RSDP"),
+        (Self::KERNEL_HASH, "the kernel in memory is not the one whose SHA-256 was measured"),
+        (Self::INITRD_HASH, "the initrd in memory is not the one whose SHA-256 was measured"),
+        (
+            Self::CMDLINE_HASH,
+            "the command line in memory is not the one whose SHA-256 was measured",
+        ),
+        (Self::BAD_CMDLINE, "the command line does not end with its only NUL"),
+        (
+            Self::BAD_BZIMAGE,
+            "the kernel is no bzImage with a 64-bit entry, or does not fit where it is placed",
+        ),
+        (Self::BAD_ELF, "the ELF kernel is malformed, or a segment does not fit"),
+        (Self::GHCB_VERSION, "the hypervisor does not offer GHCB protocol version 2"),
+        (Self::C_BIT, "the hypervisor reports another C-bit position than was measured"),
+        (Self::HV_FEATURES, "the hypervisor lacks SNP or AP creation"),
+        (Self::GHCB_REGISTER, "the hypervisor did not register the GHCB page"),
+        (Self::GHCB_REQUEST, "the hypervisor failed a request made through the GHCB page"),
+        (Self::PAGE_STATE_CHANGE, "the hypervisor refused a page state change"),
+        (Self::PVALIDATE, "PVALIDATE failed"),
+        (Self::DOUBLE_VALIDATION, "a page was accepted twice: the host replayed or remapped it"),
+        (Self::CPUID_PAGE, "the CPUID page is malformed or is not the expected one"),
+        (Self::SECRETS_PAGE, "the secrets page was not filled by firmware"),
+    ];
+}
