@@ -5,9 +5,13 @@
 pub mod bare;
 pub mod features;
 pub mod flags;
+pub mod fxsave;
+pub mod operand;
 pub mod processor;
+pub mod sse;
 pub mod state;
 pub mod world;
+pub mod x87;
 
 pub use features::Features;
 pub use flags::Flags;
