@@ -58,6 +58,7 @@ impl Chipset {
             Effect::None => {}
             Effect::Ipi(irq) => {
                 self.deliver(&irq, Some(vcpu));
+                return;
             }
             Effect::Eoi { vector, level, directed } => match self.mode {
                 Irqchip::Full if !directed => self.broadcast_eoi(vector, level),

@@ -17,6 +17,9 @@ pub struct TimeBase {
 }
 
 impl TimeBase {
+    #[cfg(test)]
+    pub(super) const GHZ: Self = Self { tsc_khz: 1_000_000 };
+
     /// A counter of `tsc_khz` kHz; zero is taken as 1.
     pub fn new(tsc_khz: u32) -> Self {
         Self { tsc_khz: tsc_khz.max(1) }
