@@ -3,11 +3,14 @@
 //! It reaches the rest of the machine only through [`World`].
 
 pub mod bare;
+pub mod deliver;
+pub mod exec;
 pub mod features;
 pub mod flags;
 pub mod fxsave;
 pub mod operand;
 pub mod processor;
+mod segments;
 pub mod sse;
 pub mod state;
 pub mod world;

@@ -1,0 +1,285 @@
+//! CPUID, time stamps, HLT, PAUSE, interrupt flag, caches and TLB, random numbers, SEV-SNP
+//! instructions.
+
+use iced_x86::{Code, Instruction, Mnemonic, Register};
+
+use super::msr::set_edx_eax;
+use super::operand::{
+    effective, gpr, mask, memory_linear, memory_segment, operand_size, read, reg, segment, set_gpr,
+    set_reg, supervisor_only, write,
+};
+use crate::cpu::state::{RAX, RCX, RDX, cr0, cr4};
+use crate::cpu::{Access, Exception, Exit, Features, Mode, Processor, Seg, Step, flags};
+
+/// SVM exit codes (AMD APM vol. 2, appendix C).
+mod exit_code {
+    pub const RDTSC: u32 = 0x6e;
+    pub const RDPMC: u32 = 0x6f;
+    pub const CPUID: u32 = 0x72;
+    pub const INVD: u32 = 0x76;
+    pub const HLT: u32 = 0x78;
+    pub const VMMCALL: u32 = 0x81;
+    pub const RDTSCP: u32 = 0x87;
+    pub const WBINVD: u32 = 0x89;
+}
+
+/// Virtual cycles that instructions take beyond the one that every instruction takes.
+mod cost {
+    pub const PAUSE: u64 = 64;
+    pub const RDTSC: u64 = 36;
+    pub const CPUID: u64 = 100;
+    pub const WBINVD: u64 = 1000;
+    pub const RANDOM: u64 = 100;
+    pub const PVALIDATE: u64 = 200;
+}
+
+fn intercept(p: &mut Processor, code: u32) -> Step {
+    let (core, world) = p.parts();
+    let answer = world.intercept(core, code);
+    p.lift(answer)
+}
+
+/// CPUID.
+pub(super) fn cpuid(p: &mut Processor) -> Step {
+    intercept(p, exit_code::CPUID)?;
+    let (leaf, subleaf) = (gpr(p, RAX, 4) as u32, gpr(p, RCX, 4) as u32);
+    let (core, world) = p.parts();
+    let answer = world.cpuid(core, leaf, subleaf);
+    let [eax, ebx, ecx, edx] = p.lift(answer)?;
+    p.world().charge(cost::CPUID);
+    set_gpr(p, RAX, 4, u64::from(eax));
+    set_gpr(p, crate::cpu::state::RBX, 4, u64::from(ebx));
+    set_gpr(p, RCX, 4, u64::from(ecx));
+    set_gpr(p, RDX, 4, u64::from(edx));
+    Ok(())
+}
+
+fn restricted(p: &mut Processor, forbidden: bool) -> Step {
+    if forbidden && p.core.cpl != 0 && p.core.cr0 & cr0::PE != 0 {
+        return Err(p.fault(Exception::gp(0)));
+    }
+    Ok(())
+}
+
+/// RDTSC and RDTSCP.
+pub(super) fn rdtsc(p: &mut Processor, insn: &Instruction) -> Step {
+    let auxiliary = insn.mnemonic() == Mnemonic::Rdtscp;
+    let forbidden = p.core.cr4 & cr4::TSD != 0;
+    restricted(p, forbidden)?;
+    intercept(p, if auxiliary { exit_code::RDTSCP } else { exit_code::RDTSC })?;
+    let (core, world) = p.parts();
+    let value = world.tsc(core);
+    world.charge(cost::RDTSC);
+    set_edx_eax(p, value);
+    if auxiliary {
+        let aux = p.core.tsc_aux;
+        set_gpr(p, RCX, 4, aux);
+    }
+    Ok(())
+}
+
+/// RDPMC: no performance counter is offered.
+pub(super) fn rdpmc(p: &mut Processor) -> Step {
+    let forbidden = p.core.cr4 & cr4::PCE == 0;
+    restricted(p, forbidden)?;
+    intercept(p, exit_code::RDPMC)?;
+    Err(p.fault(Exception::gp(0)))
+}
+
+/// RDPID.
+pub(super) fn rdpid(p: &mut Processor, insn: &Instruction) -> Step {
+    let aux = p.core.tsc_aux;
+    set_reg(p, insn.op_register(0), aux);
+    Ok(())
+}
+
+/// PAUSE.
+pub(super) fn pause(p: &mut Processor) -> Step {
+    p.world().charge(cost::PAUSE);
+    Ok(())
+}
+
+/// HLT: leaves with RIP past it.
+pub(super) fn hlt(p: &mut Processor, next: u64) -> Step {
+    supervisor_only(p)?;
+    intercept(p, exit_code::HLT)?;
+    p.core.rip = next;
+    Err(p.exit(Exit::Halt))
+}
+
+/// CLI and STI. STI holds interrupts off for one more instruction.
+pub(super) fn interrupt_flag(p: &mut Processor, insn: &Instruction) -> Step {
+    let iopl = (p.core.rflags & flags::IOPL) >> 12;
+    if p.core.cr0 & cr0::PE != 0 && u64::from(p.core.cpl) > iopl {
+        return Err(p.fault(Exception::gp(0)));
+    }
+    if insn.mnemonic() == Mnemonic::Cli {
+        p.core.rflags &= !flags::IF;
+    } else if p.core.rflags & flags::IF == 0 {
+        p.core.rflags |= flags::IF;
+        p.core.shadow = true;
+        p.core.attention = true;
+    }
+    Ok(())
+}
+
+/// INVLPG: never faults over its address.
+pub(super) fn invlpg(p: &mut Processor, insn: &Instruction) -> Step {
+    supervisor_only(p)?;
+    let seg = memory_segment(insn);
+    let offset = effective(p, insn);
+    let long = p.core.mode == Mode::Long64;
+    let based = !long || matches!(seg, Seg::Fs | Seg::Gs);
+    let base = if based { p.core.seg[seg as usize].base } else { 0 };
+    let la = base.wrapping_add(offset);
+    p.flush_page(if long { la } else { la & 0xffff_ffff });
+    Ok(())
+}
+
+/// INVPCID: translations carry no tag, so every type drops all of them.
+pub(super) fn invpcid(p: &mut Processor, insn: &Instruction) -> Step {
+    supervisor_only(p)?;
+    let size = operand_size(insn, 0);
+    let kind = reg(p, insn.op_register(0)) & mask(size);
+    let seg = memory_segment(insn);
+    let offset = effective(p, insn);
+    let descriptor: u128 = p.load(seg, offset)?;
+    let (pcid, address) = (descriptor as u64, (descriptor >> 64) as u64);
+    let bad = match kind {
+        0 => pcid >> 12 != 0 || !p.canonical(address),
+        1 => pcid >> 12 != 0,
+        2 | 3 => false,
+        _ => true,
+    };
+    if bad {
+        return Err(p.fault(Exception::gp(0)));
+    }
+    p.flush_tlb();
+    Ok(())
+}
+
+/// WBINVD, WBNOINVD, INVD: there are no caches to write back.
+pub(super) fn cache(p: &mut Processor, insn: &Instruction) -> Step {
+    supervisor_only(p)?;
+    let invd = insn.mnemonic() == Mnemonic::Invd;
+    intercept(p, if invd { exit_code::INVD } else { exit_code::WBINVD })?;
+    p.world().charge(cost::WBINVD);
+    Ok(())
+}
+
+/// CLFLUSH, CLFLUSHOPT, CLWB: checked like a read.
+pub(super) fn cache_line(p: &mut Processor, insn: &Instruction) -> Step {
+    let la = memory_linear(p, insn, 1, Access::Read)?;
+    let user = p.core.cpl == 3;
+    p.probe_read(la, 1, user)
+}
+
+/// CLZERO: clears the 64-byte line that rAX points into.
+pub(super) fn clzero(p: &mut Processor, insn: &Instruction) -> Step {
+    let size = insn.op_register(0).size();
+    let at = gpr(p, RAX, size) & !63;
+    let seg = match insn.segment_prefix() {
+        Register::None => Seg::Ds,
+        prefix => segment(prefix),
+    };
+    for i in 0..4 {
+        p.store::<u128>(seg, at + i * 16, 0)?;
+    }
+    Ok(())
+}
+
+/// RDRAND and RDSEED: always successful.
+pub(super) fn random(p: &mut Processor, insn: &Instruction) -> Step {
+    let value = p.world().random();
+    p.world().charge(cost::RANDOM);
+    set_reg(p, insn.op_register(0), value);
+    p.core.flags.load(flags::CF);
+    Ok(())
+}
+
+/// VMMCALL, and VMCALL as hypervisors understand it.
+pub(super) fn hypercall(p: &mut Processor) -> Step {
+    intercept(p, exit_code::VMMCALL)?;
+    let (core, world) = p.parts();
+    let answer = world.hypercall(core);
+    p.lift(answer)
+}
+
+/// VMGEXIT: VMMCALL unless the processor is an SEV-ES guest. Leaves with RIP past it.
+pub(super) fn vmgexit(p: &mut Processor, next: u64) -> Step {
+    if !p.core.features.contains(Features::SEV_ES) {
+        hypercall(p)?;
+        p.core.rip = next;
+        return Ok(());
+    }
+    let (core, world) = p.parts();
+    let answer = world.vmgexit(core);
+    p.lift(answer)?;
+    p.core.rip = next;
+    Err(p.exit(Exit::Vmgexit))
+}
+
+/// The page that rAX names for PVALIDATE and RMPADJUST: its linear and guest-physical address and
+/// whether it is mapped private. #GP(0) above CPL 0 or if the address is not aligned to the page
+/// size (AMD APM vol. 3).
+fn named_page(p: &mut Processor, size: usize, huge: bool) -> Step<(u64, u64, bool)> {
+    supervisor_only(p)?;
+    let la = gpr(p, RAX, size);
+    let page = if huge { 0x20_0000 } else { 0x1000 };
+    if la & (page - 1) != 0 || (p.core.mode == Mode::Long64 && !p.canonical(la)) {
+        return Err(p.fault(Exception::gp(0)));
+    }
+    let (gpa, private) = p.translate(la, Access::Read, false)?;
+    Ok((la, gpa, private))
+}
+
+/// PVALIDATE.
+pub(super) fn pvalidate(p: &mut Processor, insn: &Instruction) -> Step {
+    let size = match insn.code() {
+        Code::Pvalidatew => 2,
+        Code::Pvalidated => 4,
+        _ => 8,
+    };
+    let huge = p.core.gpr[RCX] & 1 != 0;
+    let validate = p.core.gpr[RDX] & 1 != 0;
+    let (la, gpa, private) = named_page(p, size, huge)?;
+    let answer = p.world().pvalidate(gpa, private, huge, validate);
+    let (eax, carry) = p.lift(answer)?;
+    p.world().charge(cost::PVALIDATE);
+    set_gpr(p, RAX, 4, u64::from(eax));
+    // The other arithmetic flags are cleared, as the instruction's description says.
+    p.core.flags.load(if carry { flags::CF } else { 0 });
+    drop_translation(p, la, validate);
+    Ok(())
+}
+
+/// Rights shrink for every alias of the page, so all translations go when they may have shrunk.
+fn drop_translation(p: &mut Processor, la: u64, only_grown: bool) {
+    if only_grown {
+        p.flush_page(la);
+    } else {
+        p.flush_tlb();
+    }
+}
+
+/// RMPADJUST.
+pub(super) fn rmpadjust(p: &mut Processor) -> Step {
+    if p.core.mode != Mode::Long64 {
+        return Err(p.fault(Exception::UD));
+    }
+    let huge = p.core.gpr[RCX] & 1 != 0;
+    let (la, gpa, private) = named_page(p, 8, huge)?;
+    let rdx = p.core.gpr[RDX];
+    let answer = p.world().rmpadjust(gpa, private, huge, rdx);
+    let eax = p.lift(answer)?;
+    set_gpr(p, RAX, 4, u64::from(eax));
+    drop_translation(p, la, false);
+    Ok(())
+}
+
+/// MOVNTI.
+pub(super) fn movnti(p: &mut Processor, insn: &Instruction) -> Step {
+    let size = operand_size(insn, 0);
+    let value = read(p, insn, 1, size)?;
+    write(p, insn, 0, size, value)
+}
