@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::lanes::*;
-use super::{enter, finish, host, operands, register, source};
+use super::{enter, finish, host, is_mm, operands, register, source};
 use crate::cpu::operand::next;
 use crate::cpu::processor::Processor;
 use crate::cpu::state::cr4;
@@ -63,6 +63,8 @@ fn record(p: &mut Processor, flags: u32) -> Step {
 
 /// Runs `f` under the guest's MXCSR and records its flags. With underflow unmasked a tiny result
 /// counts even if it is exact, and FTZ has no effect: FTZ on the host then tells tiny results.
+/// When overflow or underflow is reported this way, the precision flag is that of the masked
+/// response, which may be set where the unmasked one, with its unbounded exponent, is exact.
 fn run<T>(p: &mut Processor, f: impl Fn(u32) -> Option<(T, u32)>) -> Step<Option<T>> {
     let csr = p.core.fpu.mxcsr;
     let result = if csr & UNDERFLOW_MASK != 0 {
@@ -112,10 +114,18 @@ fn to_integer(p: &mut Processor, insn: &Instruction) -> Step {
     finish(p, insn, u128::from(result.unwrap_or(0)))
 }
 
+/// MMX registers are entered even if the conversion then raises #XM.
+fn enter_registers(p: &mut Processor, insn: &Instruction) {
+    if is_mm(insn, 0) || is_mm(insn, 1) {
+        p.core.fpu.enter_mmx();
+    }
+}
+
 /// CVTPI2PS and CVTPI2PD: two integers; a memory source does not touch the MMX state.
 fn from_mmx(p: &mut Processor, insn: &Instruction) -> Step {
     enter(p, insn)?;
     let b = source(p, insn, 1)?;
+    enter_registers(p, insn);
     let a = register(p, insn.op0_register());
     let result = if insn.mnemonic() == Mnemonic::Cvtpi2pd {
         run(p, |csr| host::binary(Mnemonic::Cvtdq2pd, a, b, csr))?
@@ -130,6 +140,7 @@ fn to_mmx(p: &mut Processor, insn: &Instruction) -> Step {
     use Mnemonic as M;
     enter(p, insn)?;
     let b = source(p, insn, 1)?;
+    enter_registers(p, insn);
     let (op, b) = match insn.mnemonic() {
         M::Cvtps2pi => (M::Cvtps2dq, b & LOW64),
         M::Cvttps2pi => (M::Cvttps2dq, b & LOW64),

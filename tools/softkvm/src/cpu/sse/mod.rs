@@ -94,6 +94,14 @@ fn unaligned(mnemonic: Mnemonic) -> bool {
             | M::Pcmpestrm64
             | M::Pcmpistri
             | M::Pcmpistrm
+            // AMD processors do not ask for alignment here, unlike in all other SSE instructions.
+            | M::Sha1msg1
+            | M::Sha1msg2
+            | M::Sha1nexte
+            | M::Sha1rnds4
+            | M::Sha256msg1
+            | M::Sha256msg2
+            | M::Sha256rnds2
     )
 }
 

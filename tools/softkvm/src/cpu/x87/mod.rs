@@ -164,10 +164,8 @@ fn compare_flags(p: &mut Processor, insn: &Instruction) -> Option<Step> {
         return Some(Err(trapped));
     }
     let flags = host::compare_flags(insn.code(), other(insn), &mut p.core.fpu)?;
-    // An unmasked invalid operation leaves RFLAGS as they were.
-    if p.core.fpu.fsw & !p.core.fpu.fcw & 1 == 0 {
-        p.core.flags.load(flags);
-    }
+    // AMD processors set RFLAGS to "unordered" even if the invalid operation is unmasked.
+    p.core.flags.load(flags);
     record_pointers(p, insn);
     Some(next(p, insn))
 }
@@ -269,6 +267,8 @@ fn store(p: &mut Processor, insn: &Instruction) -> Step {
     let (segment, offset) = operand::address(p, insn);
     let la = p.linear(segment, offset, len, Access::Write)?;
     let user = p.core.cpl == 3;
+    // An exception that prevents the store does not prevent the access checks.
+    p.probe_write(la, len, user)?;
     let mut fpu = p.core.fpu.clone();
     let mut buffer = [0; 16];
     if !host::store(insn.code(), &mut buffer, &mut fpu) {
@@ -281,7 +281,6 @@ fn store(p: &mut Processor, insn: &Instruction) -> Step {
             4 => p.store_linear(la, user, value as u32)?,
             8 => p.store_linear(la, user, value as u64)?,
             _ => {
-                p.probe_write(la, 10, user)?;
                 p.store_linear(la, user, value as u64)?;
                 p.store_linear(la.wrapping_add(8), user, (value >> 64) as u16)?;
             }

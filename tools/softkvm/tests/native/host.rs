@@ -1,0 +1,191 @@
+//! The host processor as an oracle: one instruction runs natively on a complete register state.
+//!
+//! UNSAFETY: machine code is written to a page of its own and called. It loads every register
+//! (except segment bases) from a frame, runs the instruction, stores every register and restores
+//! what the ABI preserves. A signal handler on its own stack turns faults into a jump to the
+//! storing half. Everything lies at fixed addresses below 2 GiB, so no register is needed to
+//! address the frame.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// Where everything lies.
+pub const BASE: u64 = 0x5000_0000;
+/// The page of the stub, and in it the instruction under test.
+pub const CODE: u64 = BASE + 0x1000;
+/// Two pages that instructions may access; the pages around them are unmapped.
+pub const SANDBOX: u64 = BASE + 0x1_0000;
+/// Length of the sandbox.
+pub const SANDBOX_LEN: usize = 0x2000;
+/// End of the reserved range.
+const END: u64 = BASE + 0x2_0000;
+
+/// Registers, as the stub loads and stores them.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub struct State {
+    /// FXSAVE image.
+    pub fx: [u8; 512],
+    /// RAX..R15.
+    pub gpr: [u64; 16],
+    /// RFLAGS.
+    pub rflags: u64,
+}
+
+#[repr(C, align(64))]
+struct Frame {
+    state: State,
+    host_rsp: u64,
+    host_mxcsr: u32,
+}
+
+const RFLAGS: u32 = (BASE + 640) as u32;
+const HOST_RSP: u32 = (BASE + 704) as u32;
+const HOST_MXCSR: u32 = (BASE + 712) as u32;
+const GPR: u32 = (BASE + 512) as u32;
+
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+static EXIT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+/// The stub around the instruction.
+pub struct Host {
+    entry_len: usize,
+    exit: Vec<u8>,
+}
+
+/// `[disp32]` without base: ModRM with the given register field, SIB, displacement.
+fn absolute(code: &mut Vec<u8>, opcode: &[u8], field: u8, address: u32) {
+    code.extend_from_slice(opcode);
+    code.push(field << 3 | 4);
+    code.push(0x25);
+    code.extend_from_slice(&address.to_le_bytes());
+}
+
+fn entry() -> Vec<u8> {
+    let mut code = vec![0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57];
+    absolute(&mut code, &[0x48, 0x89], 4, HOST_RSP);
+    absolute(&mut code, &[0x0f, 0xae], 3, HOST_MXCSR);
+    absolute(&mut code, &[0x48, 0x0f, 0xae], 1, BASE as u32);
+    absolute(&mut code, &[0xff], 6, RFLAGS);
+    code.push(0x9d);
+    for i in 0..16u8 {
+        absolute(&mut code, &[0x48 | i >> 3 << 2, 0x8b], i & 7, GPR + 8 * u32::from(i));
+    }
+    code
+}
+
+fn exit() -> Vec<u8> {
+    let mut code = Vec::new();
+    for i in 0..16u8 {
+        absolute(&mut code, &[0x48 | i >> 3 << 2, 0x89], i & 7, GPR + 8 * u32::from(i));
+    }
+    absolute(&mut code, &[0x48, 0x8b], 4, HOST_RSP);
+    code.push(0x9c);
+    absolute(&mut code, &[0x8f], 0, RFLAGS);
+    code.push(0xfc);
+    absolute(&mut code, &[0x48, 0x0f, 0xae], 0, BASE as u32);
+    code.extend_from_slice(&[0xdb, 0xe3]);
+    absolute(&mut code, &[0x0f, 0xae], 2, HOST_MXCSR);
+    code.extend_from_slice(&[0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3]);
+    code
+}
+
+extern "C" fn on_signal(signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid context; RIP of the interrupted stub is replaced.
+    let rip = unsafe {
+        &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize]
+    };
+    if !(CODE..CODE + 0x1000).contains(&(*rip as u64)) {
+        // SAFETY: a fault outside the stub is a bug of the test itself.
+        unsafe { libc::abort() };
+    }
+    SIGNAL.store(signal, Ordering::SeqCst);
+    *rip = EXIT.load(Ordering::SeqCst) as i64;
+}
+
+fn map(at: u64, len: usize, protection: i32) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: only the range reserved in `Host::new` is remapped.
+    let got = unsafe { libc::mmap(at as *mut _, len, protection, flags, -1, 0) };
+    got as u64 == at
+}
+
+impl Host {
+    /// Maps the pages and installs the signal handlers; `None` if the address range is taken.
+    pub fn new() -> Option<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let len = (END - BASE) as usize;
+        // SAFETY: a new mapping that replaces nothing.
+        let got = unsafe { libc::mmap(BASE as *mut _, len, libc::PROT_NONE, flags, -1, 0) };
+        if got as u64 != BASE {
+            return None;
+        }
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        let mapped = map(BASE, 0x1000, rw)
+            && map(CODE, 0x1000, rw | libc::PROT_EXEC)
+            && map(SANDBOX, SANDBOX_LEN, rw);
+        if !mapped {
+            return None;
+        }
+        let stack = Box::leak(vec![0u8; 1 << 18].into_boxed_slice());
+        let alternate =
+            libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
+        // SAFETY: plain set-up of handlers whose stack is never freed.
+        unsafe {
+            libc::sigaltstack(&alternate, std::ptr::null_mut());
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_signal as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+            for signal in [libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGBUS, libc::SIGTRAP] {
+                libc::sigaction(signal, &action, std::ptr::null_mut());
+            }
+        }
+        let code = entry();
+        let host = Self { entry_len: code.len(), exit: exit() };
+        host.code()[..code.len()].copy_from_slice(&code);
+        Some(host)
+    }
+
+    /// The page of the stub.
+    #[allow(clippy::mut_from_ref)]
+    pub fn code(&self) -> &mut [u8] {
+        // SAFETY: mapped in `new`; one borrower at a time (single-threaded test).
+        unsafe { std::slice::from_raw_parts_mut(CODE as *mut u8, 0x1000) }
+    }
+
+    /// The pages that instructions may access.
+    #[allow(clippy::mut_from_ref)]
+    pub fn sandbox(&self) -> &mut [u8] {
+        // SAFETY: mapped in `new`; one borrower at a time (single-threaded test).
+        unsafe { std::slice::from_raw_parts_mut(SANDBOX as *mut u8, SANDBOX_LEN) }
+    }
+
+    /// Address of the instruction under test.
+    pub fn rip(&self) -> u64 {
+        CODE + self.entry_len as u64
+    }
+
+    /// Makes `bytes` the instruction under test.
+    pub fn place(&self, bytes: &[u8]) {
+        let at = self.entry_len;
+        let code = self.code();
+        code[at..at + bytes.len()].copy_from_slice(bytes);
+        let exit = at + bytes.len();
+        code[exit..exit + self.exit.len()].copy_from_slice(&self.exit);
+        EXIT.store(CODE + exit as u64, Ordering::SeqCst);
+    }
+
+    /// Runs the instruction. Returns the signal it raised, or 0.
+    pub fn run(&self, state: &mut State) -> i32 {
+        let frame = BASE as *mut Frame;
+        SIGNAL.store(0, Ordering::SeqCst);
+        // SAFETY: the frame is mapped; the stub obeys the C ABI (see the module's comment).
+        unsafe {
+            (*frame).state = state.clone();
+            let stub: extern "C" fn() = std::mem::transmute(CODE as *const ());
+            stub();
+            *state = (*frame).state.clone();
+        }
+        SIGNAL.load(Ordering::SeqCst)
+    }
+}
