@@ -4,10 +4,11 @@
 //! Pure logic: no processor runs here and no ioctl is dispatched. The front end owns memory,
 //! descriptors and vCPUs and lends what a call needs.
 //!
-//! - [`rmp`]: who owns a page; [`rmp::gate`] decides about every access.
-//! - [`psp`]: firmware commands; [`launch`]: what KVM does around them.
-//! - [`vmsa`]: registers to page and back.
-//! - [`attest`], [`certs`], [`requests`]: reports, their chain, and the messages that ask for them.
+//! - [`rmp`] — who owns a page; [`rmp::gate`] decides about every access.
+//! - [`psp`]: firmware commands; [`launch`] — what KVM does around them.
+//! - [`vmsa`] — registers to page and back.
+//! - [`ghcb`] — VMGEXIT.
+//! - [`attest`], [`certs`], [`requests`] — reports, their chain, and the messages that ask for them.
 //!
 //! Not modelled: VMPLs above 0, migration agents, VLEK, the debug commands, page swapping.
 
@@ -15,6 +16,7 @@ pub mod attest;
 pub mod certs;
 pub mod cpuid;
 pub mod digest;
+pub mod ghcb;
 pub mod launch;
 pub mod platform;
 pub mod psp;
@@ -24,6 +26,7 @@ mod rsa;
 pub mod vmsa;
 
 pub use digest::LaunchDigest;
+pub use ghcb::Vmgexit;
 pub use launch::SnpVm;
 pub use platform::Platform;
 pub use psp::Psp;
