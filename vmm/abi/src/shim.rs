@@ -231,7 +231,7 @@ pub struct ParameterPage {
     pub kernel_kind: KernelKind,
     /// 0x024: used entries of `e820`.
     pub e820_count: u32,
-    /// 0x028: address of the RSDP in the ACPI page; 0 for none.
+    /// 0x028: address of the RSDP in the ACPI page.
     pub acpi_rsdp: u64,
     /// 0x030: zero.
     pub reserved_030: [u64; 2],

@@ -1,0 +1,121 @@
+//! [`Platform`] on the processor, with and without SNP.
+//!
+//! UNSAFETY: makes slices of private memory from addresses; the identity mapping and the checks of
+//! the parameters make them valid, and `&self`/`&mut self` keep them apart.
+#![allow(unsafe_code)]
+
+use abi::marks::{MARK_PORT, Mark};
+use abi::shim::{GHCB_GPA, PAGE, PAGE_TABLES_GPA, Termination};
+use shim::paging::{self, PageTables};
+use shim::platform::object_mut;
+use shim::range::Range;
+use shim::{Platform, Validation};
+
+use crate::{ghcb, instructions};
+
+/// The processor the shim runs on.
+pub struct Hardware {
+    protected: bool,
+    sha: bool,
+    marks: bool,
+    c_mask: u64,
+}
+
+/// A launch page that nobody writes.
+pub fn launch_page<T: zerocopy::FromBytes>(gpa: u64) -> &'static T {
+    const { assert!(size_of::<T>() as u64 <= PAGE) };
+    // SAFETY: launch pages are mapped, validated, page aligned, and not written while the shim runs.
+    unsafe { &*(gpa as *const T) }
+}
+
+impl Hardware {
+    /// Describes the processor; touches nothing.
+    pub const fn new(protected: bool, sha: bool, marks: bool, c_mask: u64) -> Self {
+        Self { protected, sha, marks, c_mask }
+    }
+
+    /// Makes the GHCB page shared, clears and registers it.
+    pub fn share_ghcb(&mut self) -> Result<(), Termination> {
+        validated(instructions::pvalidate(GHCB_GPA, false, false))?;
+        ghcb::share()?;
+        self.map_ghcb(0)?;
+        self.clear(GHCB_GPA, PAGE);
+        ghcb::register()
+    }
+
+    /// Takes the GHCB page back and wipes it. From here on only the MSR protocol speaks.
+    pub fn unshare_ghcb(&mut self) -> Result<(), Termination> {
+        ghcb::unshare()?;
+        self.map_ghcb(self.c_mask)?;
+        validated(instructions::pvalidate(GHCB_GPA, false, true))?;
+        self.clear(GHCB_GPA, PAGE);
+        Ok(())
+    }
+
+    fn map_ghcb(&mut self, c_mask: u64) -> Result<(), Termination> {
+        let tables: &mut PageTables = object_mut(self, PAGE_TABLES_GPA)?;
+        paging::set_page(tables, GHCB_GPA, c_mask);
+        self.flush();
+        Ok(())
+    }
+}
+
+/// The GHCB page changes state exactly when asked to.
+fn validated(outcome: Validation) -> Result<(), Termination> {
+    match outcome {
+        Validation::Done => Ok(()),
+        Validation::Already => Err(Termination::DOUBLE_VALIDATION),
+        Validation::SizeMismatch | Validation::Failed => Err(Termination::PVALIDATE),
+    }
+}
+
+impl Platform for Hardware {
+    fn protected(&self) -> bool {
+        self.protected
+    }
+
+    fn has_sha(&self) -> bool {
+        self.sha
+    }
+
+    fn bytes(&self, gpa: u64, len: u64) -> &[u8] {
+        // SAFETY: see the module's paragraph.
+        unsafe { core::slice::from_raw_parts(gpa as *const u8, len as usize) }
+    }
+
+    fn bytes_mut(&mut self, gpa: u64, len: u64) -> &mut [u8] {
+        // SAFETY: see the module's paragraph.
+        unsafe { core::slice::from_raw_parts_mut(gpa as *mut u8, len as usize) }
+    }
+
+    fn copy(&mut self, dest: u64, source: u64, len: u64) {
+        instructions::copy(dest, source, len);
+    }
+
+    fn clear(&mut self, gpa: u64, len: u64) {
+        instructions::clear(gpa, len);
+    }
+
+    fn flush(&mut self) {
+        instructions::load_cr3(PAGE_TABLES_GPA | self.c_mask);
+    }
+
+    fn set_private(&mut self, range: Range) -> Result<(), Termination> {
+        ghcb::set_private(range)
+    }
+
+    fn validate(&mut self, address: u64, large: bool) -> Validation {
+        instructions::pvalidate(address, large, true)
+    }
+
+    fn mark(&mut self, mark: Mark) -> Result<(), Termination> {
+        if !self.marks {
+            return Ok(());
+        }
+        if self.protected {
+            return ghcb::out32(MARK_PORT, mark.0);
+        }
+        instructions::out32(MARK_PORT, mark.0);
+        Ok(())
+    }
+}

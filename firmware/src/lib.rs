@@ -1,0 +1,61 @@
+//! The measured shim's logic: everything except the processor itself.
+//!
+//! The shim brings a guest from its launch pages to Linux: check the parameters, accept memory,
+//! copy kernel, initrd and command line into private memory while hashing them, build
+//! `boot_params`, enter the kernel. This library is generic over [`Platform`], which the binary
+//! implements with instructions and the tests with a vector of bytes. README.md has the memory
+//! map and the list of what is measured.
+//!
+//! Rules: no heap, no panic, no instruction that an SNP guest must have emulated, and no reference
+//! to memory the host can write.
+#![cfg_attr(not(test), no_std)]
+
+pub mod accept;
+pub mod checks;
+pub mod kernel;
+pub mod load;
+pub mod paging;
+pub mod params;
+pub mod platform;
+pub mod psc;
+pub mod range;
+pub mod sha256;
+pub mod zero_page;
+
+#[cfg(test)]
+mod mock;
+
+use abi::marks::{Mark, MarkId};
+use abi::shim::{PAGE, ParameterPage, Termination};
+
+pub use platform::{Platform, Validation};
+
+/// Brings a guest whose parameters are checked and whose page tables are built to the kernel's
+/// door; returns the address of its 64-bit entry.
+pub fn run<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64, Termination> {
+    mark(platform, MarkId::SHIM_ENTRY, 0)?;
+    let mut acceptor = accept::Acceptor::new(params);
+    mark(platform, MarkId::ACCEPT_BEGIN, 0)?;
+    acceptor.accept_ram(platform)?;
+    mark(platform, MarkId::ACCEPT_END, acceptor.small.div_ceil(512))?;
+    mark(platform, MarkId::ACCEPT_MISMATCHES, acceptor.mismatches)?;
+
+    // The kernel reads the BIOS data area (0x40E, 0x413) on every machine; zero means "none".
+    platform.clear(0, PAGE);
+
+    load::load(platform, params)?;
+    if load::has_staging(params) {
+        acceptor.accept_staging(platform)?;
+        mark(platform, MarkId::STAGING_RECLAIMED, 0)?;
+    }
+    let entry = kernel::place(platform, params)?;
+    mark(platform, MarkId::LOAD_END, 0)?;
+    paging::close_windows(platform)?;
+    mark(platform, MarkId::KERNEL_ENTRY, 0)?;
+    Ok(entry)
+}
+
+/// Writes a phase mark.
+fn mark<P: Platform>(platform: &mut P, id: MarkId, number: u32) -> Result<(), Termination> {
+    platform.mark(Mark::new(id, number))
+}

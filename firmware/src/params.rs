@@ -1,0 +1,127 @@
+//! The parameter page: nothing of it is used before all of it is checked.
+
+use abi::boot::E820Type;
+use abi::shim::{
+    Blob, CMDLINE_GPA, CMDLINE_MAX, Flags, HIGH_RAM_START, KernelKind, LOAD_END_MAX, LOW_E820,
+    LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology, Termination, WORK_END,
+};
+
+use crate::range::{Range, destination, in_ram, staging};
+
+/// Highest end of memory: the 48-bit space less one bit, so that no sum below can wrap.
+const MEMORY_END_MAX: u64 = 1 << 47;
+/// Lowest position a C-bit can have, as the first instructions assume.
+const C_BIT_MIN: u32 = 40;
+/// First position it cannot have: physical addresses end at bit 51.
+const C_BIT_END: u32 = 52;
+
+/// Checks every field. `protected` is what the processor is.
+pub fn check(params: &ParameterPage, protected: bool) -> Result<(), Termination> {
+    if params.magic != ParameterPage::MAGIC {
+        return Err(Termination::BAD_MAGIC);
+    }
+    if params.version != ParameterPage::VERSION {
+        return Err(Termination::BAD_VERSION);
+    }
+    let technology = if protected { Technology::SNP } else { Technology::PLAIN };
+    if params.technology != technology {
+        return Err(Termination::BAD_TECHNOLOGY);
+    }
+    let c_bit_fits =
+        if protected { (C_BIT_MIN..C_BIT_END).contains(&params.c_bit) } else { params.c_bit == 0 };
+    let known = c_bit_fits
+        && Flags::from_bits(params.flags).is_some()
+        && params.vcpu_count != 0
+        && matches!(params.load_mode, LoadMode::HASHED | LoadMode::MEASURED)
+        && matches!(params.kernel_kind, KernelKind::BZIMAGE | KernelKind::ELF)
+        && params.reserved_030.iter().all(|&word| word == 0)
+        && params.reserved_120.iter().all(|&word| word == 0)
+        && params.reserved_780.iter().all(|&word| word == 0);
+    if !known {
+        return Err(Termination::BAD_PARAMETER);
+    }
+    check_e820(params)?;
+    check_blobs(params)
+}
+
+/// The map starts with [`LOW_E820`], is sorted, in pages, and within what we can address.
+fn check_e820(params: &ParameterPage) -> Result<(), Termination> {
+    let bad = Termination::BAD_E820;
+    let entries = params.e820.get(..params.e820_count as usize).ok_or(bad)?;
+    let (low, high) = entries.split_at_checked(LOW_E820.len()).ok_or(bad)?;
+    for (entry, (start, end, kind)) in low.iter().zip(LOW_E820) {
+        if entry.addr != start || entry.size != end - start || entry.kind != kind {
+            return Err(bad);
+        }
+    }
+    let mut floor = HIGH_RAM_START;
+    for entry in high {
+        let range = Range::sized(entry.addr, entry.size).ok_or(bad)?;
+        let fits = range.start >= floor
+            && range.end <= MEMORY_END_MAX
+            && !range.is_empty()
+            && range.pages() == range
+            && matches!(
+                entry.kind,
+                E820Type::RAM | E820Type::RESERVED | E820Type::ACPI | E820Type::NVS
+            );
+        if !fits {
+            return Err(bad);
+        }
+        floor = range.end;
+    }
+    if entries.iter().any(|entry| entry.reserved != 0) {
+        return Err(bad);
+    }
+    Ok(())
+}
+
+/// Every blob and its staging lies in RAM below 4 GiB, on pages of its own.
+fn check_blobs(params: &ParameterPage) -> Result<(), Termination> {
+    let bad = Termination::BAD_RANGE;
+    if params.kernel.size == 0
+        || params.cmdline.size == 0
+        || params.cmdline.size > CMDLINE_MAX
+        || params.cmdline.dest != CMDLINE_GPA
+        || params.initrd.dest % PAGE != 0
+    {
+        return Err(bad);
+    }
+    let mut used = [Range::EMPTY; 8];
+    // The shim's own pages, and the one with the BIOS data area, which must stay zero.
+    used[0] = Range { start: SHIM_BASE, end: WORK_END };
+    used[1] = Range { start: 0, end: PAGE };
+    let mut next = 2;
+    for blob in [&params.kernel, &params.initrd, &params.cmdline] {
+        check_mode(params, blob)?;
+        for range in [destination(blob).pages(), staging(blob)] {
+            if range.is_empty() {
+                continue;
+            }
+            if range.end > LOAD_END_MAX
+                || !in_ram(params, range)
+                || used.iter().any(|other| other.overlaps(range))
+            {
+                return Err(bad);
+            }
+            *used.get_mut(next).ok_or(bad)? = range;
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+/// The fields of a blob fit the load mode, and its ranges do not wrap.
+fn check_mode(params: &ParameterPage, blob: &Blob) -> Result<(), Termination> {
+    let bad = Termination::BAD_RANGE;
+    let dest = Range::sized(blob.dest, blob.size).ok_or(bad)?;
+    let wait = Range::sized(blob.staging, blob.size).ok_or(bad)?;
+    let hashed = params.load_mode == LoadMode::HASHED && blob.size != 0;
+    let staged = blob.staging != 0 && blob.staging % PAGE == 0;
+    let unhashed = blob.staging == 0 && blob.digest == [0; 32];
+    let fits = blob.reserved == 0
+        && dest.end <= LOAD_END_MAX
+        && wait.end <= LOAD_END_MAX
+        && if hashed { staged } else { unhashed };
+    if fits { Ok(()) } else { Err(bad) }
+}

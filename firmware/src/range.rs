@@ -1,0 +1,81 @@
+//! A range of guest-physical addresses.
+
+use abi::boot::E820Type;
+use abi::shim::{Blob, PAGE, ParameterPage};
+
+/// `start..end`; empty when they are equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// First address after it.
+    pub end: u64,
+}
+
+impl Range {
+    /// A range without addresses.
+    pub const EMPTY: Self = Self { start: 0, end: 0 };
+
+    /// A range by its length; `None` when it does not fit the address space.
+    pub const fn sized(start: u64, size: u64) -> Option<Self> {
+        match start.checked_add(size) {
+            Some(end) => Some(Self { start, end }),
+            None => None,
+        }
+    }
+
+    /// Whether there is nothing in it.
+    pub const fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+
+    /// Whether the two have an address in common.
+    pub const fn overlaps(self, other: Self) -> bool {
+        !self.is_empty() && !other.is_empty() && self.start < other.end && other.start < self.end
+    }
+
+    /// Whether all of `other` is in it.
+    pub const fn contains(self, other: Self) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
+
+    /// Rounded out to whole pages. Saturates at the end of the address space.
+    pub const fn pages(self) -> Self {
+        let end = match self.end.checked_next_multiple_of(PAGE) {
+            Some(end) => end,
+            None => u64::MAX - (PAGE - 1),
+        };
+        Self { start: self.start & !(PAGE - 1), end }
+    }
+}
+
+/// Where a blob waits, in whole pages; empty for a blob that does not wait.
+pub fn staging(blob: &Blob) -> Range {
+    if blob.staging == 0 || blob.size == 0 {
+        return Range::EMPTY;
+    }
+    Range::sized(blob.staging, blob.size).unwrap_or(Range::EMPTY).pages()
+}
+
+/// Where a blob belongs; empty for an absent one.
+pub fn destination(blob: &Blob) -> Range {
+    if blob.size == 0 {
+        return Range::EMPTY;
+    }
+    Range::sized(blob.dest, blob.size).unwrap_or(Range::EMPTY)
+}
+
+/// The ranges of RAM in the memory map.
+pub fn ram(params: &ParameterPage) -> impl Iterator<Item = Range> + '_ {
+    params
+        .e820
+        .iter()
+        .take(params.e820_count as usize)
+        .filter(|entry| entry.kind == E820Type::RAM)
+        .filter_map(|entry| Range::sized(entry.addr, entry.size))
+}
+
+/// Whether one range of RAM holds all of `range`.
+pub fn in_ram(params: &ParameterPage, range: Range) -> bool {
+    ram(params).any(|ram| ram.contains(range))
+}

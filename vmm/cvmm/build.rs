@@ -1,0 +1,94 @@
+//! Builds the measured shim (`firmware/`) and flattens it to `OUT_DIR/shim.bin`.
+//!
+//! The shim is its own package with its own profile, so this runs cargo once more, with a target
+//! directory of its own and none of the settings of the build around it: the image, and with it
+//! every launch digest, depends on the sources and the compiler alone.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use abi::shim::{PAGE, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX, SHIM_ENTRY_GPA};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let firmware = here.join("../../firmware");
+    for input in ["src", "Cargo.toml", "Cargo.lock", "build.rs", "link.ld"] {
+        println!("cargo:rerun-if-changed={}", firmware.join(input).display());
+    }
+    println!("cargo:rerun-if-changed={}", here.join("../abi").display());
+    println!("cargo:rerun-if-changed=build.rs");
+
+    let elf = fs::read(build(&firmware, &out.join("shim-target"))?)?;
+    let image = flatten(&elf)?;
+    fs::write(out.join("shim.bin"), image)?;
+    Ok(())
+}
+
+/// Runs cargo on the shim; returns the path of the ELF file.
+fn build(firmware: &Path, target: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let mut cargo = Command::new(env::var("CARGO")?);
+    for (name, _) in env::vars() {
+        let foreign = name.starts_with("CARGO_") && name != "CARGO_HOME"
+            || name.starts_with("RUSTC_")
+            || name == "RUSTFLAGS"
+            || name == "RUSTDOCFLAGS";
+        if foreign {
+            cargo.env_remove(name);
+        }
+    }
+    // Set and empty, it also hides flags of the user's configuration file.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "");
+    // A terminal's worth of notices from a build within a build helps nobody.
+    cargo.args(["build", "--quiet", "--release", "--locked", "--bin", "shim-image"]);
+    cargo.arg("--manifest-path").arg(firmware.join("Cargo.toml"));
+    cargo.arg("--target-dir").arg(target);
+    let status = cargo.status()?;
+    if !status.success() {
+        return Err(format!("the shim in {} does not build: {status}", firmware.display()).into());
+    }
+    Ok(target.join("release/shim-image"))
+}
+
+/// The bytes of the one segment that has any, checked against the contract.
+fn flatten(elf: &[u8]) -> Result<&[u8], Box<dyn Error>> {
+    const PT_LOAD: u64 = 1;
+    let entry = field(elf, 0x18, 8)?;
+    if entry != SHIM_ENTRY_GPA {
+        return Err(format!("the shim's entry is {entry:#x}, not {SHIM_ENTRY_GPA:#x}").into());
+    }
+    let headers = field(elf, 0x20, 8)?;
+    let (size, count) = (field(elf, 0x36, 2)?, field(elf, 0x38, 2)?);
+    let mut image = None;
+    for header in (0..count).map(|i| headers + i * size) {
+        let bytes = field(elf, header + 0x20, 8)?;
+        if field(elf, header, 4)? != PT_LOAD || bytes == 0 {
+            continue;
+        }
+        let address = field(elf, header + 0x10, 8)?;
+        if address != SHIM_CODE_GPA || image.is_some() {
+            return Err(
+                format!("the shim has contents at {address:#x}, outside of its image").into()
+            );
+        }
+        image = Some((field(elf, header + 8, 8)?, bytes));
+    }
+    let (offset, len) = image.ok_or("the shim is empty")?;
+    let max = SHIM_CODE_PAGES_MAX * PAGE;
+    if len > max {
+        return Err(format!("the shim has {len} bytes, more than {max}").into());
+    }
+    let start = usize::try_from(offset)?;
+    elf.get(start..start + usize::try_from(len)?)
+        .ok_or_else(|| "the shim's ELF is cut short".into())
+}
+
+/// A little-endian field.
+fn field(elf: &[u8], offset: u64, len: usize) -> Result<u64, Box<dyn Error>> {
+    let start = usize::try_from(offset)?;
+    let bytes = elf.get(start..start + len).ok_or("the shim's ELF is cut short")?;
+    Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+}
