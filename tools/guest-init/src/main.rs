@@ -1,0 +1,299 @@
+//! `/init` of cvmm's test guests: says what the kernel says about memory encryption, fetches an
+//! attestation report when asked, and powers off. PID 1 without libc; it never returns.
+//!
+//! Options on the kernel command line: see [`guest_init::options::Options`].
+#![no_std]
+#![no_main]
+
+mod attest;
+mod sys;
+
+use core::ffi::CStr;
+use core::fmt::{self, Write};
+
+use abi::marks::{MARK_PORT, Mark, MarkId};
+use guest_init::hex;
+use guest_init::options::{self, Options};
+use sys::{Errno, File, Mode};
+
+/// One line on the console, written at once.
+struct Line {
+    text: [u8; 512],
+    len: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Too long a line is cut, but keeps its end.
+        for &byte in text.as_bytes() {
+            if self.len < self.text.len() - 1 {
+                self.text[self.len] = byte;
+                self.len += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn print(message: fmt::Arguments<'_>) {
+    let mut line = Line { text: [0; 512], len: 0 };
+    let _ = line.write_str("cvmm-init: ");
+    let _ = line.write_fmt(message);
+    line.text[line.len] = b'\n';
+    // Nobody is left to tell if the console fails.
+    let _ = File::OUT.write_all(&line.text[..=line.len]);
+}
+
+/// Prints one line with our prefix.
+#[macro_export]
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::print(format_args!($($arg)*)) };
+}
+
+/// Text from the kernel that is nearly always UTF-8.
+fn text(bytes: &[u8]) -> &str {
+    core::str::from_utf8(bytes.trim_ascii()).unwrap_or("(not UTF-8)")
+}
+
+/// The mark port, if the kernel lets us write it.
+#[derive(Clone, Copy)]
+struct Marks(bool);
+
+impl Marks {
+    fn open() -> Self {
+        Self(sys::allow_port(MARK_PORT).is_ok())
+    }
+
+    fn send(self, id: MarkId, number: u32) {
+        if self.0 {
+            sys::port_out(MARK_PORT, Mark::new(id, number).0);
+        }
+    }
+}
+
+/// The program: called once, on the initial stack.
+extern "C" fn start() -> ! {
+    let marks = Marks::open();
+    marks.send(MarkId::INIT_ENTRY, 0);
+    mount_basics();
+    if !marks.0 {
+        say!("no access to the mark port: no phases are marked");
+    }
+    let mut cmdline = [0; 4096];
+    let options = read_options(&mut cmdline);
+    insert_modules();
+    // Only now may configfs be there, as a module.
+    if let Err(error) = sys::mount(c"configfs", c"/sys/kernel/config")
+        && options.report.is_some()
+    {
+        say!("mount configfs: {error}");
+    }
+    marks.send(MarkId::INIT_MODULES, 0);
+    repeat_kernel_words();
+    let cpus = count_cpus();
+    if let Some(digits) = options.secret {
+        place_secret(digits);
+    }
+    marks.send(MarkId::INIT_READY, cpus);
+    say!("ready");
+    if let Some(data) = options.report {
+        attest(marks, &data);
+    }
+    if options.hold_seconds != 0 {
+        hold(options.hold_seconds);
+    }
+    if options.shell {
+        run_shell();
+    }
+    power_off(marks)
+}
+
+fn mount_basics() {
+    let mut results = [(c"/proc", c"proc"), (c"/sys", c"sysfs"), (c"/dev", c"devtmpfs")]
+        .map(|(at, kind)| (kind, sys::mkdir(at).and_then(|()| sys::mount(kind, at))));
+    // The kernel may have found no console in the initramfs.
+    let console = File::open(c"/dev/console", Mode::Both).and_then(File::become_console);
+    for (kind, result) in results.iter_mut() {
+        if let Err(error) = result {
+            say!("mount {}: {error}", text(kind.to_bytes()));
+        }
+    }
+    if let Err(error) = console {
+        say!("/dev/console: {error}");
+    }
+}
+
+fn read_options(cmdline: &mut [u8]) -> Options<'_> {
+    match read_file(c"/proc/cmdline", cmdline) {
+        Ok(line) => Options::parse(line, |word| say!("option not understood: {}", text(word))),
+        Err(error) => {
+            say!("/proc/cmdline: {error}");
+            Options::default()
+        }
+    }
+}
+
+fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> sys::Sys<&'a [u8]> {
+    let len = File::open(path, Mode::Read)?.read_all(buffer)?;
+    Ok(&buffer[..len])
+}
+
+/// Inserts what `/modules/order` lists, one file name in `/modules` per line.
+fn insert_modules() {
+    let mut order = [0; 4096];
+    let order = match read_file(c"/modules/order", &mut order) {
+        Ok(order) => order,
+        Err(Errno::ENOENT) => return,
+        Err(error) => return say!("/modules/order: {error}"),
+    };
+    for name in order.split(|&c| c == b'\n').map(<[u8]>::trim_ascii) {
+        if name.is_empty() || name[0] == b'#' {
+            continue;
+        }
+        match insert_module(name) {
+            Ok(()) => say!("module {}", text(name)),
+            Err(Errno::EEXIST) => say!("module {}: is there already", text(name)),
+            Err(error) => say!("module {}: {error}", text(name)),
+        }
+    }
+}
+
+fn insert_module(name: &[u8]) -> sys::Sys {
+    const DIR: &[u8] = b"/modules/";
+    const ENAMETOOLONG: Errno = Errno(36);
+    let mut path = [0; 256];
+    let len = DIR.len() + name.len();
+    // At least one byte stays zero to end the path.
+    if len >= path.len() {
+        return Err(ENAMETOOLONG);
+    }
+    path[..DIR.len()].copy_from_slice(DIR);
+    path[DIR.len()..len].copy_from_slice(name);
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| ENAMETOOLONG)?;
+    File::open(path, Mode::Read)?.insert_module(!name.ends_with(b".ko"))
+}
+
+/// Prints the lines of the kernel log that are about memory encryption.
+fn repeat_kernel_words() {
+    let log = match File::open(c"/dev/kmsg", Mode::ReadNow) {
+        Ok(log) => log,
+        Err(error) => return say!("/dev/kmsg: {error}"),
+    };
+    let mut record = [0; 8192];
+    loop {
+        let len = match log.read(&mut record) {
+            Ok(0) | Err(Errno::EAGAIN) => return,
+            Ok(len) => len,
+            // The oldest records were overwritten meanwhile: go on with what is left.
+            Err(Errno::EPIPE | Errno::EINTR) => continue,
+            Err(error) => return say!("/dev/kmsg: {error}"),
+        };
+        // "priority,sequence,time,flags;message", then lines of its dictionary.
+        let first = record[..len].split(|&c| c == b'\n').next().unwrap_or_default();
+        let message = first.splitn(2, |&c| c == b';').nth(1).unwrap_or_default();
+        if options::about_encryption(message) {
+            say!("kernel: {}", text(message));
+        }
+    }
+}
+
+fn count_cpus() -> u32 {
+    let mut list = [0; 256];
+    match read_file(c"/sys/devices/system/cpu/online", &mut list) {
+        Ok(list) => {
+            let count = options::count_list(list);
+            say!("{count} cpus online: {}", text(list));
+            count
+        }
+        Err(error) => {
+            say!("/sys/devices/system/cpu/online: {error}");
+            0
+        }
+    }
+}
+
+/// Keeps the secret in memory that is never given back, and nowhere else in this form.
+fn place_secret(digits: &[u8]) {
+    let placed = sys::map_pages(4096).map(|page| {
+        let secret = page.get_mut(..digits.len() / 2)?;
+        hex::decode(digits, secret)
+    });
+    match placed {
+        Ok(Some(())) => say!("secret of {} bytes is in memory", digits.len() / 2),
+        Ok(None) => say!("the secret does not fit into a page"),
+        Err(error) => say!("memory for the secret: {error}"),
+    }
+}
+
+fn attest(marks: Marks, data: &[u8; 64]) {
+    marks.send(MarkId::ATTEST_BEGIN, 0);
+    let evidence = attest::fetch(data);
+    let number = evidence.as_ref().err().map_or(0, |error| error.0);
+    marks.send(MarkId::ATTEST_END, number);
+    match evidence {
+        Ok(evidence) => {
+            say!("report of {} bytes from {}", evidence.report.len(), evidence.source);
+            dump("report", evidence.report);
+            if !evidence.aux.is_empty() {
+                dump("auxblob", evidence.aux);
+            }
+        }
+        Err(error) => say!("attestation report: {error}"),
+    }
+}
+
+fn dump(what: &str, bytes: &[u8]) {
+    say!("{what} BEGIN");
+    let mut line = [0; hex::LINE_BYTES * 2 + 1];
+    for chunk in bytes.chunks(hex::LINE_BYTES) {
+        let len = hex::line(chunk, &mut line);
+        let _ = File::OUT.write_all(&line[..len]);
+    }
+    say!("{what} END");
+}
+
+/// Stays busy, for a sleep takes no time on a machine with virtual time.
+fn hold(seconds: u32) {
+    say!("holding for {seconds} s");
+    let now = || sys::monotonic_ns().unwrap_or(u64::MAX);
+    let end = now().saturating_add(u64::from(seconds) * 1_000_000_000);
+    while now() < end {
+        for i in 0..1_000_000 {
+            core::hint::black_box(i);
+        }
+    }
+    say!("hold is over");
+}
+
+fn run_shell() {
+    let shells: [(&CStr, &[&CStr]); 2] =
+        [(c"/bin/busybox", &[c"busybox", c"sh"]), (c"/bin/sh", &[c"sh"])];
+    for (path, args) in shells {
+        if File::open(path, Mode::Read).is_ok() {
+            say!("starting {}; leave it to power off", text(path.to_bytes()));
+            if let Err(error) = sys::run(path, args) {
+                say!("{}: {error}", text(path.to_bytes()));
+            }
+            return;
+        }
+    }
+    say!("no shell: neither /bin/busybox nor /bin/sh is there");
+}
+
+fn power_off(marks: Marks) -> ! {
+    say!("power off");
+    // What waits in the serial driver would be lost.
+    let _ = File::OUT.drain();
+    marks.send(MarkId::INIT_POWEROFF, 0);
+    let error = sys::power_off();
+    say!("power off: {error}");
+    loop {
+        sys::pause();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    say!("{info}");
+    power_off(Marks(false))
+}
