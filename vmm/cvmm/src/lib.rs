@@ -1,1 +1,158 @@
-//! The monitor.
+//! The monitor: `flags → Config → Plan → launch → run → RunReport`.
+//!
+//! A library so that every step can be tested by itself; the binary parses flags and calls one function of this file.
+
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod digest;
+pub mod emulate;
+pub mod error;
+pub mod explain;
+pub mod launch;
+pub mod outcome;
+pub mod plan;
+pub mod recorder;
+pub mod report;
+pub mod run;
+pub mod shim_image;
+pub mod sys;
+pub mod termination;
+
+use std::io::Write;
+
+use cli::Flags;
+use config::{Config, Console, MeasureConfig};
+use device::serial::Sink;
+use digest::snp::launch_digest;
+use error::{Error, ExitCode};
+use plan::{HostCaps, Inputs, Plan};
+use recorder::{Op, Recorder, Started};
+use report::{RunReport, check_writable, write_atomically};
+use sys::system::System;
+
+/// Runs a guest: what `cvmm` does without a verb.
+///
+/// # Errors
+/// Everything up to the first guest instruction; how the guest ends is the exit code.
+pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
+    start_log(flags)?;
+    let config = Config::parse(flags)?;
+    if let Some(profile) = &flags.emulate {
+        emulate::ensure(profile)?;
+    }
+    let mut recorder = Recorder::new(started, emulate::profile_in_use().is_some());
+    let recorder = &mut recorder;
+
+    // Whatever can be refused is refused before anything is launched.
+    for (what, path) in [("report", &config.report), ("page list", &config.dump_pages)] {
+        path.as_deref().map_or(Ok(()), |path| check_writable(what, path))?;
+    }
+    let sink = open_sink(&config.console)?;
+    let inputs = recorder.record(Op::ReadInputs, "files", 0, || Inputs::read(&config.guest))?;
+    let system = System::open(recorder)?;
+    let host = launch::probe(&config, &system, recorder)?;
+    let plan = recorder.record(Op::Plan, "plan", 0, || Plan::build(&config.guest, &inputs, config.cpus, &host))?;
+    drop(inputs);
+    if let Some(path) = &config.dump_pages {
+        write_atomically("page list", path, |out| digest::dump::write(&plan, out))?;
+    }
+    tracing::info!(pages = plan.page_count(), vcpus = config.cpus.get(), "planned");
+
+    let guest = launch::launch(&config, &plan, &system, recorder)?;
+    tracing::info!("launched");
+    let record = run::run(guest, &config, sink, recorder)?;
+
+    let report = RunReport::build(&config, &plan, recorder, &record);
+    match &config.report {
+        Some(path) => report.write(path)?,
+        None => eprint!("{}", report.table()),
+    }
+    if let Some(complaint) = record.outcome.complaint() {
+        eprintln!("{complaint}");
+    }
+    Ok(record.outcome.exit_code())
+}
+
+/// Prints launch digests: `cvmm measure`.
+///
+/// # Errors
+/// Unusable flags or files.
+pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
+    start_log(flags)?;
+    let config = MeasureConfig::parse(flags, json)?;
+    let inputs = Inputs::read(&config.guest)?;
+    let host = HostCaps::assumed();
+    let mut digests = Vec::new();
+    let mut last = None;
+    for cpus in config.cpus.counts() {
+        let plan = Plan::build(&config.guest, &inputs, cpus, &host)?;
+        digests.push((cpus, launch_digest(&plan)));
+        last = Some(plan);
+    }
+    if let (Some(path), Some(plan)) = (&config.dump_pages, &last) {
+        write_atomically("page list", path, |out| digest::dump::write(plan, out))?;
+    }
+    let mut out = String::new();
+    if config.json {
+        let rows: Vec<_> = digests
+            .iter()
+            .map(|(cpus, digest)| serde_json::json!({ "vcpus": cpus.get(), "digest": digest.to_string() }))
+            .collect();
+        let value = serde_json::json!({ "schema": "cvmm-measure/1", "technology": "snp", "digests": rows });
+        out.push_str(&format!("{value:#}\n"));
+    } else if let [(_, digest)] = digests.as_slice() {
+        out.push_str(&format!("{digest}\n"));
+    } else {
+        for (cpus, digest) in &digests {
+            out.push_str(&format!("{:>3}  {digest}\n", cpus.get()));
+        }
+    }
+    print_out(&out)
+}
+
+/// Explains a number: `cvmm explain`.
+///
+/// # Errors
+/// It means nothing.
+pub fn explain_verb(code: &str) -> Result<ExitCode, Error> {
+    print_out(&explain::explain(code)?)
+}
+
+fn print_out(text: &str) -> Result<ExitCode, Error> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|source| Error::WriteFile { what: "result", path: "standard output".into(), source })?;
+    Ok(ExitCode::Ok)
+}
+
+fn open_sink(console: &Console) -> Result<Sink, Error> {
+    match console {
+        Console::Stdio => Ok(Sink::Stdout),
+        Console::None => Ok(Sink::Nowhere),
+        Console::File(path) => std::fs::File::create(path)
+            .map(Sink::File)
+            .map_err(|source| Error::WriteFile { what: "console output", path: path.clone(), source }),
+    }
+}
+
+/// Diagnostics for people: never boot phases, never inside a loop.
+fn start_log(flags: &Flags) -> Result<(), Error> {
+    let level = match flags.verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time();
+    let result = match &flags.log {
+        Some(path) => {
+            let file = std::fs::File::create(path)
+                .map_err(|source| Error::WriteFile { what: "log", path: path.clone(), source })?;
+            builder.with_ansi(false).with_writer(std::sync::Mutex::new(file)).try_init()
+        }
+        None => builder.with_ansi(false).with_writer(std::io::stderr).try_init(),
+    };
+    // A second subscriber only exists where a test set one up; it stays.
+    let _ = result;
+    Ok(())
+}

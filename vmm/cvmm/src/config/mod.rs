@@ -1,0 +1,266 @@
+//! What the user asked for, parsed and typed: constructing a [`Config`] is the validation.
+
+pub mod quantity;
+pub mod snp;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::Flags;
+use crate::digest::LaunchDigest;
+use crate::device::marks::Mark;
+use crate::error::Error;
+pub use quantity::{CpuCount, CpuRange, MemorySize};
+use snp::SnpConfig;
+
+/// The protection of the guest.
+#[derive(Clone, Debug)]
+pub enum Technology {
+    /// None: the baseline every overhead is quoted against.
+    Plain,
+    /// A confidential guest.
+    Snp(SnpConfig),
+}
+
+impl Technology {
+    /// The name used in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Technology::Plain => "plain",
+            Technology::Snp(_) => "snp",
+        }
+    }
+}
+
+/// How kernel and initrd come under the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LoadMode {
+    /// Their hashes are measured; the shim copies and checks them.
+    Hashed,
+    /// They are launch pages themselves.
+    Measured,
+}
+
+/// Who accepts the guest's memory, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum AcceptMode {
+    /// The shim, all of it, before the kernel runs.
+    Eager,
+}
+
+/// Where the guest's serial console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// Standard input and output; raw mode if they are a terminal.
+    Stdio,
+    /// Output into a file.
+    File(PathBuf),
+    /// Nowhere.
+    None,
+}
+
+/// What makes a guest: everything that the plan depends on.
+#[derive(Clone, Debug)]
+pub struct GuestConfig {
+    /// Its protection.
+    pub technology: Technology,
+    /// bzImage or ELF vmlinux.
+    pub kernel: PathBuf,
+    /// The initramfs, if any.
+    pub initrd: Option<PathBuf>,
+    /// The kernel command line, without NUL.
+    pub cmdline: String,
+    /// How much memory.
+    pub memory: MemorySize,
+    /// How kernel and initrd are measured.
+    pub load: LoadMode,
+    /// Who accepts memory.
+    pub accept: AcceptMode,
+}
+
+/// What the user asked for when a guest is to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The guest.
+    pub guest: GuestConfig,
+    /// How many vCPUs.
+    pub cpus: CpuCount,
+    /// Its console.
+    pub console: Console,
+    /// Where the JSON report goes; `None` prints a table.
+    pub report: Option<PathBuf>,
+    /// The digest the launch must have.
+    pub expect: Option<LaunchDigest>,
+    /// The mark at which the run ends.
+    pub until: Option<Mark>,
+    /// How long the guest may run.
+    pub timeout: Option<Duration>,
+    /// Where the list of launch pages goes.
+    pub dump_pages: Option<PathBuf>,
+}
+
+/// What the user asked for when the digest is to be computed.
+#[derive(Clone, Debug)]
+pub struct MeasureConfig {
+    /// The guest.
+    pub guest: GuestConfig,
+    /// The vCPU counts.
+    pub cpus: CpuRange,
+    /// Machine-readable output.
+    pub json: bool,
+    /// Where the list of launch pages goes.
+    pub dump_pages: Option<PathBuf>,
+}
+
+/// The command line of a guest for which the user gave none: console on the serial port, reboot at once on a panic.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
+
+impl GuestConfig {
+    fn parse(flags: &Flags) -> Result<GuestConfig, Error> {
+        let technology = match (&flags.snp, flags.plain, flags.tdx) {
+            (Some(options), false, false) => Technology::Snp(SnpConfig::parse(options.as_deref().unwrap_or(""))?),
+            (None, true, false) => Technology::Plain,
+            (None, false, true) => {
+                return Err(Error::Usage {
+                    flag: "--tdx".into(),
+                    problem: "TDX guests are not built yet".into(),
+                    cure: "use --snp, or --plain for an unprotected guest".into(),
+                });
+            }
+            _ => {
+                return Err(Error::Usage {
+                    flag: "--snp, --plain".into(),
+                    problem: "exactly one of them chooses the guest's protection".into(),
+                    cure: "add --snp (confidential) or --plain (not protected)".into(),
+                });
+            }
+        };
+        let Some(kernel) = flags.kernel.clone() else {
+            return Err(Error::Usage {
+                flag: "--kernel".into(),
+                problem: "no kernel was named".into(),
+                cure: "add --kernel /path/to/bzImage".into(),
+            });
+        };
+        Ok(GuestConfig {
+            technology,
+            kernel,
+            initrd: flags.initrd.clone(),
+            cmdline: parse_cmdline(flags.cmdline.as_deref())?,
+            memory: flags.memory,
+            load: flags.load,
+            accept: flags.accept,
+        })
+    }
+}
+
+impl Config {
+    /// Reads the flags of a run.
+    ///
+    /// # Errors
+    /// Whatever is missing, contradictory or out of range.
+    pub fn parse(flags: &Flags) -> Result<Config, Error> {
+        let guest = GuestConfig::parse(flags)?;
+        let CpuRange { first, last } = flags.cpus;
+        if first != last {
+            return Err(Error::Usage {
+                flag: "--cpus".into(),
+                problem: "a range makes sense for `cvmm measure` only".into(),
+                cure: "give one number, for instance --cpus 2".into(),
+            });
+        }
+        let expect = flags.expect.clone();
+        if expect.is_some() && matches!(guest.technology, Technology::Plain) {
+            return Err(Error::Usage {
+                flag: "--expect".into(),
+                problem: "a plain guest is not measured".into(),
+                cure: "use --snp, or leave --expect out".into(),
+            });
+        }
+        Ok(Config {
+            guest,
+            cpus: first,
+            console: flags.console.clone(),
+            report: flags.report.clone(),
+            expect,
+            until: flags.until,
+            timeout: flags.timeout,
+            dump_pages: flags.dump_pages.clone(),
+        })
+    }
+}
+
+impl MeasureConfig {
+    /// Reads the flags of `cvmm measure`.
+    ///
+    /// # Errors
+    /// Whatever is missing, contradictory or out of range.
+    pub fn parse(flags: &Flags, json: bool) -> Result<MeasureConfig, Error> {
+        let guest = GuestConfig::parse(flags)?;
+        if matches!(guest.technology, Technology::Plain) {
+            return Err(Error::Usage {
+                flag: "--plain".into(),
+                problem: "a plain guest is not measured".into(),
+                cure: "use --snp".into(),
+            });
+        }
+        Ok(MeasureConfig { guest, cpus: flags.cpus, json, dump_pages: flags.dump_pages.clone() })
+    }
+}
+
+/// The kernel command line: as given, or from `@FILE` with its trailing newline removed.
+fn parse_cmdline(given: Option<&str>) -> Result<String, Error> {
+    let Some(given) = given else {
+        return Ok(DEFAULT_CMDLINE.into());
+    };
+    let text = match given.strip_prefix('@') {
+        Some(file) => {
+            let bytes = read_file("command line", Path::new(file))?;
+            let text = String::from_utf8(bytes).map_err(|_| Error::Usage {
+                flag: format!("--cmdline @{file}"),
+                problem: "the file is not text".into(),
+                cure: "name a file that holds the command line as plain text".into(),
+            })?;
+            text.trim_end_matches(['\n', '\r']).to_owned()
+        }
+        None => given.to_owned(),
+    };
+    if text.contains('\0') {
+        return Err(Error::Usage {
+            flag: "--cmdline".into(),
+            problem: "it contains a NUL character, where the kernel would stop reading".into(),
+            cure: "remove the NUL".into(),
+        });
+    }
+    Ok(text)
+}
+
+/// Reads a whole input file; what it is for goes into the error.
+///
+/// # Errors
+/// [`Error::ReadFile`].
+pub fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
+    let fail = |source| Error::ReadFile { what, path: path.to_owned(), source };
+    let meta = std::fs::metadata(path).map_err(fail)?;
+    if meta.is_dir() {
+        return Err(fail(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
+    }
+    // A device or a file that grows without end must not take the host's memory.
+    if meta.len() > MAX_INPUT {
+        return Err(fail(std::io::Error::other(format!("the file is larger than {} MiB", MAX_INPUT >> 20))));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+    let file = std::fs::File::open(path).map_err(fail)?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_INPUT + 1), &mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > MAX_INPUT {
+        return Err(fail(std::io::Error::other(format!("more than {} MiB came out of it", MAX_INPUT >> 20))));
+    }
+    Ok(bytes)
+}
+
+/// Kernel, initrd and the like may be this large.
+const MAX_INPUT: u64 = 2 << 30;
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+//! The port bus: which device answers, and what an access means for the run.
+
+use abi::marks::MARK_PORT;
+use abi::shim::TERMINATION_PORT;
+
+use super::acpi_pm::{self, PowerRequest};
+use super::serial::{BASE_PORT, Com1, PORT_COUNT};
+
+/// What the run loop must do after a port write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortEffect {
+    /// Go on.
+    None,
+    /// The guest wrote a mark.
+    Mark(u32),
+    /// The guest wants power-off or reset.
+    Power(PowerRequest),
+    /// The shim of an unprotected guest gives up, with this value.
+    Terminate(u32),
+}
+
+/// The devices of a guest.
+#[derive(Debug)]
+pub struct PortBus {
+    /// COM1.
+    pub com1: Com1,
+    strays: Vec<StrayAccess>,
+}
+
+/// Accesses to a port where nothing is, for the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct StrayAccess {
+    /// The port.
+    pub port: u16,
+    /// How often it was read.
+    pub reads: u64,
+    /// How often it was written.
+    pub writes: u64,
+}
+
+/// The 8042's command port and its command for "pulse the reset line": the last resort of an old reboot path.
+const I8042_COMMAND_PORT: u16 = 0x64;
+const I8042_RESET: u8 = 0xfe;
+
+impl PortBus {
+    /// A bus with a serial line.
+    pub fn new(com1: Com1) -> PortBus {
+        PortBus { com1, strays: Vec::new() }
+    }
+
+    /// The guest writes.
+    pub fn write(&mut self, port: u16, data: &[u8]) -> PortEffect {
+        if let Some(register) = serial_register(port) {
+            if let [value] = data {
+                self.com1.write(register, *value);
+            }
+            return PortEffect::None;
+        }
+        match (port, data) {
+            (MARK_PORT, [a, b, c, d]) => PortEffect::Mark(u32::from_le_bytes([*a, *b, *c, *d])),
+            (TERMINATION_PORT, [a, b, c, d]) => PortEffect::Terminate(u32::from_le_bytes([*a, *b, *c, *d])),
+            (acpi_pm::SLEEP_CONTROL_PORT..=acpi_pm::RESET_PORT, [value]) => {
+                acpi_pm::write(port, *value).map_or(PortEffect::None, PortEffect::Power)
+            }
+            (I8042_COMMAND_PORT, [I8042_RESET]) => PortEffect::Power(PowerRequest::Reset),
+            _ => {
+                self.stray(port).writes += 1;
+                PortEffect::None
+            }
+        }
+    }
+
+    /// The guest reads. Where nothing is, the bus floats: all ones.
+    pub fn read(&mut self, port: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        match (serial_register(port), data) {
+            (Some(register), [value]) => *value = self.com1.read(register),
+            (None, [value]) if (acpi_pm::SLEEP_CONTROL_PORT..=acpi_pm::RESET_PORT).contains(&port) => *value = 0,
+            (Some(_), _) => {}
+            (None, _) => self.stray(port).reads += 1,
+        }
+    }
+
+    fn stray(&mut self, port: u16) -> &mut StrayAccess {
+        let at = match self.strays.iter().position(|s| s.port == port) {
+            Some(at) => at,
+            // A guest that tries every port must not make us allocate without end: the rest is one bucket.
+            None if self.strays.len() >= STRAYS_MAX => STRAYS_MAX - 1,
+            None => {
+                self.strays.push(StrayAccess { port, reads: 0, writes: 0 });
+                self.strays.len() - 1
+            }
+        };
+        &mut self.strays[at]
+    }
+
+    /// Accesses to ports where nothing is.
+    pub fn strays(&self) -> &[StrayAccess] {
+        &self.strays
+    }
+}
+
+/// More different stray ports than this are counted under the last one.
+const STRAYS_MAX: usize = 64;
+
+fn serial_register(port: u16) -> Option<u8> {
+    port.checked_sub(BASE_PORT).filter(|r| *r < PORT_COUNT).map(|r| r as u8)
+}

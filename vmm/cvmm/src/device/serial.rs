@@ -1,0 +1,159 @@
+//! COM1: a 16550 (vm-superio) whose output goes to the user, and the watch on that output for a kernel panic.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+/// COM1's first port.
+pub const BASE_PORT: u16 = 0x3f8;
+/// How many it has.
+pub const PORT_COUNT: u16 = 8;
+/// COM1's interrupt line.
+pub const IRQ: u32 = 4;
+
+/// What the kernel prints when it gives up (Linux kernel/panic.c).
+const PANIC: &[u8] = b"Kernel panic - not syncing";
+
+/// Where console output ends.
+#[derive(Debug)]
+pub enum Sink {
+    /// Standard output.
+    Stdout,
+    /// A file.
+    File(File),
+    /// Nowhere.
+    Nowhere,
+}
+
+/// Collects the guest's output, and knows whether a panic was among it.
+#[derive(Debug)]
+pub struct ConsoleOutput {
+    sink: Sink,
+    pending: Vec<u8>,
+    written: u64,
+    matched: usize,
+    panicked: bool,
+    failure: Option<io::Error>,
+}
+
+/// Output is handed on at line ends, when this much waits, or when the run loop says so.
+const PENDING_MAX: usize = 4096;
+
+impl ConsoleOutput {
+    fn new(sink: Sink) -> ConsoleOutput {
+        ConsoleOutput { sink, pending: Vec::new(), written: 0, matched: 0, panicked: false, failure: None }
+    }
+
+    fn drain(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let result = match &mut self.sink {
+            Sink::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(&self.pending).and_then(|()| out.flush())
+            }
+            Sink::File(file) => file.write_all(&self.pending),
+            Sink::Nowhere => Ok(()),
+        };
+        self.pending.clear();
+        if let Err(error) = result {
+            // Said once, at the end of the run: a full disk must not flood stderr nor kill the guest.
+            self.failure.get_or_insert(error);
+        }
+    }
+}
+
+impl Write for ConsoleOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            self.matched = match PANIC.get(self.matched) == Some(byte) {
+                true => self.matched + 1,
+                false => usize::from(*byte == PANIC[0]),
+            };
+            self.panicked |= self.matched == PANIC.len();
+            self.pending.push(*byte);
+            self.written += 1;
+            if *byte == b'\n' || self.pending.len() >= PENDING_MAX {
+                self.drain();
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    /// vm-superio flushes after every byte; one system call per character is what this type avoids.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Raises COM1's interrupt.
+#[derive(Debug)]
+pub struct Interrupt(EventFd);
+
+impl Trigger for Interrupt {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// COM1.
+pub struct Com1 {
+    uart: Serial<Interrupt, vm_superio::serial::NoEvents, ConsoleOutput>,
+}
+
+impl std::fmt::Debug for Com1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Com1").finish_non_exhaustive()
+    }
+}
+
+impl Com1 {
+    /// A serial line that raises `interrupt` and writes to `sink`.
+    pub fn new(interrupt: EventFd, sink: Sink) -> Com1 {
+        Com1 { uart: Serial::new(Interrupt(interrupt), ConsoleOutput::new(sink)) }
+    }
+
+    /// The guest writes a register.
+    pub fn write(&mut self, register: u8, value: u8) {
+        // An overrun of the loop-back FIFO, the only error there is, loses the byte as on the real chip.
+        let _ = self.uart.write(register, value);
+    }
+
+    /// The guest reads a register.
+    pub fn read(&mut self, register: u8) -> u8 {
+        self.uart.read(register)
+    }
+
+    /// The user typed. Gives back how much the FIFO took.
+    pub fn receive(&mut self, bytes: &[u8]) -> usize {
+        match self.uart.fifo_capacity() {
+            0 => 0,
+            room => self.uart.enqueue_raw_bytes(&bytes[..bytes.len().min(room)]).unwrap_or(0),
+        }
+    }
+
+    /// Hands waiting output on.
+    pub fn flush(&mut self) {
+        self.uart.writer_mut().drain();
+    }
+
+    /// Did the kernel say that it panicked?
+    pub fn panicked(&self) -> bool {
+        self.uart.writer().panicked
+    }
+
+    /// Bytes the guest wrote.
+    pub fn written(&self) -> u64 {
+        self.uart.writer().written
+    }
+
+    /// The first failure to hand output on.
+    pub fn take_failure(&mut self) -> Option<io::Error> {
+        self.uart.writer_mut().failure.take()
+    }
+}

@@ -1,0 +1,68 @@
+//! `--emulate`: start cvmm again with softkvm loaded below it.
+//!
+//! softkvm is a library that answers `/dev/kvm` in user space. Loading it needs a fresh process, exactly as
+//! `softkvm run -- cvmm …` would make one; there is no second code path inside cvmm.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::error::Error;
+
+/// The environment variable that names the library.
+pub const LIBRARY_VARIABLE: &str = "CVMM_SOFTKVM";
+/// The environment variable that names the platform profile to the library; set means: emulated.
+pub const PROFILE_VARIABLE: &str = "SOFTKVM_PROFILE";
+/// The library's file name.
+const LIBRARY_NAME: &str = "libsoftkvm_preload.so";
+
+/// Replaces this process by the same command with softkvm of `profile` loaded; returns at once where it already is.
+///
+/// # Errors
+/// The library is not there, or the process cannot be replaced.
+pub fn ensure(profile: &str) -> Result<(), Error> {
+    if profile_in_use().is_some() {
+        return Ok(());
+    }
+    let library = find_library()?;
+    eprintln!(
+        "cvmm: emulating with softkvm, profile {profile}: this guest runs on a software processor and is NOT confidential"
+    );
+    let mut preload = library.into_os_string();
+    if let Some(other) = std::env::var_os("LD_PRELOAD").filter(|o| !o.is_empty()) {
+        preload.push(" ");
+        preload.push(other);
+    }
+    let failure = Command::new("/proc/self/exe")
+        .arg0("cvmm")
+        .args(std::env::args_os().skip(1))
+        .env("LD_PRELOAD", preload)
+        .env(PROFILE_VARIABLE, profile)
+        .exec();
+    Err(Error::Emulate { problem: format!("the process cannot be started again: {failure}") })
+}
+
+/// The profile of the softkvm loaded below this process.
+pub fn profile_in_use() -> Option<String> {
+    let loaded = std::env::var("LD_PRELOAD").is_ok_and(|l| l.contains("softkvm"));
+    let profile = std::env::var(PROFILE_VARIABLE).ok();
+    if loaded { Some(profile.unwrap_or_else(|| "epyc-milan".into())) } else { None }
+}
+
+fn find_library() -> Result<PathBuf, Error> {
+    if let Some(named) = std::env::var_os(LIBRARY_VARIABLE) {
+        let path = PathBuf::from(named);
+        return if path.is_file() {
+            std::path::absolute(&path).map_err(|e| Error::Emulate { problem: e.to_string() })
+        } else {
+            Err(Error::Emulate { problem: format!("{LIBRARY_VARIABLE} names {}, which is no file", path.display()) })
+        };
+    }
+    let exe = std::env::current_exe().map_err(|e| Error::Emulate { problem: e.to_string() })?;
+    let dir = exe.parent().map(PathBuf::from).unwrap_or_default();
+    // Beside the executable, or one level up: test binaries sit in target/release/deps.
+    [dir.join(LIBRARY_NAME), dir.join("..").join(LIBRARY_NAME), dir.join("../lib").join(LIBRARY_NAME)]
+        .into_iter()
+        .find(|p| p.is_file())
+        .ok_or_else(|| Error::Emulate { problem: format!("there is no {LIBRARY_NAME} beside {}", exe.display()) })
+}

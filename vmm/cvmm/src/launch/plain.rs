@@ -1,0 +1,41 @@
+//! The launch of an unprotected guest: the same plan, written to memory.
+
+use super::{Guest, GuestMemory, create_vcpu, ranges, serial_interrupt, write_staged};
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::recorder::{Op, Recorder};
+use crate::sys::memory::GuestRam;
+use crate::sys::system::System;
+
+/// KVM_X86_DEFAULT_VM.
+const VM_TYPE_DEFAULT: u64 = 0;
+
+pub(super) fn launch(plan: &Plan, system: &System, recorder: &mut Recorder) -> Result<Guest, Error> {
+    let vm = system.create_vm(recorder, VM_TYPE_DEFAULT)?;
+    if plan.cpuid.is_intel() {
+        vm.set_tss_address(recorder)?;
+    }
+    vm.create_irqchip(recorder)?;
+    let serial_interrupt = serial_interrupt(&vm, recorder)?;
+
+    let ram = GuestRam::map(recorder, &ranges(plan))?;
+    for (slot, region) in ram.regions().iter().enumerate() {
+        vm.set_plain_region(recorder, slot as u32, region)?;
+    }
+    for region in &plan.regions {
+        recorder.record(Op::CopyIn, region.tag, region.bytes.len() as u64, || ram.write(region.gpa, &region.bytes))?;
+    }
+    write_staged(plan, &ram, recorder)?;
+
+    let mut vcpus = Vec::new();
+    for id in 0..plan.cpus.get() {
+        let vcpu = create_vcpu(plan, &vm, id, recorder)?;
+        // The others wait for INIT and SIPI, as on a real machine.
+        if id == 0 {
+            vcpu.set_sregs(recorder, &plan.boot.sregs)?;
+            vcpu.set_regs(recorder, &plan.boot.regs)?;
+        }
+        vcpus.push(vcpu);
+    }
+    Ok(Guest { vcpus, vm, serial_interrupt, memory: GuestMemory { ram, private: Vec::new(), _sev: None } })
+}

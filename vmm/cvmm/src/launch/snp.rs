@@ -1,0 +1,113 @@
+//! The launch of an SEV-SNP guest, in the order of the kernel's documentation
+//! (Linux 7.2 Documentation/virt/kvm/x86/amd-memory-encryption.rst). No thread starts before the guest is sealed.
+
+use super::{Guest, GuestMemory, create_vcpu, ranges, serial_interrupt, write_staged};
+use crate::config::snp::SnpConfig;
+use crate::digest::LaunchDigest;
+use crate::digest::snp::{launch_digest, page_type};
+use crate::error::Error;
+use crate::plan::{LaunchRegion, PageKind, Plan, cpuid};
+use crate::recorder::{Op, Recorder};
+use crate::sys::SysError;
+use crate::sys::memory::{AlignedPages, GuestRam};
+use crate::sys::sev_status::FirmwareStatus;
+use crate::sys::snp::{self, FinishParams, SevDevice, UpdateParams, VM_TYPE_SNP};
+use crate::sys::system::{Capability, System};
+use crate::sys::vm::{Visibility, Vm};
+
+/// Insists on SEV-SNP.
+pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
+    if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_SNP == 0 {
+        return Err(SysError::Missing {
+            what: "its KVM does not offer SEV-SNP guests".into(),
+            cure: "use an EPYC 7003 or newer with SEV-SNP enabled in BIOS and Linux 6.11 or newer (`dmesg | grep -i sev` \
+                   says what is missing), or add --emulate for a guest that is not confidential",
+        });
+    }
+    for capability in [Capability::GUEST_MEMFD, Capability::USER_MEMORY2, Capability::EXIT_HYPERCALL] {
+        system.require(recorder, capability)?;
+    }
+    Ok(())
+}
+
+pub(super) fn launch(
+    config: &SnpConfig,
+    expect: Option<&LaunchDigest>,
+    plan: &Plan,
+    system: &System,
+    recorder: &mut Recorder,
+) -> Result<Guest, Error> {
+    let sev = SevDevice::open(recorder)?;
+    let vm = system.create_vm(recorder, VM_TYPE_SNP)?;
+    vm.enable_exit_hypercall(recorder)?;
+    vm.create_irqchip(recorder)?;
+    snp::init2(recorder, &vm, &sev)?;
+    if config.certs.is_some() {
+        snp::enable_certificate_exit(recorder, &vm, &sev)?;
+    }
+    let serial_interrupt = serial_interrupt(&vm, recorder)?;
+
+    let ram = GuestRam::map(recorder, &ranges(plan))?;
+    let mut private = Vec::new();
+    for (slot, region) in ram.regions().iter().enumerate() {
+        let memfd = vm.create_guest_memfd(recorder, region.len())?;
+        vm.set_private_region(recorder, slot as u32, region, &memfd)?;
+        private.push(memfd);
+    }
+    for range in &plan.private {
+        recorder.record(Op::SetMemoryAttributes, "private", range.len, || {
+            vm.set_visibility(range.gpa, range.len, Visibility::Private)
+        })?;
+    }
+    write_staged(plan, &ram, recorder)?;
+
+    let mut vcpus = Vec::new();
+    for id in 0..plan.cpus.get() {
+        let vcpu = create_vcpu(plan, &vm, id, recorder)?;
+        vcpu.set_sregs(recorder, &plan.registers(id).sregs)?;
+        vcpu.set_regs(recorder, &plan.registers(id).regs)?;
+        if id != 0 {
+            // Waiting for AP_CREATION. An AP that waits for SIPI instead never sees the request, and its KVM_RUN
+            // returns EAGAIN for ever (Linux 7.2 arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_run).
+            vcpu.set_halted(recorder)?;
+        }
+        vcpus.push(vcpu);
+    }
+
+    snp::launch_start(recorder, &vm, &sev, config.policy.0)?;
+    for region in &plan.regions {
+        add_region(recorder, &vm, &sev, region)?;
+    }
+    if let Some(expected) = expect {
+        let actual = launch_digest(plan);
+        if actual != *expected {
+            return Err(Error::Expect { expected: expected.clone(), actual });
+        }
+    }
+    let finish = FinishParams {
+        host_data: config.host_data,
+        id_block: config.id_block.as_ref().map(|id| (&*id.block, &*id.auth)),
+        author_key: config.id_block.as_ref().is_some_and(|id| id.has_author_key()),
+    };
+    snp::launch_finish(recorder, &vm, &sev, &finish)?;
+    Ok(Guest { vcpus, vm, serial_interrupt, memory: GuestMemory { ram, private, _sev: Some(sev) } })
+}
+
+/// Adds a region from a page-aligned copy. A CPUID page that the firmware would change is a failure, never accepted in
+/// silence: it is not measured, so nobody would notice.
+fn add_region(
+    recorder: &mut Recorder,
+    vm: &Vm,
+    sev: &SevDevice,
+    region: &LaunchRegion,
+) -> Result<(), SysError> {
+    let LaunchRegion { gpa, kind, bytes, tag } = region;
+    let mut source = AlignedPages::copy_of(bytes);
+    let params = UpdateParams { gpa: *gpa, page_type: page_type(*kind).0, tag };
+    match snp::launch_update(recorder, vm, sev, params, source.bytes_mut()) {
+        Err(SysError::Launch { status: FirmwareStatus::INVALID_PARAM, .. }) if *kind == PageKind::Cpuid => {
+            Err(SysError::CpuidRefused { differences: cpuid::differences(bytes, source.bytes_mut()) })
+        }
+        result => result,
+    }
+}

@@ -1,0 +1,155 @@
+//! How a run ended, and how that is told.
+
+use crate::error::{Complaint, ExitCode};
+use crate::termination::Termination;
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Outcome {
+    PowerOff,
+    Reset,
+    MarkReached { value: u32 },
+    KernelPanic,
+    Timeout,
+    Interrupted,
+    /// By the GHCB MSR, or by the shim of an unprotected guest.
+    Terminated(Termination),
+    /// By the GHCB page: KVM does not hand the reason on.
+    TerminatedByPage { vcpu: u16 },
+    TripleFault { vcpu: u16 },
+    EntryRefused { vcpu: u16, reason: u64 },
+    KvmGaveUp { vcpu: u16, suberror: u32 },
+    WrongKindOfAccess { vcpu: u16, gpa: u64, private: bool },
+    Halted { vcpu: u16 },
+    Unhandled { vcpu: u16, what: String },
+    RunFailed { vcpu: u16, problem: String },
+    MonitorFailed { problem: String },
+}
+
+impl Outcome {
+    /// The name in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::PowerOff => "power_off",
+            Outcome::Reset => "reset",
+            Outcome::MarkReached { .. } => "mark_reached",
+            Outcome::KernelPanic => "kernel_panic",
+            Outcome::Timeout => "timeout",
+            Outcome::Interrupted => "interrupted",
+            Outcome::Terminated(_) | Outcome::TerminatedByPage { .. } => "terminated",
+            Outcome::TripleFault { .. } => "triple_fault",
+            Outcome::EntryRefused { .. } => "entry_refused",
+            Outcome::KvmGaveUp { .. } => "internal_error",
+            Outcome::WrongKindOfAccess { .. } => "memory_fault",
+            Outcome::Halted { .. } => "halted",
+            Outcome::Unhandled { .. } => "unhandled_exit",
+            Outcome::RunFailed { .. } => "run_failed",
+            Outcome::MonitorFailed { .. } => "monitor_failed",
+        }
+    }
+
+    /// The exit code.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Outcome::PowerOff | Outcome::MarkReached { .. } => ExitCode::Ok,
+            Outcome::Reset => ExitCode::Reset,
+            Outcome::KernelPanic => ExitCode::Panic,
+            Outcome::Timeout => ExitCode::Timeout,
+            Outcome::Interrupted => ExitCode::Interrupted,
+            Outcome::MonitorFailed { .. } => ExitCode::Io,
+            Outcome::Terminated(_)
+            | Outcome::TerminatedByPage { .. }
+            | Outcome::TripleFault { .. }
+            | Outcome::EntryRefused { .. }
+            | Outcome::KvmGaveUp { .. }
+            | Outcome::WrongKindOfAccess { .. }
+            | Outcome::Halted { .. }
+            | Outcome::Unhandled { .. }
+            | Outcome::RunFailed { .. } => ExitCode::Crash,
+        }
+    }
+
+    /// The three lines for the user; nothing for a good end.
+    pub fn complaint(&self) -> Option<Complaint> {
+        let look = "look at the guest's console, above or in the --console file";
+        let (error, cause, cure) = match self {
+            Outcome::PowerOff | Outcome::MarkReached { .. } => return None,
+            Outcome::Reset => (
+                "the guest asked for a reset".into(),
+                "cvmm does not start a guest again by itself: a new launch has new secrets".into(),
+                "start it again; for a kernel that crashed early, look at its console".into(),
+            ),
+            Outcome::KernelPanic => {
+                ("the guest's kernel panicked".into(), "it said so on its console".into(), look.into())
+            }
+            Outcome::Timeout => (
+                "the guest did not end within --timeout".into(),
+                "it was still running, or waiting for something".into(),
+                "give more --timeout, or look at how far its console and the phases got".into(),
+            ),
+            Outcome::Interrupted => (
+                "the guest was stopped".into(),
+                "Ctrl-A x, Ctrl-C or a signal".into(),
+                "start it again".into(),
+            ),
+            Outcome::Terminated(t) => (
+                format!("the guest asked to be terminated ({:#x}:{:#x})", t.set, t.reason),
+                t.sentence(),
+                t.cure().into(),
+            ),
+            Outcome::TerminatedByPage { vcpu } => (
+                "the guest asked to be terminated".into(),
+                format!("vCPU {vcpu} did so through its GHCB page, and KVM does not hand the reason on"),
+                "the host's `dmesg` has the reason; a page that was never accepted is the most common one".into(),
+            ),
+            Outcome::TripleFault { vcpu } => (
+                "the guest crashed".into(),
+                format!("vCPU {vcpu} had a triple fault"),
+                look.into(),
+            ),
+            Outcome::EntryRefused { vcpu, reason } => (
+                "the processor refused to run the guest".into(),
+                format!("vCPU {vcpu}'s state is invalid (hardware reason {reason:#x})"),
+                "report this as a bug".into(),
+            ),
+            Outcome::KvmGaveUp { vcpu, suberror } => (
+                "KVM could not go on with the guest".into(),
+                format!("internal error {suberror} on vCPU {vcpu}, for instance an instruction that it cannot emulate"),
+                "look at the lines above and at the host's `dmesg`".into(),
+            ),
+            Outcome::WrongKindOfAccess { vcpu, gpa, private } => (
+                format!("the guest touched {gpa:#x} as {}, which it is not", kind(*private)),
+                format!(
+                    "vCPU {vcpu} accessed a {} page that way without asking for a page state change first; cvmm does not \
+                     convert pages on its own",
+                    kind(!private)
+                ),
+                "if the guest's kernel is sound, something on the host changed the page's state".into(),
+            ),
+            Outcome::Halted { vcpu } => (
+                "the guest halted for good".into(),
+                format!("vCPU {vcpu} executed HLT where nothing can wake it"),
+                look.into(),
+            ),
+            Outcome::Unhandled { vcpu, what } => (
+                format!("the guest did what cvmm does not support: {what}"),
+                format!("vCPU {vcpu} left KVM_RUN for it"),
+                "report this as a bug".into(),
+            ),
+            Outcome::RunFailed { vcpu, problem } => (
+                format!("KVM_RUN failed on vCPU {vcpu}"),
+                problem.clone(),
+                "look at the host's `dmesg`".into(),
+            ),
+            Outcome::MonitorFailed { problem } => {
+                ("the run loop failed".into(), problem.clone(), "check the limits of this process".into())
+            }
+        };
+        Some(Complaint { error, cause, cure })
+    }
+}
+
+fn kind(private: bool) -> &'static str {
+    if private { "private" } else { "shared" }
+}

@@ -1,0 +1,113 @@
+//! The ACPI tables: one page, hardware-reduced, that names processors, the serial port, and how to power off.
+//!
+//! ACPI specification 6.5, chapter 5. Everything here is measured, so it depends on the number of vCPUs and on nothing
+//! else. No PM timer, no SCI, no legacy devices: IAPC_BOOT_ARCH says there is no VGA and no CMOS clock, and no 8042.
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{self, Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+
+use super::PlanError;
+use crate::config::CpuCount;
+use crate::device::{acpi_pm, serial};
+
+const OEM: [u8; 6] = *b"CVMM  ";
+const TABLE: [u8; 8] = *b"CVMMGEST";
+const LAPIC_ADDRESS: u32 = 0xfee0_0000;
+const IOAPIC_ADDRESS: u32 = 0xfec0_0000;
+/// IAPC_BOOT_ARCH: no VGA (bit 2), no CMOS clock (bit 5); bit 1 clear: no 8042.
+const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
+
+/// The page at `gpa`: RSDP first, then the tables it leads to.
+///
+/// # Errors
+/// More vCPUs than one page has room for.
+pub fn page(gpa: u64, cpus: CpuCount) -> Result<Vec<u8>, PlanError> {
+    let mut page = vec![0; Rsdp::len()];
+    let dsdt = append(&mut page, gpa, &dsdt());
+    let fadt = append(&mut page, gpa, &fadt(dsdt));
+    let madt = append(&mut page, gpa, &madt(cpus));
+    let mut xsdt = XSDT::new(OEM, TABLE, 1);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = append(&mut page, gpa, &xsdt);
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
+    page[..rsdp.len()].copy_from_slice(&rsdp);
+    if page.len() > abi::shim::PAGE as usize {
+        return Err(PlanError::TooManyCpus { cpus: cpus.get() });
+    }
+    page.resize(abi::shim::PAGE as usize, 0);
+    Ok(page)
+}
+
+/// Appends a table on an 8-byte boundary; says where the guest finds it.
+fn append(page: &mut Vec<u8>, gpa: u64, table: &dyn Aml) -> u64 {
+    page.resize(page.len().next_multiple_of(8), 0);
+    let at = gpa + page.len() as u64;
+    table.to_aml_bytes(page);
+    at
+}
+
+fn port(number: u16) -> GAS {
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(number))
+}
+
+fn fadt(dsdt: u64) -> impl Aml {
+    let mut fadt = FADTBuilder::new(OEM, TABLE, 1)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Wbinvd);
+    fadt.iapc_boot_arch = BOOT_ARCH.into();
+    fadt.reset_reg = port(acpi_pm::RESET_PORT);
+    fadt.reset_value = acpi_pm::RESET_VALUE;
+    fadt.sleep_control_reg = port(acpi_pm::SLEEP_CONTROL_PORT);
+    fadt.sleep_status_reg = port(acpi_pm::SLEEP_STATUS_PORT);
+    fadt.finalize()
+}
+
+fn madt(cpus: CpuCount) -> MADT {
+    let mut madt = MADT::new(OEM, TABLE, 1, LocalInterruptController::Address(LAPIC_ADDRESS));
+    // At most 254 vCPUs: their ids fit the 8-bit entries, in x2APIC mode too.
+    for id in 0..cpus.get() {
+        let id = id as u8;
+        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, IOAPIC_ADDRESS, 0));
+    madt
+}
+
+/// `_S5_` (how to power off) and COM1.
+fn dsdt() -> Sdt {
+    let mut aml = Vec::new();
+    let s5 = acpi_pm::S5_SLEEP_TYPE;
+    Name::new("_S5_".into(), &Package::new(vec![&s5, &0u8, &0u8, &0u8])).to_aml_bytes(&mut aml);
+    Device::new(
+        "_SB_.COM1".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+            &Name::new("_UID".into(), &aml::ZERO),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![
+                    &IO::new(serial::BASE_PORT, serial::BASE_PORT, 1, serial::PORT_COUNT as u8),
+                    &Interrupt::new(true, true, false, false, serial::IRQ),
+                ]),
+            ),
+        ],
+    )
+    .to_aml_bytes(&mut aml);
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, 1);
+    dsdt.append_slice(&aml);
+    dsdt
+}
+
+#[cfg(test)]
+#[path = "acpi_test.rs"]
+mod tests;

@@ -1,0 +1,191 @@
+//! Where everything lies: RAM, kernel, initrd, command line and their staging copies.
+
+use abi::boot::E820Type;
+use abi::shim::{CMDLINE_GPA, CMDLINE_MAX, E820Entry, HIGH_RAM_START, LARGE_PAGE, LOW_E820, LOW_RAM_END, PAGE};
+
+use super::PlanError;
+use super::kernel::KernelLayout;
+use crate::config::{LoadMode, MemorySize};
+
+/// RAM from here on is moved above 4 GiB, to leave room for the interrupt controllers and whatever needs 32 bits.
+pub const LOW_MEMORY_END_MAX: u64 = 3 << 30;
+/// Where it goes.
+pub const HIGH_MEMORY: u64 = 4 << 30;
+/// Memory that no kernel runs without, beside its image: page tables, per-CPU data, user space.
+const RUNNING_KERNEL: u64 = 8 << 20;
+
+/// A piece of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub gpa: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl Range {
+    /// The first address after it.
+    pub fn end(self) -> u64 {
+        self.gpa + self.len
+    }
+
+    /// Do the two share a byte?
+    pub fn overlaps(self, other: Range) -> bool {
+        self.gpa < other.end() && other.gpa < self.end()
+    }
+}
+
+/// Where a file goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Where it waits, in shared memory; 0 if it is a launch page.
+    pub staging: u64,
+    /// Where it belongs.
+    pub dest: u64,
+    /// Its length.
+    pub len: u64,
+}
+
+/// The guest's address map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Memory slots.
+    pub ram: Vec<Range>,
+    /// The staging area: shared until the shim has read it. Empty if nothing is staged.
+    pub staging: Range,
+    /// The kernel file.
+    pub kernel: Place,
+    /// The initrd; length 0 without one.
+    pub initrd: Place,
+    /// The command line with its NUL.
+    pub cmdline: Place,
+}
+
+/// The sizes that a layout depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Of the kernel file.
+    pub kernel: u64,
+    /// Of the initrd.
+    pub initrd: u64,
+    /// Of the command line, NUL included.
+    pub cmdline: u64,
+}
+
+fn pages(len: u64) -> u64 {
+    len.next_multiple_of(PAGE)
+}
+
+impl Layout {
+    /// Places everything.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn build(memory: MemorySize, kernel: &KernelLayout, sizes: Sizes, load: LoadMode) -> Result<Layout, PlanError> {
+        let longest = match kernel {
+            KernelLayout::BzImage { cmdline_max, .. } => (CMDLINE_MAX - 1).min(*cmdline_max),
+            KernelLayout::Elf { .. } => CMDLINE_MAX - 1,
+        };
+        if sizes.cmdline - 1 > longest {
+            return Err(PlanError::CmdlineTooLong { len: sizes.cmdline - 1, max: longest });
+        }
+        let low_end = memory.bytes().min(LOW_MEMORY_END_MAX);
+
+        // From the bottom: the kernel where it wants to be, with all the memory it will use there.
+        let (kernel_dest, bottom) = match kernel {
+            KernelLayout::BzImage { setup_bytes, preferred, alignment, memory, .. } => {
+                let load = (*preferred).max(HIGH_RAM_START + LARGE_PAGE).next_multiple_of(*alignment);
+                (Some(load - setup_bytes), load + memory)
+            }
+            KernelLayout::Elf { segments } => {
+                (None, segments.iter().map(|s| s.addr + s.size).max().unwrap_or(HIGH_RAM_START))
+            }
+        };
+        let bottom = pages(bottom);
+
+        // From the top: the initrd, the ELF file's scratch copy, then the staging area on large-page boundaries, so
+        // that what remains on either side can be accepted in large pages.
+        let initrd_limit = match kernel {
+            KernelLayout::BzImage { initrd_max, .. } => low_end.min((initrd_max + 1) & !(PAGE - 1)),
+            KernelLayout::Elf { .. } => low_end,
+        };
+        let staged = match load {
+            LoadMode::Hashed => pages(sizes.kernel) + pages(sizes.initrd) + pages(sizes.cmdline),
+            LoadMode::Measured => 0,
+        };
+        let scratch = if kernel_dest.is_none() { pages(sizes.kernel) } else { 0 };
+        let staging_len = staged.next_multiple_of(LARGE_PAGE);
+        let needed = bottom + pages(sizes.initrd) + scratch + staging_len + LARGE_PAGE + RUNNING_KERNEL;
+        let too_small = || PlanError::TooLittleMemory {
+            given: memory,
+            needed_mib: needed.next_multiple_of(16 << 20) >> 20,
+        };
+        if low_end < needed {
+            return Err(too_small());
+        }
+        let initrd_dest =
+            initrd_limit.checked_sub(pages(sizes.initrd)).filter(|at| *at >= bottom).ok_or_else(too_small)?;
+        let staging_at = initrd_dest
+            .checked_sub(scratch + staging_len)
+            .map(|at| at & !(LARGE_PAGE - 1))
+            .filter(|at| *at >= bottom)
+            .ok_or_else(too_small)?;
+        let scratch_at = initrd_dest - scratch;
+
+        let mut next = staging_at;
+        let mut stage = |len: u64| {
+            if load == LoadMode::Measured || len == 0 {
+                return 0;
+            }
+            let at = next;
+            next += pages(len);
+            at
+        };
+        let kernel = Place { staging: stage(sizes.kernel), dest: kernel_dest.unwrap_or(scratch_at), len: sizes.kernel };
+        let initrd = match sizes.initrd {
+            0 => Place::default(),
+            len => Place { staging: stage(len), dest: initrd_dest, len },
+        };
+        let cmdline = Place { staging: stage(sizes.cmdline), dest: CMDLINE_GPA, len: sizes.cmdline };
+        let staging = Range { gpa: staging_at, len: next - staging_at };
+
+        let mut ram = vec![Range { gpa: 0, len: low_end }];
+        if memory.bytes() > low_end {
+            ram.push(Range { gpa: HIGH_MEMORY, len: memory.bytes() - low_end });
+        }
+        Ok(Layout { ram, staging, kernel, initrd, cmdline })
+    }
+
+    /// The memory map that the kernel is told.
+    pub fn e820(&self) -> Vec<E820Entry> {
+        let entry = |addr: u64, end: u64, kind| E820Entry { addr, size: end - addr, kind, reserved: 0 };
+        let mut map: Vec<E820Entry> = LOW_E820.iter().map(|(addr, end, kind)| entry(*addr, *end, *kind)).collect();
+        for range in &self.ram {
+            map.push(entry(range.gpa.max(HIGH_RAM_START), range.end(), E820Type::RAM));
+        }
+        map
+    }
+
+    /// What is private from the start: RAM without the staging area and without the hole that a PC has below 1 MiB.
+    ///
+    /// The hole stays shared, because an SNP kernel maps what is not RAM as shared (Linux 7.2 arch/x86/mm/ioremap.c).
+    pub fn private(&self) -> Vec<Range> {
+        let mut ranges = vec![Range { gpa: 0, len: LOW_RAM_END }];
+        for ram in &self.ram {
+            let begin = ram.gpa.max(HIGH_RAM_START);
+            if self.staging.len == 0 || !ram.overlaps(self.staging) {
+                ranges.push(Range { gpa: begin, len: ram.end() - begin });
+                continue;
+            }
+            ranges.push(Range { gpa: begin, len: self.staging.gpa - begin });
+            if self.staging.end() < ram.end() {
+                ranges.push(Range { gpa: self.staging.end(), len: ram.end() - self.staging.end() });
+            }
+        }
+        ranges
+    }
+}
+
+#[cfg(test)]
+#[path = "layout_test.rs"]
+mod tests;

@@ -1,0 +1,302 @@
+//! The plan of a guest: pure data, in launch order. Same inputs, same bytes; no clock, no probing of the host except an
+//! explicit [`HostCaps`].
+
+pub mod acpi;
+pub mod cpuid;
+pub mod kernel;
+pub mod layout;
+pub mod registers;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use abi::shim::{
+    self, ACPI_GPA, Blob, CPUID_GPA, Flags, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE, PARAMETER_GPA,
+    ParameterPage, SECRETS_GPA, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX,
+};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::config::{CpuCount, GuestConfig, LoadMode, MemorySize, Technology, read_file};
+use crate::error::Error;
+use crate::shim_image::SHIM_CODE;
+use cpuid::CpuidTable;
+use kernel::KernelLayout;
+use layout::{Layout, Place, Range, Sizes};
+use registers::VcpuRegisters;
+
+/// Why the inputs make no guest.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum PlanError {
+    #[error("{given} of memory is too little: kernel, initrd and their copies need about {needed_mib}M")]
+    TooLittleMemory { given: MemorySize, needed_mib: u64 },
+    #[error("the kernel command line has {len} bytes; this kernel and the shim take {max}")]
+    CmdlineTooLong { len: u64, max: u64 },
+    #[error("the ACPI tables for {cpus} vCPUs do not fit their page")]
+    TooManyCpus { cpus: u16 },
+    #[error("the host's CPUID has more than {max} leaves, which is all that a CPUID page holds")]
+    TooManyCpuidRows { max: usize },
+    #[error("the shim has {len} bytes, more than its {max}")]
+    ShimTooLarge { len: usize, max: u64 },
+    #[error("the host's C-bit is bit {host}; digests are computed for bit {planned}")]
+    CBit { host: u32, planned: u32 },
+}
+
+impl PlanError {
+    /// What the user can do.
+    pub fn cure(&self) -> String {
+        match self {
+            PlanError::TooLittleMemory { needed_mib, .. } => {
+                format!("give --memory {needed_mib}M or more, or a smaller kernel or initrd")
+            }
+            PlanError::CmdlineTooLong { .. } => "shorten --cmdline".into(),
+            PlanError::TooManyCpus { .. } => "give fewer --cpus".into(),
+            PlanError::TooManyCpuidRows { .. } | PlanError::ShimTooLarge { .. } | PlanError::CBit { .. } => {
+                "report this as a bug, with the output of `cpuid -r` on this host".into()
+            }
+        }
+    }
+}
+
+/// What a plan depends on beside the user's wishes.
+#[derive(Clone, Debug)]
+pub struct HostCaps {
+    /// The CPUID leaves that KVM offers. Their contents are not measured.
+    pub cpuid: CpuidTable,
+    /// Position of the C-bit. It is measured: page table and CR3 carry it.
+    pub c_bit: u32,
+}
+
+/// The C-bit of every SEV-SNP processor so far (EPYC 7003, 9004, 9005).
+pub const C_BIT: u32 = 51;
+
+impl HostCaps {
+    /// What `cvmm measure` assumes: no CPUID leaves, since they are not measured, and [`C_BIT`].
+    pub fn assumed() -> HostCaps {
+        HostCaps { cpuid: CpuidTable::default(), c_bit: C_BIT }
+    }
+}
+
+/// Kernel, initrd and command line, read once.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    kernel_path: PathBuf,
+    layout: KernelLayout,
+    kernel: Arc<[u8]>,
+    initrd: Arc<[u8]>,
+    /// With its NUL.
+    cmdline: Arc<[u8]>,
+    hashes: [[u8; 32]; 3],
+}
+
+impl Inputs {
+    /// Reads the files that a configuration names.
+    ///
+    /// # Errors
+    /// A file is unreadable, or the kernel is none.
+    pub fn read(config: &GuestConfig) -> Result<Inputs, Error> {
+        let kernel: Arc<[u8]> = read_file("kernel", &config.kernel)?.into();
+        let initrd: Arc<[u8]> = match &config.initrd {
+            Some(path) => read_file("initrd", path)?.into(),
+            None => Arc::from([]),
+        };
+        Inputs::new(config.kernel.clone(), kernel, initrd, &config.cmdline)
+    }
+
+    /// From bytes in memory.
+    ///
+    /// # Errors
+    /// The kernel is none.
+    pub fn new(path: PathBuf, kernel: Arc<[u8]>, initrd: Arc<[u8]>, cmdline: &str) -> Result<Inputs, Error> {
+        let layout = KernelLayout::parse(&kernel).map_err(|source| Error::Kernel { path: path.clone(), source })?;
+        let mut cmdline = cmdline.as_bytes().to_vec();
+        cmdline.push(0);
+        let hashes = [&kernel[..], &initrd[..], &cmdline[..]].map(|bytes| Sha256::digest(bytes).into());
+        Ok(Inputs { kernel_path: path, layout, kernel, initrd, cmdline: cmdline.into(), hashes })
+    }
+
+    /// The kernel's path, for messages.
+    pub fn kernel_path(&self) -> &std::path::Path {
+        &self.kernel_path
+    }
+}
+
+/// What a launch page is for the protection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// Its contents are measured.
+    Measured,
+    /// A CPUID table that the firmware checks; not measured.
+    Cpuid,
+    /// Filled by the firmware.
+    Secrets,
+}
+
+/// A contiguous run of launch pages.
+#[derive(Clone, Debug)]
+pub struct LaunchRegion {
+    /// Its first page.
+    pub gpa: u64,
+    /// What it is.
+    pub kind: PageKind,
+    /// Whole pages.
+    pub bytes: Vec<u8>,
+    /// Its name in reports.
+    pub tag: &'static str,
+}
+
+/// Bytes that wait in shared memory; the shim checks them against a measured hash.
+#[derive(Clone, Debug)]
+pub struct StagedBlob {
+    /// Where.
+    pub gpa: u64,
+    /// What.
+    pub bytes: Arc<[u8]>,
+    /// Its name in reports.
+    pub tag: &'static str,
+}
+
+/// All there is to know about a guest before it exists.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where everything lies.
+    pub layout: Layout,
+    /// Launch pages in launch order.
+    pub regions: Vec<LaunchRegion>,
+    /// What is put into shared memory.
+    pub staged: Vec<StagedBlob>,
+    /// Private from the start; empty for an unprotected guest.
+    pub private: Vec<Range>,
+    /// Registers of the boot processor.
+    pub boot: VcpuRegisters,
+    /// Registers of the others.
+    pub parked: VcpuRegisters,
+    /// How many there are.
+    pub cpus: CpuCount,
+    /// What CPUID says.
+    pub cpuid: CpuidTable,
+}
+
+impl Plan {
+    /// Lays a guest out.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn build(config: &GuestConfig, inputs: &Inputs, cpus: CpuCount, host: &HostCaps) -> Result<Plan, PlanError> {
+        let sizes = Sizes {
+            kernel: inputs.kernel.len() as u64,
+            initrd: inputs.initrd.len() as u64,
+            cmdline: inputs.cmdline.len() as u64,
+        };
+        let layout = Layout::build(config.memory, &inputs.layout, sizes, config.load)?;
+        let protected = matches!(config.technology, Technology::Snp(_));
+        let c_bit = protected.then_some(host.c_bit);
+        let cpuid = if protected { host.cpuid.for_snp(cpus, host.c_bit) } else { host.cpuid.for_plain(cpus) };
+
+        let mut regions = vec![
+            region("page-table", INITIAL_PAGE_TABLE_GPA, shim::initial_page_table(c_bit).as_bytes()),
+            region("shim", SHIM_CODE_GPA, shim_code()?),
+            region("parameters", PARAMETER_GPA, parameters(config, inputs, &layout, cpus, c_bit).as_bytes()),
+            region("acpi", ACPI_GPA, &acpi::page(ACPI_GPA, cpus)?),
+        ];
+        if protected {
+            regions.push(LaunchRegion { kind: PageKind::Cpuid, ..region("cpuid", CPUID_GPA, &cpuid.to_page()?) });
+            regions.push(LaunchRegion {
+                kind: PageKind::Secrets,
+                ..region("secrets", SECRETS_GPA, &[0; PAGE as usize])
+            });
+        }
+        let blobs = [
+            ("kernel", layout.kernel, &inputs.kernel),
+            ("initrd", layout.initrd, &inputs.initrd),
+            ("cmdline", layout.cmdline, &inputs.cmdline),
+        ];
+        let mut staged = Vec::new();
+        for (tag, place, bytes) in blobs.into_iter().filter(|(_, place, _)| place.len > 0) {
+            match config.load {
+                LoadMode::Hashed => staged.push(StagedBlob { gpa: place.staging, bytes: bytes.clone(), tag }),
+                LoadMode::Measured => regions.push(region(tag, place.dest, bytes)),
+            }
+        }
+        Ok(Plan {
+            private: if protected { layout.private() } else { Vec::new() },
+            layout,
+            regions,
+            staged,
+            boot: VcpuRegisters::boot(c_bit),
+            parked: VcpuRegisters::parked(c_bit),
+            cpus,
+            cpuid,
+        })
+    }
+
+    /// The registers of a vCPU.
+    pub fn registers(&self, vcpu: u16) -> &VcpuRegisters {
+        if vcpu == 0 { &self.boot } else { &self.parked }
+    }
+
+    /// How many launch pages there are, VMSAs not counted.
+    pub fn page_count(&self) -> u64 {
+        self.regions.iter().map(|r| r.bytes.len() as u64 / PAGE).sum()
+    }
+}
+
+/// Whole pages around `bytes`: what lies before and after them in their first and last page is zero.
+fn region(tag: &'static str, gpa: u64, bytes: &[u8]) -> LaunchRegion {
+    let before = (gpa % PAGE) as usize;
+    let mut padded = vec![0; (before + bytes.len()).next_multiple_of(PAGE as usize)];
+    padded[before..before + bytes.len()].copy_from_slice(bytes);
+    LaunchRegion { gpa: gpa - before as u64, kind: PageKind::Measured, bytes: padded, tag }
+}
+
+fn shim_code() -> Result<&'static [u8], PlanError> {
+    let max = SHIM_CODE_PAGES_MAX * PAGE;
+    if SHIM_CODE.len() as u64 > max {
+        return Err(PlanError::ShimTooLarge { len: SHIM_CODE.len(), max });
+    }
+    Ok(SHIM_CODE)
+}
+
+fn parameters(
+    config: &GuestConfig,
+    inputs: &Inputs,
+    layout: &Layout,
+    cpus: CpuCount,
+    c_bit: Option<u32>,
+) -> ParameterPage {
+    let mut page = ParameterPage::new_zeroed();
+    page.magic = ParameterPage::MAGIC;
+    page.version = ParameterPage::VERSION;
+    page.technology = if c_bit.is_some() { shim::Technology::SNP } else { shim::Technology::PLAIN };
+    page.flags = if c_bit.is_some() { Flags::RAM_PRIVATE.bits() } else { 0 };
+    page.c_bit = c_bit.unwrap_or(0);
+    page.vcpu_count = u32::from(cpus.get());
+    page.load_mode = match config.load {
+        LoadMode::Hashed => ShimLoad::HASHED,
+        LoadMode::Measured => ShimLoad::MEASURED,
+    };
+    page.kernel_kind = inputs.layout.kind();
+    page.acpi_rsdp = ACPI_GPA;
+    let blob = |place: Place, hash: [u8; 32]| match place {
+        Place { len: 0, .. } => Blob::new_zeroed(),
+        Place { staging, dest, len } => {
+            let digest = if config.load == LoadMode::Hashed { hash } else { [0; 32] };
+            Blob { staging, dest, size: len, reserved: 0, digest }
+        }
+    };
+    page.kernel = blob(layout.kernel, inputs.hashes[0]);
+    page.initrd = blob(layout.initrd, inputs.hashes[1]);
+    page.cmdline = blob(layout.cmdline, inputs.hashes[2]);
+    let map = layout.e820();
+    page.e820_count = map.len() as u32;
+    for (slot, entry) in page.e820.iter_mut().zip(map) {
+        *slot = entry;
+    }
+    page
+}
+
+#[cfg(test)]
+#[path = "plan_test.rs"]
+mod tests;

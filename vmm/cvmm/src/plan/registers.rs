@@ -1,0 +1,68 @@
+//! The registers that a vCPU starts with, as KVM's structures; for an SEV-SNP guest they become its measured VMSA.
+
+use abi::boot::{BOOT_CS, BOOT_DS};
+use abi::shim::{AP_PARK_GPA, INITIAL_PAGE_TABLE_GPA, PARAMETER_GPA, SHIM_ENTRY_GPA, entry};
+use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+
+/// Start registers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VcpuRegisters {
+    /// Control, segment and descriptor-table registers. APIC base and CR8 are KVM's.
+    pub sregs: kvm_sregs,
+    /// General registers.
+    pub regs: kvm_regs,
+}
+
+const CODE: kvm_segment = kvm_segment {
+    selector: BOOT_CS,
+    base: 0,
+    limit: 0xffff_ffff,
+    type_: 0xb,
+    present: 1,
+    dpl: 0,
+    db: 0,
+    s: 1,
+    l: 1,
+    g: 1,
+    avl: 0,
+    unusable: 0,
+    padding: 0,
+};
+const DATA: kvm_segment = kvm_segment { selector: BOOT_DS, type_: 0x3, db: 1, l: 0, ..CODE };
+const TASK: kvm_segment = kvm_segment { selector: 0, limit: 0xffff, type_: 0xb, s: 0, l: 0, g: 0, ..CODE };
+const LOCAL: kvm_segment = kvm_segment { type_: 0x2, ..TASK };
+
+impl VcpuRegisters {
+    /// The boot processor: enters the shim.
+    pub fn boot(c_bit: Option<u32>) -> VcpuRegisters {
+        let mut registers = VcpuRegisters::parked(c_bit);
+        registers.regs.rip = SHIM_ENTRY_GPA;
+        registers.regs.rsi = PARAMETER_GPA;
+        registers
+    }
+
+    /// Another processor: halts in measured memory, should anything wake it before the kernel gives it a state.
+    pub fn parked(c_bit: Option<u32>) -> VcpuRegisters {
+        let table = kvm_dtable { base: 0, limit: 0, padding: [0; 3] };
+        VcpuRegisters {
+            sregs: kvm_sregs {
+                cs: CODE,
+                ds: DATA,
+                es: DATA,
+                fs: DATA,
+                gs: DATA,
+                ss: DATA,
+                tr: TASK,
+                ldt: LOCAL,
+                gdt: table,
+                idt: table,
+                cr0: entry::CR0,
+                cr3: INITIAL_PAGE_TABLE_GPA | c_bit.map_or(0, |bit| 1 << bit),
+                cr4: entry::CR4,
+                efer: entry::EFER,
+                ..Default::default()
+            },
+            regs: kvm_regs { rip: AP_PARK_GPA, rflags: 2, ..Default::default() },
+        }
+    }
+}

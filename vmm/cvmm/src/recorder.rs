@@ -1,0 +1,221 @@
+//! What happened when: events that the ioctl wrappers and the run loop leave behind, in a preallocated buffer.
+//!
+//! Launch and device code contain no timing statement; phases are derived from these events afterwards (`report`).
+
+use std::time::Duration;
+
+/// Nanoseconds of the host's CLOCK_MONOTONIC_RAW since the process started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct WallNs(pub u64);
+
+/// Nanoseconds of the guest's clock (KVM_GET_CLOCK). On softkvm this is the modelled time of the platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct GuestNs(pub u64);
+
+/// The moment the process came up.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    raw: Duration,
+    /// How long the process had existed before `main`, as far as the kernel tells (10 ms grain).
+    pub before_main: Duration,
+}
+
+impl Started {
+    /// Now, for the first statement of `main`.
+    pub fn now() -> Started {
+        Started { raw: monotonic_raw(), before_main: process_age().unwrap_or_default() }
+    }
+
+    /// Time since then.
+    pub fn elapsed(&self) -> WallNs {
+        WallNs(u64::try_from(monotonic_raw().saturating_sub(self.raw).as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+fn monotonic_raw() -> Duration {
+    crate::sys::clock::monotonic_raw()
+}
+
+/// The age of this process from /proc, in the kernel's clock ticks.
+fn process_age() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    // Field 22 (starttime), counted after the parenthesised command name, in 1/100 s (USER_HZ).
+    let ticks: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let now: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64((now - ticks / 100.0).max(0.0)).ok()
+}
+
+/// Which operation an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Op {
+    Config,
+    ReadInputs,
+    Plan,
+    OpenKvm,
+    OpenSev,
+    CheckExtension,
+    CreateVm,
+    EnableCap,
+    CreateIrqchip,
+    Irqfd,
+    MapMemory,
+    CreateGuestMemfd,
+    SetMemoryRegion,
+    SetMemoryAttributes,
+    CopyIn,
+    Discard,
+    CreateVcpu,
+    SetCpuid,
+    SetRegs,
+    SetMpState,
+    SecurityInit,
+    EnableCerts,
+    LaunchStart,
+    LaunchUpdate,
+    LaunchFinish,
+    FirstRun,
+    LastRun,
+}
+
+impl Op {
+    /// The phase of the boot that this operation belongs to (H0 is added from the process's age).
+    pub fn phase(self) -> &'static str {
+        match self {
+            Op::Config | Op::ReadInputs | Op::Plan => "H1",
+            Op::OpenKvm
+            | Op::OpenSev
+            | Op::CheckExtension
+            | Op::CreateVm
+            | Op::EnableCap
+            | Op::CreateIrqchip
+            | Op::Irqfd => "H2",
+            Op::MapMemory
+            | Op::CreateGuestMemfd
+            | Op::SetMemoryRegion
+            | Op::SetMemoryAttributes
+            | Op::CopyIn
+            | Op::Discard => "H3",
+            Op::CreateVcpu | Op::SetCpuid | Op::SetRegs | Op::SetMpState => "H4",
+            Op::SecurityInit | Op::EnableCerts | Op::LaunchStart => "S0",
+            Op::LaunchUpdate => "S1",
+            Op::LaunchFinish => "S2",
+            Op::FirstRun | Op::LastRun => "G0",
+        }
+    }
+}
+
+/// One thing the monitor did.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// What.
+    pub op: Op,
+    /// To which part of the guest.
+    pub tag: &'static str,
+    /// How many bytes it was about; 0 where that has no meaning.
+    pub bytes: u64,
+    /// When it began.
+    pub begin: WallNs,
+    /// When it had ended.
+    pub end: WallNs,
+    /// The guest's clock before and after, where there is one.
+    pub guest: Option<(GuestNs, GuestNs)>,
+}
+
+/// A value that the guest wrote to the mark port.
+#[derive(Clone, Copy, Debug)]
+pub struct MarkEvent {
+    /// The value.
+    pub value: u32,
+    /// Which vCPU wrote it.
+    pub vcpu: u16,
+    /// When, on the host's clock.
+    pub wall: WallNs,
+    /// When, on the guest's clock.
+    pub guest: Option<GuestNs>,
+    /// How many exits this vCPU had had.
+    pub exits: u64,
+}
+
+/// The events of a launch, and the clock they are stamped with.
+#[derive(Debug)]
+pub struct Recorder {
+    started: Started,
+    events: Vec<Event>,
+    dropped: u64,
+    reads_guest_clock: bool,
+}
+
+/// Launches leave a few hundred events; what does not fit is counted, never allocated for.
+const CAPACITY: usize = 8192;
+
+impl Recorder {
+    /// An empty record.
+    ///
+    /// `reads_guest_clock`: stamp with the guest's clock too, for a host whose time is modelled.
+    pub fn new(started: Started, reads_guest_clock: bool) -> Recorder {
+        Recorder { started, events: Vec::with_capacity(CAPACITY), dropped: 0, reads_guest_clock }
+    }
+
+    /// The clock.
+    pub fn started(&self) -> Started {
+        self.started
+    }
+
+    /// The time.
+    pub fn now(&self) -> WallNs {
+        self.started.elapsed()
+    }
+
+    /// Runs `work` and leaves one event.
+    pub fn record<R>(&mut self, op: Op, tag: &'static str, bytes: u64, work: impl FnOnce() -> R) -> R {
+        let begin = self.now();
+        let result = work();
+        let end = self.now();
+        self.push(Event { op, tag, bytes, begin, end, guest: None });
+        result
+    }
+
+    /// Like [`Recorder::record`], with `clock` read around the work where the guest's time matters.
+    pub fn record_both<R>(
+        &mut self,
+        op: Op,
+        tag: &'static str,
+        bytes: u64,
+        clock: impl Fn() -> Option<GuestNs>,
+        work: impl FnOnce() -> R,
+    ) -> R {
+        let guest = if self.reads_guest_clock { clock() } else { None };
+        let begin = self.now();
+        let result = work();
+        let end = self.now();
+        let guest = guest.and_then(|begin| clock().map(|end| (begin, end)));
+        self.push(Event { op, tag, bytes, begin, end, guest });
+        result
+    }
+
+    /// Is the guest's clock read?
+    pub fn reads_guest_clock(&self) -> bool {
+        self.reads_guest_clock
+    }
+
+    /// Leaves an event that somebody else timed.
+    pub fn push(&mut self, event: Event) {
+        if self.events.len() < CAPACITY {
+            self.events.push(event);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// Everything recorded, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// How many events did not fit.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}

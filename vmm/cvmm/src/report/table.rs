@@ -1,0 +1,81 @@
+//! The summary for people: plain text, numbers right-aligned, units in the header.
+
+use std::fmt::Write;
+
+use super::RunReport;
+
+pub(super) fn render(report: &RunReport) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_table(&mut out, report);
+    out
+}
+
+fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
+    let platform = match &report.platform.profile {
+        Some(profile) => format!("softkvm, profile {profile}: emulated, NOT confidential"),
+        None => "kvm".to_owned(),
+    };
+    writeln!(out)?;
+    writeln!(out, "cvmm: {} guest, {} vCPU(s), {} MiB, on {platform}", report.technology, report.guest.vcpus, report.guest.memory_bytes >> 20)?;
+    if let Some(digest) = &report.digest {
+        writeln!(out, "launch digest  {digest}")?;
+    }
+    if let Some(policy) = &report.policy {
+        writeln!(out, "policy         {policy}")?;
+    }
+    writeln!(out, "outcome        {} (exit code {})", report.outcome.kind, report.outcome.exit_code)?;
+    let modelled = report.phases.iter().any(|p| p.modelled_ns.is_some());
+    writeln!(out)?;
+    write!(out, "{:<4}{:<34}{:>14}", "", "phase", "wall ms")?;
+    if modelled {
+        write!(out, "{:>14}", "modelled ms")?;
+    }
+    writeln!(out, "{:>10}{:>10}", "count", "MiB")?;
+    for phase in &report.phases {
+        write!(out, "{:<4}{:<34}{:>14}", phase.id, phase.name, ms(phase.wall_ns))?;
+        if modelled {
+            write!(out, "{:>14}", phase.modelled_ns.map(ms).unwrap_or_default())?;
+        }
+        writeln!(out, "{:>10}{:>10.1}", phase.count, phase.bytes as f64 / f64::from(1 << 20))?;
+    }
+    writeln!(out)?;
+    writeln!(out, "    {:<34}{:>14}{:>14}{:>10}", "exits", "guest ms", "monitor ms", "count")?;
+    for reason in &report.exits.by_reason {
+        writeln!(
+            out,
+            "    {:<34}{:>14}{:>14}{:>10}",
+            reason.reason,
+            ms(reason.guest_wall_ns),
+            ms(reason.monitor_wall_ns),
+            reason.count
+        )?;
+    }
+    let launch = &report.launch;
+    writeln!(out)?;
+    write!(out, "    {} launch pages and {} VMSA(s)", launch.pages, launch.vmsa_pages)?;
+    if let (Some(ours), Some(theirs)) = (launch.psp_modelled_ns, launch.psp_ovmf_modelled_ns) {
+        write!(
+            out,
+            "; security processor {} ms modelled (OVMF's {} pages: {} ms)",
+            ms(ours),
+            launch.ovmf_pages,
+            ms(theirs)
+        )?;
+    }
+    writeln!(out)?;
+    let changes = &report.page_state_changes;
+    writeln!(
+        out,
+        "    page state changes: {} to private ({} pages), {} to shared ({} pages), {} refused",
+        changes.to_private_requests,
+        changes.to_private_pages,
+        changes.to_shared_requests,
+        changes.to_shared_pages,
+        changes.refused_requests
+    )
+}
+
+fn ms(ns: u64) -> String {
+    format!("{:.3}", ns as f64 / 1e6)
+}

@@ -1,0 +1,219 @@
+//! The run: one thread per vCPU, and this one for the console, the signals and the clock.
+
+mod console;
+mod convert;
+mod vcpu;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::config::{Config, Console, Technology};
+use crate::device::acpi_pm::PowerRequest;
+use crate::device::bus::{PortBus, StrayAccess};
+use crate::device::marks::Mark;
+use crate::device::serial::{Com1, Sink};
+use crate::error::Error;
+use crate::launch::{Guest, GuestMemory};
+use crate::outcome::Outcome;
+use crate::recorder::{GuestNs, MarkEvent, Op, Recorder, Started, WallNs};
+use crate::sys::kick::{self, ThreadId};
+use crate::sys::vm::Vm;
+use console::Keyboard;
+pub use convert::Conversions;
+pub use vcpu::{ExitCount, VcpuRecord};
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct RunRecord {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What each vCPU did.
+    pub vcpus: Vec<VcpuRecord>,
+    /// Marks of all vCPUs, in time order.
+    pub marks: Vec<MarkEvent>,
+    /// Pages that changed owner.
+    pub conversions: Conversions,
+    /// Accesses to ports where nothing is.
+    pub strays: Vec<StrayAccess>,
+    /// Bytes on the console.
+    pub console_bytes: u64,
+    /// When the first vCPU was started, and when the last had stopped.
+    pub begin: WallNs,
+    /// See `begin`.
+    pub end: WallNs,
+    /// The guest's clock at the end.
+    pub guest_end: Option<GuestNs>,
+}
+
+/// What all threads of a run share.
+struct Shared<'a> {
+    vm: &'a Vm,
+    memory: &'a GuestMemory,
+    bus: Mutex<PortBus>,
+    conversions: Mutex<Conversions>,
+    outcome: Mutex<Option<Outcome>>,
+    stopping: AtomicBool,
+    /// The vCPU threads that are up.
+    threads: Mutex<Vec<ThreadId>>,
+    /// Wakes the supervising thread.
+    wake: EventFd,
+    until: Option<Mark>,
+    certs: Option<&'a [u8]>,
+    started: Started,
+    reads_guest_clock: bool,
+}
+
+impl Shared<'_> {
+    /// Ends the run; the first reason counts.
+    fn stop(&self, outcome: Outcome) {
+        lock(&self.outcome).get_or_insert(outcome);
+        self.stopping.store(true, Ordering::SeqCst);
+        // The counter cannot be full after one write; a failure would only delay the end by one tick.
+        let _ = self.wake.write(1);
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    fn guest_clock(&self) -> Option<GuestNs> {
+        if self.reads_guest_clock { self.vm.clock() } else { None }
+    }
+
+    fn power(&self, request: PowerRequest) {
+        let panicked = lock(&self.bus).com1.panicked();
+        self.stop(match (request, panicked) {
+            (_, true) => Outcome::KernelPanic,
+            (PowerRequest::Off, false) => Outcome::PowerOff,
+            (PowerRequest::Reset, false) => Outcome::Reset,
+        });
+    }
+}
+
+/// Locks what a panicking thread may have left locked: its data is counters and devices, usable in any state.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long console output may wait for its line end.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Runs a guest until it ends or is ended.
+///
+/// # Errors
+/// The run could not be set up. Whatever the guest does is no error but an [`Outcome`].
+pub fn run(guest: Guest, config: &Config, sink: Sink, recorder: &mut Recorder) -> Result<RunRecord, Error> {
+    let setup = |what| move |source| Error::Setup { what, source };
+    let Guest { vcpus, vm, serial_interrupt, memory } = guest;
+    let signals = crate::sys::terminal::stop_signals().map_err(setup("signal handling"))?;
+    kick::install().map_err(setup("signal handling"))?;
+    let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
+    let mut keyboard = Keyboard::open(config.console == Console::Stdio).map_err(setup("the terminal"))?;
+    let certs = match &config.guest.technology {
+        Technology::Snp(snp) => snp.certs.as_deref(),
+        Technology::Plain => None,
+    };
+    let shared = Shared {
+        vm: &vm,
+        memory: &memory,
+        bus: Mutex::new(PortBus::new(Com1::new(serial_interrupt, sink))),
+        conversions: Mutex::new(Conversions::default()),
+        outcome: Mutex::new(None),
+        stopping: AtomicBool::new(false),
+        threads: Mutex::new(Vec::new()),
+        wake,
+        until: config.until,
+        certs,
+        started: recorder.started(),
+        reads_guest_clock: recorder.reads_guest_clock(),
+    };
+    let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
+    let begin = recorder.now();
+
+    let records = thread::scope(|scope| {
+        let shared = &shared;
+        let threads: Vec<_> = vcpus
+            .into_iter()
+            .map(|vcpu| {
+                thread::Builder::new()
+                    .name(format!("vcpu{}", vcpu.id()))
+                    .spawn_scoped(scope, move || vcpu::run(vcpu, shared))
+                    .map_err(setup("a vCPU thread"))
+                    .inspect_err(|_| shared.stop(Outcome::Interrupted))
+            })
+            .collect();
+        while !shared.stopping() {
+            if let Err(error) = supervise(shared, &mut keyboard, &signals, deadline) {
+                shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
+            }
+        }
+        // A thread may be anywhere between the kernel and our own code: kick until it has noticed.
+        while threads.iter().flatten().any(|t| !t.is_finished()) {
+            lock(&shared.threads).iter().copied().for_each(ThreadId::kick);
+            thread::sleep(Duration::from_millis(1));
+        }
+        let joined = threads.into_iter().map(|t| t?.join().map_err(|_| Error::ThreadPanicked));
+        joined.collect::<Result<Vec<VcpuRecord>, Error>>()
+    });
+    drop(keyboard);
+    let end = recorder.now();
+    let guest_end = shared.guest_clock();
+    let mut bus = lock(&shared.bus);
+    bus.com1.flush();
+    if let Some(source) = bus.com1.take_failure() {
+        tracing::warn!(%source, "console output was lost");
+    }
+    let vcpus = records?;
+    let mut marks: Vec<MarkEvent> = vcpus.iter().flat_map(|v| v.marks.iter().copied()).collect();
+    marks.sort_by_key(|m| m.wall);
+    recorder.push(crate::recorder::Event {
+        op: Op::LastRun,
+        tag: "run",
+        bytes: 0,
+        begin,
+        end,
+        guest: guest_end.map(|end| (GuestNs(0), end)),
+    });
+    let outcome = lock(&shared.outcome).take().unwrap_or(Outcome::Interrupted);
+    Ok(RunRecord {
+        outcome,
+        marks,
+        conversions: *lock(&shared.conversions),
+        strays: bus.strays().to_vec(),
+        console_bytes: bus.com1.written(),
+        begin,
+        end,
+        guest_end,
+        vcpus,
+    })
+}
+
+/// One turn of the supervising thread.
+fn supervise(
+    shared: &Shared,
+    keyboard: &mut Keyboard,
+    signals: &std::fs::File,
+    deadline: Option<Instant>,
+) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let left = deadline.map_or(TICK, |d| d.saturating_duration_since(Instant::now()).min(TICK));
+    let fds = [keyboard.descriptor(), signals.as_raw_fd(), shared.wake.as_raw_fd()];
+    let [typed, signalled, _] = crate::sys::terminal::wait_readable(fds, left)?;
+    if signalled {
+        shared.stop(Outcome::Interrupted);
+    }
+    if deadline.is_some_and(|d| Instant::now() >= d) {
+        shared.stop(Outcome::Timeout);
+    }
+    if typed && keyboard.read()? == console::Wish::Quit {
+        shared.stop(Outcome::Interrupted);
+    }
+    let mut bus = lock(&shared.bus);
+    keyboard.deliver(|bytes| bus.com1.receive(bytes));
+    bus.com1.flush();
+    Ok(())
+}

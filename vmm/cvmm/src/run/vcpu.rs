@@ -1,0 +1,229 @@
+//! The loop around KVM_RUN.
+
+use sha2::{Digest, Sha256};
+
+use super::convert::{ConvertRequest, convert};
+use super::{Shared, lock};
+use crate::device::bus::PortEffect;
+use crate::outcome::Outcome;
+use crate::recorder::{MarkEvent, WallNs};
+use crate::sys::kick::ThreadId;
+use crate::sys::vcpu::{EXIT_KINDS, Exit, Vcpu};
+use crate::sys::vm::KVM_HC_MAP_GPA_RANGE;
+use crate::termination::Termination;
+
+/// Exits of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExitCount {
+    /// How many.
+    pub count: u64,
+    /// Time in KVM_RUN before them.
+    pub guest_ns: u64,
+    /// Time in the monitor after them.
+    pub monitor_ns: u64,
+}
+
+/// What one vCPU did.
+#[derive(Debug)]
+pub struct VcpuRecord {
+    /// Its number.
+    pub id: u16,
+    /// Exits by kind, in the order of [`EXIT_KINDS`].
+    pub exits: [ExitCount; EXIT_KINDS.len()],
+    /// Its marks.
+    pub marks: Vec<MarkEvent>,
+    /// SHA-256 over what made it exit, in order: equal runs have equal streams.
+    pub stream: [u8; 32],
+}
+
+/// A guest that writes marks without end does not take our memory.
+const MARKS_MAX: usize = 4096;
+
+struct Loop<'a, 'b> {
+    vcpu: Vcpu,
+    shared: &'a Shared<'b>,
+    marks: Vec<MarkEvent>,
+    exit_count: u64,
+}
+
+/// Runs a vCPU until the run ends.
+pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
+    let id = vcpu.id();
+    let target = vcpu.kick_target();
+    lock(&shared.threads).push(ThreadId::current());
+    let mut exits = [ExitCount::default(); EXIT_KINDS.len()];
+    let mut stream = Sha256::new();
+    let mut this = Loop { vcpu, shared, marks: Vec::with_capacity(64), exit_count: 0 };
+    let mut before = shared.started.elapsed();
+    let mut last = None;
+    loop {
+        // Cleared before the check: a kick that comes after it is then not lost.
+        this.vcpu.clear_immediate_exit();
+        if shared.stopping() {
+            break;
+        }
+        let entered = shared.started.elapsed();
+        if let Some(kind) = last.replace(0usize) {
+            exits[kind].monitor_ns += entered.0 - before.0;
+        }
+        let result = this.vcpu.run();
+        before = shared.started.elapsed();
+        let kind = result.as_ref().map_or(EXIT_KINDS.len() - 1, Exit::kind);
+        last = Some(kind);
+        exits[kind].count += 1;
+        exits[kind].guest_ns += before.0 - entered.0;
+        match result {
+            Ok(Exit::Interrupted) => {}
+            Ok(exit) => {
+                this.exit_count += 1;
+                this.note(&exit, &mut stream);
+                this.handle(exit, before);
+            }
+            Err(error) => shared.stop(Outcome::RunFailed { vcpu: id, problem: error.to_string() }),
+        }
+    }
+    drop(target);
+    VcpuRecord { id, exits, marks: this.marks, stream: stream.finalize().into() }
+}
+
+impl Loop<'_, '_> {
+    /// Adds an exit to the stream: what the guest did, not what it was answered.
+    fn note(&mut self, exit: &Exit, stream: &mut Sha256) {
+        let (a, b) = match *exit {
+            Exit::PortIn { port, size } | Exit::PortOut { port, size } => (u64::from(port), size as u64),
+            Exit::MmioRead { gpa, len } | Exit::MmioWrite { gpa, len, .. } => (gpa, len as u64),
+            Exit::Hypercall { args, .. } => (args[0], args[1] ^ args[2] << 52),
+            Exit::MemoryFault { private, gpa, .. } => (gpa, u64::from(private)),
+            Exit::SystemEvent { kind, data } => (u64::from(kind), data),
+            Exit::Certificates { gpa, npages } => (gpa, npages),
+            Exit::FailEntry { reason } => (reason, 0),
+            Exit::InternalError { suberror } | Exit::Other(suberror) => (u64::from(suberror), 0),
+            Exit::Halt | Exit::Shutdown | Exit::Interrupted => (0, 0),
+        };
+        let mut record = [0; 17];
+        record[0] = exit.kind() as u8;
+        record[1..9].copy_from_slice(&a.to_le_bytes());
+        record[9..].copy_from_slice(&b.to_le_bytes());
+        stream.update(record);
+        if matches!(exit, Exit::PortOut { .. }) {
+            stream.update(self.vcpu.io_data());
+        }
+    }
+
+    fn handle(&mut self, exit: Exit, now: WallNs) {
+        let shared = self.shared;
+        match exit {
+            Exit::PortOut { port, size } => self.port_out(port, size, now),
+            Exit::PortIn { port, size } => {
+                let mut bus = lock(&shared.bus);
+                for data in self.vcpu.io_data().chunks_mut(size) {
+                    bus.read(port, data);
+                }
+            }
+            // Nothing is mapped: the bus floats, and writes go nowhere.
+            Exit::MmioRead { .. } => self.vcpu.set_mmio_data([0xff; 8]),
+            Exit::MmioWrite { .. } | Exit::Interrupted => {}
+            Exit::Hypercall { nr: KVM_HC_MAP_GPA_RANGE, args } => self.convert(args, now),
+            Exit::Hypercall { nr, .. } => {
+                shared.stop(Outcome::Unhandled { vcpu: self.vcpu.id(), what: format!("hypercall {nr}") });
+            }
+            Exit::MemoryFault { private, gpa, .. } => {
+                shared.stop(Outcome::WrongKindOfAccess { vcpu: self.vcpu.id(), gpa, private });
+            }
+            Exit::SystemEvent { kind, data } => self.system_event(kind, data),
+            Exit::Certificates { gpa, npages } => self.certificates(gpa, npages),
+            Exit::Halt => shared.stop(Outcome::Halted { vcpu: self.vcpu.id() }),
+            Exit::Shutdown => {
+                let panicked = lock(&shared.bus).com1.panicked();
+                shared.stop(if panicked { Outcome::KernelPanic } else { Outcome::TripleFault { vcpu: self.vcpu.id() } });
+            }
+            Exit::FailEntry { reason } => shared.stop(Outcome::EntryRefused { vcpu: self.vcpu.id(), reason }),
+            Exit::InternalError { suberror } => {
+                shared.stop(Outcome::KvmGaveUp { vcpu: self.vcpu.id(), suberror });
+            }
+            Exit::Other(reason) => {
+                shared.stop(Outcome::Unhandled { vcpu: self.vcpu.id(), what: format!("exit reason {reason}") });
+            }
+        }
+    }
+
+    fn port_out(&mut self, port: u16, size: usize, now: WallNs) {
+        let shared = self.shared;
+        // One string instruction may carry many accesses.
+        let mut at = 0;
+        loop {
+            let effect = {
+                let data = self.vcpu.io_data();
+                let Some(one) = data.get(at..at + size) else { return };
+                lock(&shared.bus).write(port, one)
+            };
+            at += size;
+            match effect {
+                PortEffect::None => {}
+                PortEffect::Mark(value) => self.mark(value, now),
+                PortEffect::Power(request) => shared.power(request),
+                PortEffect::Terminate(value) => {
+                    shared.stop(Outcome::Terminated(Termination::from_ghcb_msr(u64::from(value))));
+                }
+            }
+        }
+    }
+
+    fn mark(&mut self, value: u32, now: WallNs) {
+        let shared = self.shared;
+        if self.marks.len() < MARKS_MAX {
+            self.marks.push(MarkEvent {
+                value,
+                vcpu: self.vcpu.id(),
+                wall: now,
+                guest: shared.guest_clock(),
+                exits: self.exit_count,
+            });
+        }
+        if shared.until.is_some_and(|until| until.0 == abi::marks::Mark(value).id()) {
+            shared.stop(Outcome::MarkReached { value });
+        }
+    }
+
+    fn convert(&mut self, args: [u64; 6], now: WallNs) {
+        let shared = self.shared;
+        let request = ConvertRequest::parse(args);
+        let result = match request {
+            Some(request) => convert(shared.vm, shared.memory, request),
+            None => Err(std::io::Error::from_raw_os_error(libc::EINVAL)),
+        };
+        let done = result.is_ok();
+        // 0, EINVAL and EAGAIN are all that KVM accepts here (Linux 7.2 arch/x86/kvm/x86.h).
+        self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
+        let spent = shared.started.elapsed().0 - now.0;
+        lock(&shared.conversions).count(request, done, spent);
+    }
+
+    fn system_event(&mut self, kind: u32, data: u64) {
+        const SHUTDOWN: u32 = 1;
+        const RESET: u32 = 2;
+        const SEV_TERM: u32 = 6;
+        let vcpu = self.vcpu.id();
+        let panicked = lock(&self.shared.bus).com1.panicked();
+        self.shared.stop(match kind {
+            _ if panicked => Outcome::KernelPanic,
+            SEV_TERM if data & 0xfff == 0x100 => Outcome::Terminated(Termination::from_ghcb_msr(data)),
+            // By GHCB page: KVM gives the page's address, and the reason is lost (sev.c sev_handle_vmgexit).
+            SEV_TERM => Outcome::TerminatedByPage { vcpu },
+            SHUTDOWN => Outcome::PowerOff,
+            RESET => Outcome::Reset,
+            _ => Outcome::Unhandled { vcpu, what: format!("system event {kind}") },
+        });
+    }
+
+    fn certificates(&mut self, gpa: u64, npages: u64) {
+        let certs = self.shared.certs.unwrap_or(&[]);
+        let needed = (certs.len() as u64).div_ceil(4096);
+        if npages < needed {
+            self.vcpu.answer_certificates(needed, libc::ENOSPC as u64);
+            return;
+        }
+        let written = self.shared.memory.ram.write(gpa, certs).is_ok();
+        self.vcpu.answer_certificates(npages, if written { 0 } else { libc::EIO as u64 });
+    }
+}

@@ -1,0 +1,197 @@
+//! One VM: capabilities, memory slots, attributes, interrupts, vCPUs.
+//!
+//! UNSAFETY: KVM_SET_USER_MEMORY_REGION(2) hands host memory to the guest, and fallocate(2) takes a bare descriptor.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use kvm_bindings::{
+    KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_create_guest_memfd, kvm_enable_cap, kvm_memory_attributes,
+    kvm_userspace_memory_region, kvm_userspace_memory_region2,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::SysError;
+use super::memory::RamRegion;
+use super::vcpu::Vcpu;
+use crate::recorder::{GuestNs, Op, Recorder};
+
+/// KVM_HC_MAP_GPA_RANGE, the one hypercall that can be routed to user space (Linux 7.2 include/uapi/linux/kvm_para.h).
+pub const KVM_HC_MAP_GPA_RANGE: u64 = 12;
+
+/// Who may touch a page. The opposite of `Private` is reachable by the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// The guest alone.
+    Private,
+    /// Guest and host.
+    Shared,
+}
+
+/// A VM.
+#[derive(Debug)]
+pub struct Vm {
+    fd: VmFd,
+}
+
+impl Vm {
+    pub(super) fn new(fd: VmFd) -> Vm {
+        Vm { fd }
+    }
+
+    /// The descriptor, for the wrappers of this folder.
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// Lets page conversions that the guest asks for exit to user space.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn enable_exit_hypercall(&self, recorder: &mut Recorder) -> Result<(), SysError> {
+        let mut cap = kvm_enable_cap { cap: 201, ..Default::default() };
+        cap.args[0] = 1 << KVM_HC_MAP_GPA_RANGE;
+        recorder
+            .record(Op::EnableCap, "KVM_CAP_EXIT_HYPERCALL", 0, || self.fd.enable_cap(&cap))
+            .map_err(SysError::ioctl_on("KVM_ENABLE_CAP", "KVM_CAP_EXIT_HYPERCALL".into()))
+    }
+
+    /// Tells KVM which three pages of guest address space it may use for itself: old Intel processors need them.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn set_tss_address(&self, recorder: &mut Recorder) -> Result<(), SysError> {
+        recorder
+            .record(Op::EnableCap, "KVM_SET_TSS_ADDR", 0, || self.fd.set_tss_address(0xfffb_d000))
+            .map_err(SysError::ioctl("KVM_SET_TSS_ADDR"))
+    }
+
+    /// Makes the in-kernel interrupt controllers.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn create_irqchip(&self, recorder: &mut Recorder) -> Result<(), SysError> {
+        recorder
+            .record(Op::CreateIrqchip, "KVM_CREATE_IRQCHIP", 0, || self.fd.create_irq_chip())
+            .map_err(SysError::ioctl("KVM_CREATE_IRQCHIP"))
+    }
+
+    /// Lets `event` raise the interrupt line `gsi`.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn register_irqfd(&self, recorder: &mut Recorder, event: &EventFd, gsi: u32) -> Result<(), SysError> {
+        recorder
+            .record(Op::Irqfd, "KVM_IRQFD", 0, || self.fd.register_irqfd(event, gsi))
+            .map_err(SysError::ioctl_on("KVM_IRQFD", format!("for line {gsi}")))
+    }
+
+    /// Makes private memory of `len` bytes.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn create_guest_memfd(&self, recorder: &mut Recorder, len: u64) -> Result<File, SysError> {
+        let request = kvm_create_guest_memfd { size: len, flags: 0, ..Default::default() };
+        let fd = recorder
+            .record(Op::CreateGuestMemfd, "KVM_CREATE_GUEST_MEMFD", len, || self.fd.create_guest_memfd(request))
+            .map_err(SysError::ioctl_on("KVM_CREATE_GUEST_MEMFD", format!("of {len:#x} bytes")))?;
+        // SAFETY: the kernel has just returned this descriptor to us; nobody else owns it.
+        Ok(unsafe { File::from_raw_fd(fd) })
+    }
+
+    /// Gives the guest a region of memory without a private half.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn set_plain_region(&self, recorder: &mut Recorder, slot: u32, region: &RamRegion) -> Result<(), SysError> {
+        let request = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.gpa(),
+            memory_size: region.len(),
+            userspace_addr: region.host_address(),
+        };
+        recorder
+            .record(Op::SetMemoryRegion, "KVM_SET_USER_MEMORY_REGION", region.len(), || {
+                // SAFETY: the mapping is `region.len()` bytes long and is kept until the VM is gone (`GuestRam` and
+                // `Vm` live in the same `Guest`, which drops the VM first).
+                unsafe { self.fd.set_user_memory_region(request) }
+            })
+            .map_err(SysError::ioctl_on("KVM_SET_USER_MEMORY_REGION", format!("at {:#x}", region.gpa())))
+    }
+
+    /// Gives the guest a region of memory whose private half is `memfd`.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn set_private_region(
+        &self,
+        recorder: &mut Recorder,
+        slot: u32,
+        region: &RamRegion,
+        memfd: &File,
+    ) -> Result<(), SysError> {
+        let request = kvm_userspace_memory_region2 {
+            slot,
+            flags: KVM_MEM_GUEST_MEMFD,
+            guest_phys_addr: region.gpa(),
+            memory_size: region.len(),
+            userspace_addr: region.host_address(),
+            guest_memfd_offset: 0,
+            guest_memfd: u32::try_from(memfd.as_raw_fd()).unwrap_or(u32::MAX),
+            ..Default::default()
+        };
+        recorder
+            .record(Op::SetMemoryRegion, "KVM_SET_USER_MEMORY_REGION2", region.len(), || {
+                // SAFETY: as in `set_plain_region`.
+                unsafe { self.fd.set_user_memory_region2(request) }
+            })
+            .map_err(SysError::ioctl_on("KVM_SET_USER_MEMORY_REGION2", format!("at {:#x}", region.gpa())))
+    }
+
+    /// Says whether `[gpa, gpa + len)` is private. Routing only: neither half's pages are touched.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn set_visibility(&self, gpa: u64, len: u64, visibility: Visibility) -> Result<(), SysError> {
+        let attributes = match visibility {
+            Visibility::Private => u64::from(KVM_MEMORY_ATTRIBUTE_PRIVATE),
+            Visibility::Shared => 0,
+        };
+        let request = kvm_memory_attributes { address: gpa, size: len, attributes, flags: 0 };
+        self.fd
+            .set_memory_attributes(request)
+            .map_err(SysError::ioctl_on("KVM_SET_MEMORY_ATTRIBUTES", format!("at {gpa:#x} for {len:#x} bytes")))
+    }
+
+    /// Makes a vCPU. Its id is its APIC id.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn create_vcpu(&self, recorder: &mut Recorder, id: u16) -> Result<Vcpu, SysError> {
+        let fd = recorder
+            .record(Op::CreateVcpu, "KVM_CREATE_VCPU", 0, || self.fd.create_vcpu(u64::from(id)))
+            .map_err(SysError::ioctl_on("KVM_CREATE_VCPU", id.to_string()))?;
+        Ok(Vcpu::new(fd, id, self.fd.run_size()))
+    }
+
+    /// The guest's clock.
+    pub fn clock(&self) -> Option<GuestNs> {
+        self.fd.get_clock().ok().map(|c| GuestNs(c.clock))
+    }
+}
+
+/// Frees the private pages of `[offset, offset + len)`; what is not allocated is left alone.
+///
+/// # Errors
+/// The system call's.
+pub fn punch_private(memfd: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let to_off = |v: u64| libc::off_t::try_from(v).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
+    // SAFETY: no memory of ours is passed; the descriptor is open for the duration of the call.
+    let result = unsafe { libc::fallocate(memfd.as_raw_fd(), mode, to_off(offset)?, to_off(len)?) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
