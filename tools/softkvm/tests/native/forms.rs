@@ -23,6 +23,7 @@ pub struct Plan {
 pub struct Instance {
     pub bytes: Vec<u8>,
     pub insn: Instruction,
+    pub rip: u64,
     pub plan: Option<Plan>,
 }
 
@@ -40,13 +41,22 @@ fn excluded(code: Code) -> bool {
             | M::Lar | M::Lsl | M::Verr | M::Verw | M::Sldt | M::Str | M::Smsw | M::Sgdt | M::Sidt
             | M::Lss | M::Lfs | M::Lgs | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase
             // Undefined or not executable everywhere.
-            | M::Ud0 | M::Ud1 | M::Ud2 | M::Monitorx | M::Mwaitx | M::Umonitor | M::Umwait
+            | M::Ud0 | M::Ud1 | M::Ud2 | M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umonitor | M::Umwait
             | M::Tpause | M::Wrpkru | M::Rdpkru | M::Getsec | M::Enqcmd | M::Pvalidate
             | M::Clzero | M::Ptwrite | M::Rdsspd | M::Rdsspq | M::Incsspd | M::Incsspq
             | M::Saveprevssp | M::Rstorssp | M::Endbr32 | M::Cldemote | M::Movdiri
             | M::Movdir64b | M::Serialize | M::Stui | M::Clui | M::Testui | M::Senduipi | M::Uiret
             | M::Reservednop | M::Invlpgb | M::Tlbsync | M::Xresldtrk | M::Xsusldtrk
     )
+}
+
+/// The VEX-encoded forms that work on general registers.
+fn bit_manipulation(code: Code) -> bool {
+    code.op_code().encoding() == EncodingKind::VEX
+        && code
+            .cpuid_features()
+            .iter()
+            .any(|feature| matches!(feature, CpuidFeature::BMI1 | CpuidFeature::BMI2))
 }
 
 fn kind_excluded(kind: K) -> bool {
@@ -130,14 +140,14 @@ pub fn all() -> Vec<Code> {
     Code::values()
         .filter(|&code| {
             let info = code.op_code();
-            info.encoding() == EncodingKind::Legacy
+            (info.encoding() == EncodingKind::Legacy || bit_manipulation(code))
                 && info.is_instruction()
                 && info.mode64()
                 && info.cpl3()
                 && !info.is_privileged()
                 && !info.is_input_output()
                 && !matches!(info.mnemonic(), Mnemonic::INVALID)
-                && matches!(flow(code), FlowControl::Next)
+                && plain_flow(code)
                 && !excluded(code)
                 && !extension_excluded(code)
                 && (0..info.op_count()).all(|i| !kind_excluded(info.op_kind(i)))
@@ -145,8 +155,46 @@ pub fn all() -> Vec<Code> {
         .collect()
 }
 
-fn flow(code: Code) -> FlowControl {
-    code.flow_control()
+/// Straight-line code and near branches of 64-bit mode.
+fn plain_flow(code: Code) -> bool {
+    use Mnemonic as M;
+    let near = !matches!(code, Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16)
+        && !matches!(
+            code.mnemonic(),
+            M::Retf
+                | M::Iret
+                | M::Iretd
+                | M::Iretq
+                | M::Syscall
+                | M::Sysenter
+                | M::Sysexit
+                | M::Sysexitq
+                | M::Sysret
+                | M::Sysretq
+                | M::Vmgexit
+                | M::Vmcall
+                | M::Vmmcall
+                | M::Xbegin
+        );
+    match code.flow_control() {
+        FlowControl::Next => true,
+        FlowControl::ConditionalBranch
+        | FlowControl::UnconditionalBranch
+        | FlowControl::IndirectBranch
+        | FlowControl::IndirectCall
+        | FlowControl::Call
+        | FlowControl::Return => {
+            let info = code.op_code();
+            near && !code.is_jmp_far()
+                && !code.is_call_far()
+                && !code.is_jmp_far_indirect()
+                && !code.is_call_far_indirect()
+                && !(0..info.op_count()).any(|i| {
+                    matches!(info.op_kind(i), K::br16_1 | K::br16_2 | K::br32_1 | K::br32_4)
+                })
+        }
+        _ => false,
+    }
 }
 
 const GPR8: [Register; 20] = [
@@ -294,8 +342,12 @@ pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> O
             }
             K::r8_or_mem | K::r8_reg | K::r8_opcode => general(random, 1),
             K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode => general(random, 2),
-            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode => general(random, 4),
-            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode => general(random, 8),
+            K::r32_or_mem | K::r32_vvvv | K::r32_reg | K::r32_rm | K::r32_opcode => {
+                general(random, 4)
+            }
+            K::r64_or_mem | K::r64_vvvv | K::r64_reg | K::r64_rm | K::r64_opcode => {
+                general(random, 8)
+            }
             K::mm_or_mem | K::mm_reg | K::mm_rm => Register::MM0 + random.below(8) as u32,
             K::xmm_or_mem | K::xmm_reg | K::xmm_rm => Register::XMM0 + random.below(16) as u32,
             K::al => Register::AL,
@@ -307,7 +359,7 @@ pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> O
             K::st0 => Register::ST0,
             K::sti_opcode => Register::ST0 + random.below(8) as u32,
             _ => {
-                other_operand(random, &mut insn, i, kind, &mut immediates)?;
+                other_operand(random, &mut insn, i, kind, &mut immediates, rip)?;
                 continue;
             }
         };
@@ -332,13 +384,19 @@ pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> O
     }
     prefixes(random, &mut insn, code);
     let mut encoder = Encoder::new(64);
-    encoder.encode(&insn, rip).ok()?;
+    let len = encoder.encode(&insn, rip).ok()?;
+    if insn.op0_kind() == OpKind::NearBranch64 {
+        insn.set_near_branch64(crate::host::Host::target(rip, len));
+        encoder = Encoder::new(64);
+        encoder.encode(&insn, rip).ok()?;
+    }
     let bytes = encoder.take_buffer();
     let decoded = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE).decode();
     // A few forms share an encoding (NOP and XCHG EAX, EAX).
     (decoded.code() == code && decoded.len() == bytes.len()).then_some(Instance {
         bytes,
         insn: decoded,
+        rip,
         plan,
     })
 }
@@ -363,6 +421,7 @@ fn other_operand(
     i: u32,
     kind: K,
     immediates: &mut u32,
+    rip: u64,
 ) -> Option<()> {
     let value = random.operand();
     let second = *immediates > 0;
@@ -411,6 +470,11 @@ fn other_operand(
         K::imm64 => {
             immediate(insn, OpKind::Immediate64);
             insn.set_immediate64(value);
+        }
+        K::br64_1 | K::br64_4 => {
+            insn.set_op_kind(i, OpKind::NearBranch64);
+            // Corrected once the instruction's length is known.
+            insn.set_near_branch64(rip + 32);
         }
         K::seg_rSI => insn.set_op_kind(i, OpKind::MemorySegRSI),
         K::es_rDI => insn.set_op_kind(i, OpKind::MemoryESRDI),

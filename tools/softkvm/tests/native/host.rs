@@ -30,6 +30,8 @@ pub struct State {
     pub gpr: [u64; 16],
     /// RFLAGS.
     pub rflags: u64,
+    /// Whether execution went on at [`Host::target`] instead of the next instruction.
+    pub taken: u64,
 }
 
 #[repr(C, align(64))]
@@ -40,12 +42,16 @@ struct Frame {
 }
 
 const RFLAGS: u32 = (BASE + 640) as u32;
+const TAKEN: u32 = (BASE + 648) as u32;
 const HOST_RSP: u32 = (BASE + 704) as u32;
 const HOST_MXCSR: u32 = (BASE + 712) as u32;
 const GPR: u32 = (BASE + 512) as u32;
 
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 static EXIT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+/// Length of the jump to the exit that follows the instruction.
+const JUMP: usize = 5;
 
 /// The stub around the instruction.
 pub struct Host {
@@ -170,9 +176,21 @@ impl Host {
         let at = self.entry_len;
         let code = self.code();
         code[at..at + bytes.len()].copy_from_slice(bytes);
-        let exit = at + bytes.len();
-        code[exit..exit + self.exit.len()].copy_from_slice(&self.exit);
+        let next = at + bytes.len();
+        // The target records that it was reached and falls into the exit.
+        let mut rest = vec![0xe9, 0, 0, 0, 0];
+        absolute(&mut rest, &[0x48, 0xc7], 0, TAKEN);
+        rest.extend_from_slice(&1u32.to_le_bytes());
+        rest[1] = (rest.len() - JUMP) as u8;
+        let exit = next + rest.len();
+        rest.extend_from_slice(&self.exit);
+        code[next..next + rest.len()].copy_from_slice(&rest);
         EXIT.store(CODE + exit as u64, Ordering::SeqCst);
+    }
+
+    /// Where branches of an instruction of this length lead.
+    pub fn target(rip: u64, len: usize) -> u64 {
+        rip + (len + JUMP) as u64
     }
 
     /// Runs the instruction. Returns the signal it raised, or 0.

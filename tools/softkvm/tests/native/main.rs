@@ -20,7 +20,7 @@ use random::Random;
 use softkvm::cpu::bare::Bare;
 use softkvm::cpu::flags::{AF, ARITH_MASK, CF, DF, OF, PF, SF, ZF};
 use softkvm::cpu::state::{Seg, Segment, cr0, cr4, efer};
-use softkvm::cpu::{Core, Exit, Fpu, Mode, Processor, Stop, sse};
+use softkvm::cpu::{Core, Exit, Features, Fpu, Mode, Processor, Stop, exec};
 
 /// Instances of each variant of a form.
 const INSTANCES: usize = 16;
@@ -61,6 +61,7 @@ impl Soft {
         core.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
         core.cr3 = 0x1000;
         core.cpl = 3;
+        core.features = Features::all() - Features::ABSENT;
         let data = Segment { selector: 0x2b, attrib: 0xcf3, limit: u32::MAX, base: 0 };
         core.seg = [data; 6];
         core.seg[Seg::Cs as usize] =
@@ -83,10 +84,10 @@ impl Soft {
         core.stop = None;
         let insn = &instance.insn;
         let outcome = loop {
-            let step = self.p.with_world(&mut self.world, |p| sse::execute(p, insn));
+            let step = self.p.with_world(&mut self.world, |p| exec::execute(p, insn));
             match (step, self.p.core.stop.take()) {
                 // A repeated string instruction may retire in pieces.
-                (Ok(()), _) if self.p.core.rip == rip => (),
+                (Ok(()), _) if self.p.core.rip == rip && insn.is_string_instruction() => (),
                 (Ok(()), _) => break Outcome::Done,
                 (Err(_), Some(Stop::Fault(fault))) => break Outcome::Signal(signal(fault.vector)),
                 (Err(_), Some(Stop::Exit(Exit::Unknown { what, .. }))) => {
@@ -96,9 +97,13 @@ impl Soft {
             }
         };
         let core = &self.p.core;
-        if outcome == Outcome::Done {
-            assert_eq!(core.rip, rip + instance.bytes.len() as u64, "{insn}: wrong next RIP");
-        }
+        let len = instance.bytes.len();
+        state.taken = match outcome {
+            Outcome::Done if core.rip == rip + len as u64 => 0,
+            Outcome::Done if core.rip == Host::target(rip, len) => 1,
+            Outcome::Done => panic!("{insn}: went to {:x} from {rip:x}", core.rip),
+            _ => 0,
+        };
         state.gpr.copy_from_slice(&core.gpr[..16]);
         state.rflags = core.rflags();
         state.fx = core.fpu.to_fxsave(true);
@@ -225,13 +230,14 @@ fn implicit(random: &mut Random, instance: &Instance, state: &mut State) -> Opti
     let gpr = &mut state.gpr;
     let spot = |random: &mut Random| SANDBOX + 0x800 + random.below(0x1000);
     match insn.mnemonic() {
-        M::Push | M::Pop | M::Pushf | M::Pushfq | M::Popf | M::Popfq => {
+        M::Call | M::Ret | M::Push | M::Pop | M::Pushf | M::Pushfq | M::Popf | M::Popfq => {
             let base_is_rsp = instance.plan.is_some_and(|plan| {
                 plan.base.full_register() == Register::RSP && plan.fixed.is_none()
             });
-            if !base_is_rsp {
-                gpr[4] = spot(random);
+            if base_is_rsp {
+                return None;
             }
+            gpr[4] = spot(random);
             return Some(gpr[4]);
         }
         M::Enter | M::Leave => {
@@ -284,6 +290,25 @@ fn adjust(random: &mut Random, instance: &Instance, state: &mut State, sandbox: 
     }
 }
 
+/// Indirect branches lead to the stub's target.
+fn branch(instance: &Instance, state: &mut State) {
+    let insn = &instance.insn;
+    if matches!(insn.mnemonic(), Mnemonic::Call | Mnemonic::Jmp)
+        && insn.op0_kind() == OpKind::Register
+    {
+        state.gpr[insn.op0_register().number()] = Host::target(instance.rip, instance.bytes.len());
+    }
+    if matches!(insn.mnemonic(), Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne)
+        || insn.is_jcx_short()
+    {
+        // Near zero, in 32 or 64 bits.
+        state.gpr[1] = match state.gpr[1] & 7 {
+            0 => state.gpr[1] << 32,
+            n => n >> 1,
+        };
+    }
+}
+
 /// A bit offset in a register reaches beyond the operand: keep it near.
 fn bit_offset(random: &mut Random, instance: &Instance, state: &mut State) {
     use Mnemonic as M;
@@ -325,7 +350,9 @@ fn fill(random: &mut Random, instance: &Instance, at: u64) -> Vec<u8> {
         }
         _ => (0..4).for_each(|_| bytes.extend_from_slice(&random.vector().to_le_bytes())),
     }
+    let target = Host::target(instance.rip, instance.bytes.len()).to_le_bytes();
     match instance.insn.mnemonic() {
+        Mnemonic::Call | Mnemonic::Jmp | Mnemonic::Ret => bytes[..8].copy_from_slice(&target),
         Mnemonic::Popf | Mnemonic::Popfq => {
             // Nothing that would trap or change how the host runs.
             let flags = random.next() & (ARITH_MASK | DF) | 0x202;
@@ -360,6 +387,9 @@ fn differences(native: &State, soft: &State, flags: u64) -> Vec<String> {
         if n != s {
             found.push(format!("gpr {i}: native {n:016x} soft {s:016x}"));
         }
+    }
+    if native.taken != soft.taken {
+        found.push(format!("branch taken: native {} soft {}", native.taken, soft.taken));
     }
     if (native.rflags ^ soft.rflags) & flags != 0 {
         let (n, s) = (native.rflags & flags, soft.rflags & flags);
@@ -403,13 +433,15 @@ struct Bench {
 impl Bench {
     /// Runs one case. False if the form cannot be compared at all.
     fn case(&mut self, name: &str, instance: &Instance, random: &mut Random) -> bool {
-        let mut state = State { fx: random_fpu(random).to_fxsave(true), gpr: [0; 16], rflags: 0 };
+        let mut state =
+            State { fx: random_fpu(random).to_fxsave(true), gpr: [0; 16], rflags: 0, taken: 0 };
         for gpr in &mut state.gpr {
             *gpr = random.operand();
         }
         state.rflags = random.next() & (ARITH_MASK | DF) | 0x202;
         let mut at = implicit(random, instance, &mut state);
         bit_offset(random, instance, &mut state);
+        branch(instance, &mut state);
         if let Some(plan) = &instance.plan {
             let aimed = aim(random, plan, instance, &mut state.gpr);
             let stack = matches!(instance.insn.mnemonic(), Mnemonic::Pop | Mnemonic::Popf);
@@ -541,6 +573,14 @@ impl Bench {
 fn suitable(instance: &Instance) -> bool {
     use Mnemonic as M;
     let insn = &instance.insn;
+    if let Some(plan) = &instance.plan
+        && plan.base.full_register() == Register::RSP
+        && insn.is_stack_instruction()
+        && (plan.index != Register::None || plan.displacement != 0)
+    {
+        // The stack would lie outside the sandbox.
+        return false;
+    }
     let fixed = instance.plan.and_then(|plan| plan.fixed);
     if locked(instance) && fixed.is_some_and(|at| at & 15 != 0) {
         return false;
@@ -549,6 +589,8 @@ fn suitable(instance: &Instance) -> bool {
         // Counts beyond a 16-bit operand and 16-bit BSWAP give undefined results.
         M::Shld | M::Shrd => insn.op2_kind() == OpKind::Register || insn.immediate8() & 31 < 16,
         M::Bswap => insn.op0_register().size() != 2,
+        // Vendors differ in how much memory is read.
+        M::Movsxd => insn.code() != Code::Movsxd_r16_rm16 || instance.plan.is_none(),
         _ => true,
     }
 }
