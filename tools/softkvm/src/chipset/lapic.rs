@@ -5,7 +5,9 @@
 //! As in KVM, no errors are ever recorded in the ESR.
 
 use super::interrupt::{Delivery, Interrupt, Shorthand};
-use super::time::{MIN_PERIOD_NS, Now, TimeBase};
+use super::reg;
+use super::time::{Now, TimeBase};
+use super::timer::Timer;
 
 /// Where an enabled APIC answers after reset.
 pub const DEFAULT_BASE: u64 = 0xfee0_0000;
@@ -17,62 +19,6 @@ pub const BASE_BSP: u64 = 1 << 8;
 pub const BASE_X2APIC: u64 = 1 << 10;
 /// APIC base MSR: enabled.
 pub const BASE_ENABLE: u64 = 1 << 11;
-/// Nanoseconds per cycle of the APIC bus, as KVM has it by default (1 GHz).
-pub const BUS_CYCLE_NS: u64 = 1;
-
-/// Register offsets in the MMIO page.
-pub mod reg {
-    /// APIC id.
-    pub const ID: u32 = 0x20;
-    /// Version.
-    pub const VERSION: u32 = 0x30;
-    /// Task priority.
-    pub const TPR: u32 = 0x80;
-    /// Arbitration priority (reads 0).
-    pub const APR: u32 = 0x90;
-    /// Processor priority.
-    pub const PPR: u32 = 0xa0;
-    /// End of interrupt.
-    pub const EOI: u32 = 0xb0;
-    /// Logical destination.
-    pub const LDR: u32 = 0xd0;
-    /// Destination format.
-    pub const DFR: u32 = 0xe0;
-    /// Spurious vector and software enable.
-    pub const SPIV: u32 = 0xf0;
-    /// In service, 8 registers.
-    pub const ISR: u32 = 0x100;
-    /// Trigger mode, 8 registers.
-    pub const TMR: u32 = 0x180;
-    /// Requested, 8 registers.
-    pub const IRR: u32 = 0x200;
-    /// Error status.
-    pub const ESR: u32 = 0x280;
-    /// Interrupt command, low half.
-    pub const ICR: u32 = 0x300;
-    /// Interrupt command, high half.
-    pub const ICR2: u32 = 0x310;
-    /// Timer vector.
-    pub const LVT_TIMER: u32 = 0x320;
-    /// Thermal vector.
-    pub const LVT_THERMAL: u32 = 0x330;
-    /// Performance counter vector.
-    pub const LVT_PERF: u32 = 0x340;
-    /// LINT0 vector.
-    pub const LVT_LINT0: u32 = 0x350;
-    /// LINT1 vector.
-    pub const LVT_LINT1: u32 = 0x360;
-    /// Error vector.
-    pub const LVT_ERROR: u32 = 0x370;
-    /// Timer initial count.
-    pub const TMICT: u32 = 0x380;
-    /// Timer current count.
-    pub const TMCCT: u32 = 0x390;
-    /// Timer divide configuration.
-    pub const TDCR: u32 = 0x3e0;
-    /// x2APIC self-IPI.
-    pub const SELF_IPI: u32 = 0x3f0;
-}
 
 const LVTS: [u32; 6] = [
     reg::LVT_TIMER,
@@ -150,23 +96,6 @@ pub enum Accepted {
     Smi,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TimerMode {
-    OneShot,
-    Periodic,
-    TscDeadline,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Timer {
-    /// Period in nanoseconds; 0 when stopped.
-    period: u64,
-    /// When it fires next, in nanoseconds.
-    expires: Option<u64>,
-    /// IA32_TSC_DEADLINE, in guest TSC; 0 when not armed.
-    deadline: u64,
-}
-
 /// One local APIC.
 #[derive(Clone, Debug)]
 pub struct Lapic {
@@ -232,6 +161,7 @@ impl Lapic {
             }
         }
         self.timer = Timer::default();
+        self.timer.set_divide(0, Now::default());
     }
 
     fn set_version(&mut self) {
@@ -375,7 +305,7 @@ impl Lapic {
             reg::APR if !self.x2apic() => Ok(0),
             reg::DFR | reg::ICR2 if !self.x2apic() => Ok(self.get(offset)),
             reg::PPR => Ok(u32::from(self.ppr())),
-            reg::TMCCT => Ok(self.current_count(now)),
+            reg::TMCCT => Ok(self.timer.current(now)),
             reg::ID | reg::VERSION | reg::TPR | reg::LDR | reg::SPIV | reg::ESR | reg::ICR => {
                 Ok(self.get(offset))
             }
@@ -405,12 +335,15 @@ impl Lapic {
                 self.set(offset, (value | masked) & lvt_mask(offset));
             }
             reg::TMICT => {
-                if self.timer_mode() != TimerMode::TscDeadline {
+                if !self.timer.is_deadline() {
                     self.set(reg::TMICT, value);
-                    self.start_timer(value, now);
+                    self.timer.start(value, now);
                 }
             }
-            reg::TDCR => self.write_divide(value, now),
+            reg::TDCR => {
+                self.set(reg::TDCR, value & 0xb);
+                self.timer.set_divide(value, now);
+            }
             reg::ESR => {
                 if self.x2apic() && value != 0 {
                     return Err(Refused);
@@ -569,82 +502,25 @@ impl Lapic {
 
     // --- timer ---------------------------------------------------------------------------------
 
-    fn timer_mode(&self) -> TimerMode {
-        match self.get(reg::LVT_TIMER) >> 17 & 3 {
-            0 => TimerMode::OneShot,
-            1 => TimerMode::Periodic,
-            // 3 is reserved; KVM treats anything but its three modes as none, and so fires once.
-            3 => TimerMode::OneShot,
-            _ => TimerMode::TscDeadline,
-        }
-    }
-
     fn write_lvt_timer(&mut self, value: u32) {
         let modes = if self.features.tsc_deadline { 3 << 17 } else { 1 << 17 };
         let masked = if self.sw_enabled() { 0 } else { LVT_MASKED };
-        let before = self.timer_mode();
-        self.set(reg::LVT_TIMER, (value | masked) & (lvt_mask(reg::LVT_TIMER) | modes));
-        let after = self.timer_mode();
-        if (before == TimerMode::TscDeadline) != (after == TimerMode::TscDeadline) {
-            self.timer = Timer::default();
+        let entry = (value | masked) & (lvt_mask(reg::LVT_TIMER) | modes);
+        self.set(reg::LVT_TIMER, entry);
+        if self.timer.set_mode(entry >> 17) {
             self.set(reg::TMICT, 0);
         }
-        self.limit_period();
-    }
-
-    fn divisor(&self) -> u64 {
-        let tdcr = self.get(reg::TDCR);
-        1 << (((tdcr & 3 | tdcr >> 1 & 4) + 1) & 7)
-    }
-
-    fn limit_period(&mut self) {
-        if self.timer_mode() == TimerMode::Periodic && self.timer.period != 0 {
-            self.timer.period = self.timer.period.max(MIN_PERIOD_NS);
-        }
-    }
-
-    fn start_timer(&mut self, count: u32, now: Now) {
-        self.timer.period = u64::from(self.get(reg::TMICT)) * BUS_CYCLE_NS * self.divisor();
-        self.limit_period();
-        // A restored current count may be shorter than the period.
-        let first = match count == self.get(reg::TMICT) {
-            true => self.timer.period,
-            false => (u64::from(count) * BUS_CYCLE_NS * self.divisor()).min(self.timer.period),
-        };
-        self.timer.expires = (self.timer.period != 0).then(|| now.ns.saturating_add(first));
-    }
-
-    fn write_divide(&mut self, value: u32, now: Now) {
-        let old = self.divisor();
-        let left = self.timer.expires.map(|at| at.saturating_sub(now.ns));
-        self.set(reg::TDCR, value & 0xb);
-        let new = self.divisor();
-        if old == new {
-            return;
-        }
-        self.timer.period = u64::from(self.get(reg::TMICT)) * BUS_CYCLE_NS * new;
-        self.limit_period();
-        self.timer.expires = left.map(|ns| now.ns.saturating_add(ns / old * new));
-    }
-
-    fn current_count(&self, now: Now) -> u32 {
-        if self.timer_mode() == TimerMode::TscDeadline || self.timer.period == 0 {
-            return 0;
-        }
-        let left = self.timer.expires.map_or(0, |at| at.saturating_sub(now.ns));
-        let left = if left > self.timer.period { left % self.timer.period } else { left };
-        u32::try_from(left / (BUS_CYCLE_NS * self.divisor())).unwrap_or(u32::MAX)
     }
 
     /// IA32_TSC_DEADLINE: reads 0 outside deadline mode.
     pub fn tsc_deadline(&self) -> u64 {
-        if self.timer_mode() == TimerMode::TscDeadline { self.timer.deadline } else { 0 }
+        self.timer.deadline()
     }
 
     /// Writes IA32_TSC_DEADLINE; ignored outside deadline mode.
     pub fn set_tsc_deadline(&mut self, value: u64) {
-        if self.hw_enabled() && self.timer_mode() == TimerMode::TscDeadline {
-            self.timer.deadline = value;
+        if self.hw_enabled() {
+            self.timer.set_deadline(value);
         }
     }
 
@@ -654,47 +530,12 @@ impl Lapic {
         if !self.hw_enabled() || self.get(reg::LVT_TIMER) & LVT_MASKED != 0 {
             return None;
         }
-        if self.timer_mode() == TimerMode::TscDeadline {
-            return (self.timer.deadline != 0)
-                .then(|| self.timer.deadline.saturating_sub(self.tsc_offset_positive()))
-                .map(|at| at.saturating_add(self.tsc_offset_negative()));
-        }
-        self.timer.expires.map(|ns| base.tsc_of(ns))
-    }
-
-    fn tsc_offset_positive(&self) -> u64 {
-        if self.tsc_offset >> 63 == 0 { self.tsc_offset } else { 0 }
-    }
-
-    fn tsc_offset_negative(&self) -> u64 {
-        if self.tsc_offset >> 63 == 1 { self.tsc_offset.wrapping_neg() } else { 0 }
+        self.timer.next_event(base, self.tsc_offset)
     }
 
     /// Lets the timer act up to `now`; returns whether a new interrupt became pending.
     pub fn advance(&mut self, now: Now) -> bool {
-        match self.timer_mode() {
-            TimerMode::TscDeadline => {
-                let guest = now.tsc.wrapping_add(self.tsc_offset);
-                if self.timer.deadline == 0 || guest < self.timer.deadline {
-                    return false;
-                }
-                self.timer.deadline = 0;
-            }
-            mode => {
-                let Some(at) = self.timer.expires else { return false };
-                if now.ns < at {
-                    return false;
-                }
-                self.timer.expires = match mode {
-                    TimerMode::Periodic => {
-                        let periods = (now.ns - at) / self.timer.period + 1;
-                        Some(at + periods * self.timer.period)
-                    }
-                    _ => None,
-                };
-            }
-        }
-        self.local(reg::LVT_TIMER)
+        self.timer.expire(now, self.tsc_offset) && self.local(reg::LVT_TIMER)
     }
 
     /// Delivers a local vector of fixed mode; returns whether it became pending.
@@ -720,7 +561,7 @@ impl Lapic {
 
     /// The register page as KVM_GET_LAPIC shows it. `wide` is KVM_X2APIC_API_USE_32BIT_IDS.
     pub fn save(&mut self, wide: bool, now: Now) -> [u8; 1024] {
-        let count = self.current_count(now);
+        let count = self.timer.current(now);
         self.set(reg::TMCCT, count);
         self.set(reg::PPR, u32::from(self.ppr()));
         let mut page = [0; 1024];
@@ -752,11 +593,11 @@ impl Lapic {
         self.regs = regs;
         self.set_version();
         self.timer = Timer::default();
-        if self.timer_mode() != TimerMode::TscDeadline {
-            let count = self.get(reg::TMCCT);
-            if count != 0 {
-                self.start_timer(count, now);
-            }
+        self.timer.set_mode(self.get(reg::LVT_TIMER) >> 17);
+        self.timer.set_divide(self.get(reg::TDCR), now);
+        if !self.timer.is_deadline() {
+            self.timer.start(self.get(reg::TMICT), now);
+            self.timer.resume(self.get(reg::TMCCT), now);
         }
         Ok(())
     }

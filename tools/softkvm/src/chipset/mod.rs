@@ -17,12 +17,14 @@ mod lapic;
 mod lines;
 mod pic;
 mod pit;
+pub mod reg;
 mod routing;
 mod time;
+mod timer;
 
 pub use interrupt::{Delivery, Interrupt, Shorthand};
 pub use kvmclock::{GuestWrite, msr};
-pub use lapic::{ApicFeatures, BASE_BSP, BASE_ENABLE, BASE_X2APIC, DEFAULT_BASE, Refused, reg};
+pub use lapic::{ApicFeatures, BASE_BSP, BASE_ENABLE, BASE_X2APIC, DEFAULT_BASE, Refused};
 pub use lines::Source;
 pub use pit::SPEAKER as PIT_SPEAKER;
 pub use routing::{Chip, MAX_ROUTES, Route, RoutingError, Target};
