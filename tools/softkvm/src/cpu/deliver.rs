@@ -7,6 +7,10 @@ use super::segments::{self, CodeTarget, Reach, Stack};
 use super::state::{Seg, cr0};
 use super::world::{Event, Exception, Exit, Step, Stop};
 
+#[cfg(test)]
+#[path = "deliver_test.rs"]
+mod deliver_test;
+
 /// #DF.
 const DOUBLE_FAULT: u8 = 8;
 /// #PF.
@@ -98,10 +102,14 @@ pub fn event(p: &mut Processor, first: Event) -> Step {
             return Ok(());
         }
         match p.core.stop.take() {
-            Some(Stop::Fault(second)) => match after(current, second) {
-                Some(next) => current = next,
-                None => return Err(p.exit(Exit::Shutdown)),
-            },
+            Some(Stop::Fault(second)) => {
+                // CR2 is loaded when the fault is met, even if it ends in #DF.
+                p.core.cr2 = second.cr2.unwrap_or(p.core.cr2);
+                match after(current, second) {
+                    Some(next) => current = next,
+                    None => return Err(p.exit(Exit::Shutdown)),
+                }
+            }
             stop => {
                 p.core.stop = stop;
                 p.core.pending = Some(current);

@@ -13,6 +13,8 @@ pub mod processor;
 mod segments;
 pub mod sse;
 pub mod state;
+#[cfg(test)]
+pub mod testing;
 pub mod world;
 pub mod x87;
 

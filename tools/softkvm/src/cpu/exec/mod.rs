@@ -20,6 +20,16 @@ mod string;
 mod syscall;
 mod system;
 
+#[cfg(test)]
+#[path = "integer_test.rs"]
+mod integer_test;
+#[cfg(test)]
+#[path = "modes_test.rs"]
+mod modes_test;
+#[cfg(test)]
+#[path = "system_test.rs"]
+mod system_test;
+
 use iced_x86::{ConditionCode, CpuidFeature, Instruction, Mnemonic as M};
 
 use super::flags::{self, Flags};
