@@ -26,5 +26,5 @@ pub fn guest_init() -> Result<PathBuf> {
         .args(["build", "--release", "--quiet", "--locked"])
         .current_dir(root().join("tools/guest-init"))
         .env("CARGO_TARGET_DIR", &dir))?;
-    Ok(dir.join("release/guest-init"))
+    Ok(dir.join("release/cvmm-init"))
 }
