@@ -23,7 +23,19 @@ pub mod sha256;
 pub mod zero_page;
 
 #[cfg(test)]
+mod checks_test;
+#[cfg(test)]
 mod mock;
+#[cfg(test)]
+mod paging_test;
+#[cfg(test)]
+mod params_test;
+#[cfg(test)]
+mod psc_test;
+#[cfg(test)]
+mod run_test;
+#[cfg(test)]
+mod sha256_test;
 
 use abi::marks::{Mark, MarkId};
 use abi::shim::{PAGE, ParameterPage, Termination};

@@ -83,7 +83,7 @@ fn check_blobs(params: &ParameterPage) -> Result<(), Termination> {
         || params.cmdline.size == 0
         || params.cmdline.size > CMDLINE_MAX
         || params.cmdline.dest != CMDLINE_GPA
-        || params.initrd.dest % PAGE != 0
+        || !params.initrd.dest.is_multiple_of(PAGE)
     {
         return Err(bad);
     }
@@ -117,7 +117,7 @@ fn check_mode(params: &ParameterPage, blob: &Blob) -> Result<(), Termination> {
     let dest = Range::sized(blob.dest, blob.size).ok_or(bad)?;
     let wait = Range::sized(blob.staging, blob.size).ok_or(bad)?;
     let hashed = params.load_mode == LoadMode::HASHED && blob.size != 0;
-    let staged = blob.staging != 0 && blob.staging % PAGE == 0;
+    let staged = blob.staging != 0 && blob.staging.is_multiple_of(PAGE);
     let unhashed = blob.staging == 0 && blob.digest == [0; 32];
     let fits = blob.reserved == 0
         && dest.end <= LOAD_END_MAX

@@ -35,5 +35,5 @@ impl Batch {
 
 /// Whether the range starts with a whole large page.
 pub const fn large_fits(range: Range) -> bool {
-    range.start % LARGE_PAGE == 0 && range.end - range.start >= LARGE_PAGE
+    range.start.is_multiple_of(LARGE_PAGE) && range.end - range.start >= LARGE_PAGE
 }
