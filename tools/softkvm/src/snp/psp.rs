@@ -301,7 +301,8 @@ fn check_policy(platform: &Platform, policy: SnpPolicy) -> Command {
     if !policy.contains(SnpPolicy::MUST_BE_ONE) || !known.contains(policy) {
         return Err(FirmwareStatus::POLICY_FAILURE);
     }
-    if (policy.abi_major(), policy.abi_minor()) > platform.api {
+    // "Minimum ABI major version" and "minimum ABI minor version" are separate demands.
+    if policy.abi_major() > platform.api.0 || policy.abi_minor() > platform.api.1 {
         return Err(FirmwareStatus::POLICY_FAILURE);
     }
     if platform.smt && !policy.contains(SnpPolicy::SMT) {

@@ -117,7 +117,7 @@ impl Mapped {
         let start = self.gpa + SHARED_BUFFER_OFFSET as u64;
         let end = start + SHARED_BUFFER_SIZE as u64;
         let last = self.scratch.checked_add(len)?;
-        (self.scratch >= start && last <= end).then_some((self.scratch, end - self.scratch))
+        (self.scratch >= start && last <= end).then(|| (self.scratch, end - self.scratch))
     }
 
     /// Whether the fields that an event needs are marked valid
