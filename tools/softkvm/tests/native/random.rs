@@ -16,7 +16,7 @@ impl Random {
     }
 
     pub fn below(&mut self, n: u64) -> u64 {
-        ((self.next() >> 32) * n) >> 32
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 
     /// An integer operand: small, at a boundary, sparse or anything.
