@@ -62,9 +62,9 @@ fn main() {
     let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
     println!("Debian 6.12 cloud to {MARKER:?}, 1 vCPU, 512 MiB, median of {rounds}");
     for (index, (name, _)) in rows.iter().enumerate() {
-        let ratio = medians.get(2).map_or(String::new(), |tcg| {
-            format!("{:6.2} x TCG", medians[index] / tcg)
-        });
+        let ratio = medians
+            .get(2)
+            .map_or(String::new(), |tcg| format!("{:6.2} x TCG", medians[index] / tcg));
         println!("{name:18} {:7.2} s {ratio}", medians[index]);
     }
 }
@@ -90,12 +90,8 @@ fn xtask(root: &Path, verb: &str, kernel: &str) -> PathBuf {
 /// Time until the marker stands on standard output.
 fn until_marker(mut command: Command) -> Option<Duration> {
     let start = Instant::now();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     let output = BufReader::new(child.stdout.take()?);
     let found = output
         .split(b'\n')

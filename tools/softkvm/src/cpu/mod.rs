@@ -2,8 +2,10 @@
 //!
 //! It reaches the rest of the machine only through [`World`].
 
+pub mod alu;
 pub mod bare;
 pub mod deliver;
+pub mod engine;
 pub mod exec;
 pub mod features;
 pub mod flags;

@@ -9,6 +9,7 @@
 
 use std::ptr::NonNull;
 
+use super::engine::op::Hot;
 use super::state::{Core, Mode, Seg};
 use super::world::{Exception, Exit, Step, Stop, Trapped, World};
 use crate::mmu::{Tlb, TlbStats};
@@ -54,6 +55,7 @@ pub struct Processor {
     /// Architectural state.
     pub core: Core,
     pub(crate) tlb: Tlb,
+    pub(crate) hot: Hot,
     /// Width of guest-physical addresses (CPUID 8000_0008h): page-table bits above are reserved.
     pub phys_bits: u8,
     world: Option<NonNull<dyn World>>,
@@ -66,7 +68,7 @@ unsafe impl Send for Processor {}
 impl Processor {
     /// A processor in the given state.
     pub fn new(core: Core) -> Self {
-        Self { core, tlb: Tlb::default(), phys_bits: 52, world: None }
+        Self { core, tlb: Tlb::default(), hot: Hot::default(), phys_bits: 52, world: None }
     }
 
     /// Lends the processor a world while `f` runs.
@@ -147,15 +149,4 @@ impl Processor {
     pub fn tlb_stats(&self) -> TlbStats {
         self.tlb.stats
     }
-
-    /// Translations have gone: links between blocks that rest on them must go too.
-    pub(crate) fn left_mapping(&mut self) {}
-
-    /// Whether a host page holds cached code.
-    pub(crate) fn holds_code(&self, _host: *mut u8) -> bool {
-        false
-    }
-
-    /// A write to guest memory that may hit cached code.
-    pub(crate) fn note_code_write(&mut self, _host: *mut u8, _len: usize) {}
 }

@@ -233,6 +233,26 @@ impl Processor {
         Ok(())
     }
 
+    /// The fast engine's TLB miss: host address of `len` bytes, or null when the access crosses a
+    /// page, meets a device or code, or faults; the reference engine then does it.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn fast_miss(&mut self, la: u64, len: usize, write: bool) -> *mut u8 {
+        let crosses = (la & 0xfff) as usize + len > 4096;
+        if crosses || !self.canonical(la) {
+            return std::ptr::null_mut();
+        }
+        let access = if write { Access::Write } else { Access::Read };
+        match self.resolve(la, access, self.core.cpl == 3) {
+            Ok(Target::Memory(host)) if !write || !self.overlaps_code(host, len) => host,
+            Ok(_) => std::ptr::null_mut(),
+            Err(_) => {
+                self.core.stop = None;
+                std::ptr::null_mut()
+            }
+        }
+    }
+
     /// Reads within one page.
     fn load_part(&mut self, la: u64, user: bool, out: &mut [u8]) -> Step {
         match self.resolve(la, Access::Read, user)? {
@@ -289,6 +309,14 @@ impl Processor {
             _ => entry.read == page,
         };
         if hit {
+            if access == Access::Write && entry.code == page {
+                let host = page.wrapping_add(entry.addend) as *mut u8;
+                if !self.holds_code(host) {
+                    // Its blocks have been dropped meanwhile.
+                    self.tlb.fill(table, la, host, Right::Write);
+                }
+            }
+            let entry = self.tlb.entry(table, la);
             return Ok(Target::Memory(la.wrapping_add(entry.addend) as *mut u8));
         }
         let t = self.walk(la, access, user)?;

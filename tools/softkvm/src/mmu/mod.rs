@@ -5,7 +5,7 @@
 
 mod access;
 mod linear;
-mod tlb;
+pub(crate) mod tlb;
 mod walk;
 
 pub use tlb::{Tlb, TlbStats};

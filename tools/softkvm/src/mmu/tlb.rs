@@ -17,6 +17,12 @@ pub(crate) const USER: usize = 1;
 /// Index of the supervisor table with RFLAGS.AC set.
 pub(crate) const SUPERVISOR_AC: usize = 2;
 const TABLES: usize = 3;
+/// Counters of write tags.
+const WRITERS: usize = 4096;
+
+fn writer(host_page: u64) -> usize {
+    (host_page >> 12 ^ host_page >> 24) as usize % WRITERS
+}
 
 /// One data translation.
 #[derive(Clone, Copy, Debug)]
@@ -55,18 +61,32 @@ pub struct TlbStats {
 
 /// Cached translations of one processor.
 pub struct Tlb {
-    tables: Box<[[Entry; ENTRIES]; TABLES]>,
-    fetch: Box<[[FetchEntry; FETCH_ENTRIES]; 2]>,
+    tables: Box<[Entry]>,
+    fetch: Box<[FetchEntry]>,
     dirty: bool,
+    /// How many write tags lead to host pages of each hash: withholding writes from a page that
+    /// none leads to needs no search.
+    writers: Box<[u32]>,
     pub(crate) stats: TlbStats,
+}
+
+#[inline(always)]
+fn slot(table: usize, la: u64) -> usize {
+    table * ENTRIES + (la >> 12) as usize % ENTRIES
+}
+
+#[inline(always)]
+fn fetch_slot(user: bool, la: u64) -> usize {
+    usize::from(user) * FETCH_ENTRIES + (la >> 12) as usize % FETCH_ENTRIES
 }
 
 impl Default for Tlb {
     fn default() -> Self {
         Self {
-            tables: Box::new([[EMPTY; ENTRIES]; TABLES]),
-            fetch: Box::new([[FETCH_EMPTY; FETCH_ENTRIES]; 2]),
+            tables: vec![EMPTY; TABLES * ENTRIES].into(),
+            fetch: vec![FETCH_EMPTY; 2 * FETCH_ENTRIES].into(),
             dirty: false,
+            writers: vec![0; WRITERS].into(),
             stats: TlbStats::default(),
         }
     }
@@ -76,12 +96,12 @@ impl Tlb {
     /// The entry that would hold `la`.
     #[inline(always)]
     pub(crate) fn entry(&self, table: usize, la: u64) -> &Entry {
-        &self.tables[table][(la >> 12) as usize % ENTRIES]
+        &self.tables[slot(table, la)]
     }
 
     /// First entry of a table, for handlers that keep it at hand.
     pub(crate) fn table(&self, table: usize) -> *const Entry {
-        self.tables[table].as_ptr()
+        self.tables[table * ENTRIES..].as_ptr()
     }
 
     /// Enters a data translation: `host` stands behind the page of `la`.
@@ -90,7 +110,8 @@ impl Tlb {
         self.stats.fills += 1;
         let page = la & !0xfff;
         let addend = (host as u64).wrapping_sub(page);
-        let entry = &mut self.tables[table][(la >> 12) as usize % ENTRIES];
+        let entry = &mut self.tables[slot(table, la)];
+        let before = *entry;
         let same = entry.addend == addend
             && (entry.read == page || entry.write == page || entry.code == page);
         if !same {
@@ -102,12 +123,24 @@ impl Tlb {
             Right::Write => (entry.write, entry.code) = (page, NONE),
             Right::WriteCode => (entry.write, entry.code) = (NONE, page),
         }
+        let after = *entry;
+        self.count(&before, u32::MAX);
+        self.count(&after, 1);
+    }
+
+    /// Counts an entry's write tag in (1) or out (-1).
+    #[inline]
+    fn count(&mut self, entry: &Entry, by: u32) {
+        if entry.write != NONE {
+            let counter = &mut self.writers[writer(entry.write.wrapping_add(entry.addend))];
+            *counter = counter.wrapping_add(by);
+        }
     }
 
     /// Host page of instructions at `la`.
     #[inline]
     pub(crate) fn fetch(&self, user: bool, la: u64) -> Option<*mut u8> {
-        let entry = &self.fetch[usize::from(user)][(la >> 12) as usize % FETCH_ENTRIES];
+        let entry = &self.fetch[fetch_slot(user, la)];
         (entry.tag == la & !0xfff).then_some(entry.host)
     }
 
@@ -115,8 +148,7 @@ impl Tlb {
     pub(crate) fn fill_fetch(&mut self, user: bool, la: u64, host: *mut u8) {
         self.dirty = true;
         self.stats.fills += 1;
-        self.fetch[usize::from(user)][(la >> 12) as usize % FETCH_ENTRIES] =
-            FetchEntry { tag: la & !0xfff, host };
+        self.fetch[fetch_slot(user, la)] = FetchEntry { tag: la & !0xfff, host };
     }
 
     /// Forgets everything.
@@ -124,27 +156,35 @@ impl Tlb {
         if self.dirty {
             self.dirty = false;
             self.stats.flushes += 1;
-            self.tables.as_flattened_mut().fill(EMPTY);
-            self.fetch.as_flattened_mut().fill(FETCH_EMPTY);
+            self.tables.fill(EMPTY);
+            self.fetch.fill(FETCH_EMPTY);
+            self.writers.fill(0);
         }
     }
 
     /// Forgets one linear page.
     pub(crate) fn flush_page(&mut self, la: u64) {
-        for table in self.tables.iter_mut() {
-            table[(la >> 12) as usize % ENTRIES] = EMPTY;
+        for table in 0..TABLES {
+            let entry = &mut self.tables[slot(table, la)];
+            let before = std::mem::replace(entry, EMPTY);
+            self.count(&before, u32::MAX);
         }
-        for table in self.fetch.iter_mut() {
-            table[(la >> 12) as usize % FETCH_ENTRIES] = FETCH_EMPTY;
+        for user in [false, true] {
+            self.fetch[fetch_slot(user, la)] = FETCH_EMPTY;
         }
     }
 
-    /// Takes direct writes away from every linear page that is backed by `host`.
-    pub(crate) fn withhold_writes(&mut self, host: *mut u8) {
-        for entry in self.tables.as_flattened_mut() {
-            if entry.write != NONE && entry.write.wrapping_add(entry.addend) == host as u64 {
+    /// Takes direct writes away from every linear page that is backed by `host_page`.
+    pub(crate) fn withhold_writes(&mut self, host_page: u64) {
+        let counter = &mut self.writers[writer(host_page)];
+        if *counter == 0 {
+            return;
+        }
+        for entry in self.tables.iter_mut() {
+            if entry.write != NONE && entry.write.wrapping_add(entry.addend) == host_page {
                 entry.code = entry.write;
                 entry.write = NONE;
+                *counter = counter.wrapping_sub(1);
             }
         }
     }

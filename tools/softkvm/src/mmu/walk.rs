@@ -235,6 +235,7 @@ impl Processor {
             }
             let host = self.table_entry(0, met.gpa, Access::WalkWrite)?;
             debug_assert_eq!(host, met.host);
+            self.note_code_write(host, if wide { 8 } else { 4 });
             let value = met.value | bits;
             // SAFETY: `table_entry` answers with a pointer to an aligned entry of a lent page.
             unsafe {

@@ -12,9 +12,6 @@ use super::operand::{gpr, load, mask, segment, set_gpr, store};
 use crate::cpu::state::{RAX, RCX, RDI, RDX, RSI};
 use crate::cpu::{Access, Exit, Processor, Seg, Step, flags};
 
-/// Iterations between two looks at waiting events.
-const BATCH: u32 = 4096;
-
 /// What one iteration does.
 #[derive(Clone, Copy)]
 enum Action {
@@ -152,6 +149,7 @@ pub(super) fn run(p: &mut Processor, insn: &Instruction) -> Step {
     }
     let compares = matches!(action, Action::Compare | Action::Scan);
     let while_equal = !insn.has_repne_prefix();
+    let room = p.turn_room();
     for done in 0.. {
         let count = gpr(p, RCX, form.width);
         if count == 0 {
@@ -164,7 +162,7 @@ pub(super) fn run(p: &mut Processor, insn: &Instruction) -> Step {
         if done > 0 {
             p.core.instructions += 1;
             let io = matches!(action, Action::In | Action::Out);
-            if io || p.core.attention || done >= BATCH {
+            if io || p.core.attention || done >= room {
                 return Err(p.exit(Exit::Turn));
             }
         }

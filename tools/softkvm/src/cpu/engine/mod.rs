@@ -1,0 +1,321 @@
+//! The engines that execute instructions, and the run loop of one processor.
+//!
+//! The fast engine runs blocks of specialised operations; whatever is not plain work inside a
+//! block — a fault, a device access, a page-crossing operand, a write to code — leaves the block
+//! at that instruction, which the reference engine then executes. Both retire the same
+//! instructions, see events at the same places and leave the same state.
+//!
+//! UNSAFETY: blocks are reached by raw pointer; see [`op`] and [`cache`] for who keeps them alive.
+#![allow(unsafe_code)]
+
+mod build;
+mod cache;
+mod handlers;
+pub(crate) mod op;
+mod select;
+pub(crate) mod step;
+
+pub use cache::{CodeCache, CodeStats, Kind};
+
+use self::cache::Key;
+use self::handlers::generic::head;
+use self::op::{Head, Hot, Leave, Link, Slot};
+use super::state::Seg;
+use super::world::{Exit, Step, Stop, Trapped};
+use super::{Mode, Processor, deliver, flags};
+
+#[cfg(test)]
+#[path = "engine_test.rs"]
+mod engine_test;
+
+/// Runs a processor for at most `budget` instructions. It must have a world
+/// ([`Processor::with_world`]); `code` is its machine's.
+///
+/// The budget is exact: [`Exit::Turn`] comes after `budget` instructions, unless another exit comes
+/// first. Each iteration of a repeated instruction counts as one, and a delivered event takes the
+/// place of one.
+pub fn run(p: &mut Processor, code: &mut CodeCache, budget: u64) -> Exit {
+    p.hot.budget = i64::try_from(budget).unwrap_or(i64::MAX);
+    p.hot.limit = p.core.instructions.wrapping_add(p.hot.budget as u64);
+    let fast = code.kind == Kind::Fast;
+    code.bury();
+    p.catch_up(code);
+    // From here on the cache is only used through this pointer: instructions drop blocks too.
+    let code: *mut CodeCache = code;
+    p.hot.code = code;
+    let exit = loop {
+        match turn(p, code, fast) {
+            Ok(None) => {}
+            Ok(Some(exit)) => break exit,
+            Err(Trapped) => match p.core.stop.take() {
+                Some(Stop::Fault(exception)) => {
+                    p.event_taken();
+                    if deliver::exception(p, exception).is_err() {
+                        break p.exit_reason();
+                    }
+                }
+                // A repeated instruction asks for a look at events and the budget.
+                Some(Stop::Exit(Exit::Turn)) => {}
+                Some(Stop::Exit(exit)) => break exit,
+                None => break Exit::Turn,
+            },
+        }
+    };
+    p.core.instructions = p.hot.limit.wrapping_sub(p.hot.budget as u64);
+    p.hot.code = std::ptr::null_mut();
+    exit
+}
+
+/// Looks for events, then executes a chain of blocks or one instruction.
+fn turn(p: &mut Processor, code: *mut CodeCache, fast: bool) -> Step<Option<Exit>> {
+    if p.hot.budget <= 0 {
+        return Ok(Some(Exit::Turn));
+    }
+    if p.core.pending.is_some() {
+        deliver::pending(p)?;
+    }
+    if p.core.attention && take_event(p)? {
+        return Ok(None);
+    }
+    // SAFETY: `run` holds the cache, and no other reference to it is alive here; no block is
+    // running.
+    unsafe {
+        if (*code).drops() != p.hot.seen_drops {
+            p.catch_up(&*code);
+            (*code).bury();
+        }
+    }
+    let careful = p.core.shadow || p.core.rflags & (flags::TF | flags::RF) != 0;
+    if !fast || careful || !p.mode_for_blocks() {
+        return step_once(p, code);
+    }
+    // SAFETY: `run` holds the cache, and no other reference to it is alive here.
+    let first = p.find_block(unsafe { &mut *code });
+    // SAFETY: `first` is null or a live block, and none is freed before this has been left.
+    unsafe {
+        if first.is_null() || (*first).count > p.hot.budget {
+            return step_once(p, code);
+        }
+        p.hot.budget -= (*first).count;
+        let mut op: *const op::Op = first.cast::<Slot>().add(1).cast();
+        while !op.is_null() {
+            op = ((*op).run)(p, op);
+        }
+        left(p, code)
+    }
+}
+
+/// A block has been left: puts the books in order.
+unsafe fn left(p: &mut Processor, code: *mut CodeCache) -> Step<Option<Exit>> {
+    let at = p.hot.at;
+    let why = p.hot.leave;
+    if why == Leave::Done {
+        return Ok(None);
+    }
+    p.hot.link = std::ptr::null();
+    // SAFETY: `at` is an operation of the block just left, which is still there.
+    let (block, op) = unsafe { (&*head(at), &*at) };
+    let ahead = block.count - i64::from(op.before);
+    match why {
+        Leave::Redo => {
+            p.hot.budget += ahead;
+            p.core.rip = block.rip.wrapping_add(u64::from(op.rip));
+            step_once(p, code)
+        }
+        Leave::Stopped => match p.core.stop.take() {
+            // These have happened when they are reported.
+            Some(Stop::Exit(exit @ (Exit::Halt | Exit::Vmgexit))) => {
+                p.hot.budget += ahead - 1;
+                Ok(Some(exit))
+            }
+            stop => {
+                p.hot.budget += ahead;
+                p.core.stop = stop;
+                Err(Trapped)
+            }
+        },
+        Leave::Done | Leave::After => {
+            p.hot.budget += ahead - 1;
+            Ok(None)
+        }
+    }
+}
+
+/// One instruction by the reference engine.
+fn step_once(p: &mut Processor, code: *mut CodeCache) -> Step<Option<Exit>> {
+    p.hot.link = std::ptr::null();
+    // SAFETY: `run` holds the cache, and no other reference to it is alive here.
+    unsafe { (*code).stats.steps += 1 };
+    let trap = p.core.rflags & flags::TF != 0;
+    let exit = step::step(p)?;
+    if trap {
+        p.event_taken();
+        deliver::single_step(p)?;
+    }
+    Ok(exit)
+}
+
+/// Delivers an NMI or interrupt if one waits and may be taken.
+fn take_event(p: &mut Processor) -> Step<bool> {
+    if p.core.shadow {
+        return Ok(false);
+    }
+    if !p.core.nmi_blocked && p.world().take_nmi() {
+        p.event_taken();
+        return deliver::nmi(p).map(|()| true);
+    }
+    if p.core.rflags & flags::IF == 0 {
+        return Ok(false);
+    }
+    match p.world().take_interrupt() {
+        Some(vector) => {
+            p.event_taken();
+            deliver::interrupt(p, vector).map(|()| true)
+        }
+        None => {
+            p.core.attention = false;
+            Ok(false)
+        }
+    }
+}
+
+impl Processor {
+    /// Iterations that a repeated instruction may go through before it leaves with
+    /// [`Exit::Turn`], registers advanced and RIP still at it.
+    pub(crate) fn turn_room(&self) -> u64 {
+        // Outside `run` there is no turn, only this measure of patience.
+        if self.hot.code.is_null() { 4096 } else { self.hot.room }
+    }
+
+    /// A delivered event takes an instruction's place in the budget without being one.
+    fn event_taken(&mut self) {
+        self.hot.budget -= 1;
+        self.hot.limit = self.hot.limit.wrapping_sub(1);
+    }
+
+    fn exit_reason(&mut self) -> Exit {
+        match self.core.stop.take() {
+            Some(Stop::Exit(exit)) => exit,
+            _ => Exit::Shutdown,
+        }
+    }
+
+    /// Learns what happened to the machine's blocks.
+    fn catch_up(&mut self, code: &CodeCache) {
+        if self.hot.seen_drops != code.drops() {
+            self.hot.seen_drops = code.drops();
+            self.hot.forget_jumps();
+            self.hot.link = std::ptr::null();
+        }
+        for &page in code.new_pages(self.hot.seen_pages) {
+            self.tlb.withhold_writes(page);
+        }
+        self.hot.seen_pages = code.page_count();
+    }
+
+    /// Whether blocks may run in the present mode; sets up what they depend on.
+    #[inline]
+    fn mode_for_blocks(&mut self) -> bool {
+        let cs = &self.core.seg[Seg::Cs as usize];
+        let flat = match self.core.mode {
+            Mode::Long64 => true,
+            Mode::Prot32 => cs.base == 0 && cs.limit == u32::MAX,
+            Mode::Real16 | Mode::Prot16 => false,
+        };
+        if !flat || self.core.rflags & flags::VM != 0 || self.checks_alignment() {
+            return false;
+        }
+        let user = self.core.cpl == 3;
+        self.hot.mode = self.core.mode as u32 | u32::from(user) << 2;
+        self.hot.table = self.tlb.table(self.table_of(user));
+        true
+    }
+
+    /// The block at RIP, built if need be, and linked from where the last one was left. Null when
+    /// the reference engine must go on.
+    fn find_block(&mut self, code: &mut CodeCache) -> *const Head {
+        let link = std::mem::replace(&mut self.hot.link, std::ptr::null());
+        let rip = self.core.rip;
+        let slot = Hot::jump_slot(rip);
+        let mut head = self.hot.jumps[slot];
+        // SAFETY: the jump cache holds live blocks (it is emptied before any is freed).
+        let known = unsafe { (*head).rip == rip && (*head).mode == self.hot.mode };
+        if !known {
+            head = self.look_up(code, rip);
+            if head.is_null() {
+                return head;
+            }
+            self.hot.jumps[slot] = head;
+            self.hot.jumps_used = true;
+        }
+        if !link.is_null() {
+            // SAFETY: the link belongs to the block left last; nothing has been freed since.
+            unsafe { connect(link.cast_mut(), head) };
+        }
+        head
+    }
+
+    fn look_up(&mut self, code: &mut CodeCache, rip: u64) -> *const Head {
+        if self.core.mode == Mode::Long64 && !self.canonical(rip) {
+            return std::ptr::null();
+        }
+        let Ok(page) = self.fetch_page(rip) else {
+            // The reference engine meets the same fault and reports it.
+            self.core.stop = None;
+            return std::ptr::null();
+        };
+        let key = Key { rip, page: page as u64, mode: self.hot.mode };
+        if let Some(head) = code.find(&key) {
+            return head;
+        }
+        let offset = (rip & 0xfff) as usize;
+        // SAFETY: the world lent the whole page, and nobody writes to it meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts(page.add(offset), 4096 - offset) };
+        let Some((block, len)) = build::build(bytes, &key, self.core.mode) else {
+            return std::ptr::null();
+        };
+        // SAFETY: the first slot of a block is its head.
+        code.stats.decoded += unsafe { block.slots[0].head.count } as u64;
+        let head = code.add(key, block, len);
+        self.catch_up(code);
+        head
+    }
+
+    /// Translations have gone, and with them what is known about virtual addresses.
+    pub(crate) fn left_mapping(&mut self) {
+        self.hot.forget_jumps();
+    }
+
+    /// Whether a host page holds cached code.
+    pub(crate) fn holds_code(&self, host: *mut u8) -> bool {
+        // SAFETY: set only while `run` holds the cache.
+        unsafe { self.hot.code.as_ref() }.is_some_and(|code| code.holds(host as u64 & !0xfff))
+    }
+
+    /// Whether bytes share a line with cached code.
+    pub(crate) fn overlaps_code(&self, host: *mut u8, len: usize) -> bool {
+        // SAFETY: as in `holds_code`.
+        unsafe { self.hot.code.as_ref() }.is_some_and(|code| code.overlaps(host as u64, len))
+    }
+
+    /// A write to guest memory that may hit cached code.
+    pub(crate) fn note_code_write(&mut self, host: *mut u8, len: usize) {
+        // SAFETY: as in `holds_code`; nothing else borrows the cache during an instruction.
+        if let Some(code) = unsafe { self.hot.code.as_mut() } {
+            code.wrote(host as u64, len);
+        }
+    }
+}
+
+/// Lets a link lead to a block of the same page.
+///
+/// # Safety
+/// The link belongs to a live block, or is null.
+unsafe fn connect(link: *mut Link, head: *const Head) {
+    // SAFETY: as the caller promises; blocks are only ever changed through their links.
+    unsafe {
+        if (*link).rip == (*head).rip {
+            (*link).target = head;
+        }
+    }
+}
