@@ -88,7 +88,7 @@ pub struct Flags {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "epyc-milan",
-        help_heading = "Protection (exactly one)"
+        help_heading = "Run"
     )]
     pub emulate: Option<String>,
 
@@ -99,13 +99,27 @@ pub struct Flags {
     #[arg(short, long, value_name = "FILE", alias = "initramfs", help_heading = "Guest")]
     pub initrd: Option<PathBuf>,
     /// The kernel command line, or @FILE [default: console=ttyS0 panic=-1].
-    #[arg(short, long, value_name = "TEXT", visible_alias = "append", allow_hyphen_values = true, help_heading = "Guest")]
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        visible_alias = "append",
+        allow_hyphen_values = true,
+        help_heading = "Guest"
+    )]
     pub cmdline: Option<String>,
     /// Guest memory, with suffix K, M or G.
     #[arg(short, long, value_name = "SIZE", default_value = "512M", help_heading = "Guest")]
     pub memory: MemorySize,
     /// Number of vCPUs; for `measure` also a range like 1..4.
-    #[arg(short = 'j', long, value_name = "N", default_value = "1", visible_alias = "vcpus", help_heading = "Guest")]
+    #[arg(
+        short = 'j',
+        long,
+        value_name = "N",
+        default_value = "1",
+        visible_alias = "vcpus",
+        help_heading = "Guest"
+    )]
     pub cpus: CpuRange,
     /// How kernel and initrd come under the measurement.
     #[arg(long, value_enum, default_value = "hashed", help_heading = "Guest")]
@@ -113,6 +127,10 @@ pub struct Flags {
     /// Who accepts the guest's memory, and when.
     #[arg(long, value_enum, default_value = "eager", help_heading = "Guest")]
     pub accept: AcceptMode,
+
+    /// Use this flat image in place of the built-in shim (it is measured like it).
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    pub shim: Option<PathBuf>,
 
     /// The guest's serial console: stdio, file=PATH or none.
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console, help_heading = "Run")]

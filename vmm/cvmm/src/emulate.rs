@@ -55,14 +55,22 @@ fn find_library() -> Result<PathBuf, Error> {
         return if path.is_file() {
             std::path::absolute(&path).map_err(|e| Error::Emulate { problem: e.to_string() })
         } else {
-            Err(Error::Emulate { problem: format!("{LIBRARY_VARIABLE} names {}, which is no file", path.display()) })
+            Err(Error::Emulate {
+                problem: format!("{LIBRARY_VARIABLE} names {}, which is no file", path.display()),
+            })
         };
     }
     let exe = std::env::current_exe().map_err(|e| Error::Emulate { problem: e.to_string() })?;
     let dir = exe.parent().map(PathBuf::from).unwrap_or_default();
     // Beside the executable, or one level up: test binaries sit in target/release/deps.
-    [dir.join(LIBRARY_NAME), dir.join("..").join(LIBRARY_NAME), dir.join("../lib").join(LIBRARY_NAME)]
-        .into_iter()
-        .find(|p| p.is_file())
-        .ok_or_else(|| Error::Emulate { problem: format!("there is no {LIBRARY_NAME} beside {}", exe.display()) })
+    [
+        dir.join(LIBRARY_NAME),
+        dir.join("..").join(LIBRARY_NAME),
+        dir.join("../lib").join(LIBRARY_NAME),
+    ]
+    .into_iter()
+    .find(|p| p.is_file())
+    .ok_or_else(|| Error::Emulate {
+        problem: format!("there is no {LIBRARY_NAME} beside {}", exe.display()),
+    })
 }

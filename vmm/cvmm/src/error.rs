@@ -64,7 +64,9 @@ impl ExitCode {
             ExitCode::Ok => "the guest powered off, or the mark of --until was reached",
             ExitCode::Internal => "internal error of cvmm",
             ExitCode::Usage => "unusable command line, kernel, initrd or other input",
-            ExitCode::Host => "this host lacks something the guest needs (no /dev/kvm, no SEV-SNP, ...)",
+            ExitCode::Host => {
+                "this host lacks something the guest needs (no /dev/kvm, no SEV-SNP, ...)"
+            }
             ExitCode::Launch => "the firmware or the kernel refused the launch",
             ExitCode::Io => "a file or device of the host could not be read, written or set up",
             ExitCode::Crash => "the guest crashed, or asked to be terminated",

@@ -11,19 +11,28 @@ use crate::termination::Termination;
 /// # Errors
 /// `code` is not a number, or means nothing.
 pub fn explain(code: &str) -> Result<String, Error> {
-    let bad = |problem: &str| Error::Usage {
+    let bad = |problem: &str| {
+        Error::Usage {
         flag: format!("explain {code}"),
         problem: problem.into(),
         cure: "write a firmware or exit code such as 7 or 0x16, a termination such as 5:2 (set:reason) or a GHCB MSR \
                value such as 0x25100"
             .into(),
+    }
     };
     let mut out = String::new();
     if let Some((set, reason)) = code.split_once(':') {
-        let set = parse(set).and_then(|v| u8::try_from(v).ok()).ok_or_else(|| bad("the reason set is not a number"))?;
-        let reason =
-            parse(reason).and_then(|v| u8::try_from(v).ok()).ok_or_else(|| bad("the reason is not a number"))?;
-        let _ = writeln!(out, "guest termination {set}:{reason}: {}", Termination { set, reason }.sentence());
+        let set = parse(set)
+            .and_then(|v| u8::try_from(v).ok())
+            .ok_or_else(|| bad("the reason set is not a number"))?;
+        let reason = parse(reason)
+            .and_then(|v| u8::try_from(v).ok())
+            .ok_or_else(|| bad("the reason is not a number"))?;
+        let _ = writeln!(
+            out,
+            "guest termination {set}:{reason}: {}",
+            Termination { set, reason }.sentence()
+        );
         return Ok(out);
     }
     let number = parse(code).ok_or_else(|| bad("that is not a number"))?;
@@ -37,7 +46,11 @@ pub fn explain(code: &str) -> Result<String, Error> {
         let termination = Termination::from_ghcb_msr(number);
         let _ = writeln!(out, "GHCB termination request {number:#x}: {}", termination.sentence());
     }
-    if out.is_empty() { Err(bad("no exit code, firmware status or termination request has it")) } else { Ok(out) }
+    if out.is_empty() {
+        Err(bad("no exit code, firmware status or termination request has it"))
+    } else {
+        Ok(out)
+    }
 }
 
 fn parse(text: &str) -> Option<u64> {

@@ -52,7 +52,8 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
     let inputs = recorder.record(Op::ReadInputs, "files", 0, || Inputs::read(&config.guest))?;
     let system = System::open(recorder)?;
     let host = launch::probe(&config, &system, recorder)?;
-    let plan = recorder.record(Op::Plan, "plan", 0, || Plan::build(&config.guest, &inputs, config.cpus, &host))?;
+    let plan = recorder
+        .record(Op::Plan, "plan", 0, || Plan::build(&config.guest, &inputs, config.cpus, &host))?;
     drop(inputs);
     if let Some(path) = &config.dump_pages {
         write_atomically("page list", path, |out| digest::dump::write(&plan, out))?;
@@ -99,7 +100,8 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
             .iter()
             .map(|(cpus, digest)| serde_json::json!({ "vcpus": cpus.get(), "digest": digest.to_string() }))
             .collect();
-        let value = serde_json::json!({ "schema": "cvmm-measure/1", "technology": "snp", "digests": rows });
+        let value =
+            serde_json::json!({ "schema": "cvmm-measure/1", "technology": "snp", "digests": rows });
         out.push_str(&format!("{value:#}\n"));
     } else if let [(_, digest)] = digests.as_slice() {
         out.push_str(&format!("{digest}\n"));
@@ -120,9 +122,11 @@ pub fn explain_verb(code: &str) -> Result<ExitCode, Error> {
 }
 
 fn print_out(text: &str) -> Result<ExitCode, Error> {
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|source| Error::WriteFile { what: "result", path: "standard output".into(), source })?;
+    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::WriteFile {
+        what: "result",
+        path: "standard output".into(),
+        source,
+    })?;
     Ok(ExitCode::Ok)
 }
 
@@ -130,9 +134,9 @@ fn open_sink(console: &Console) -> Result<Sink, Error> {
     match console {
         Console::Stdio => Ok(Sink::Stdout),
         Console::None => Ok(Sink::Nowhere),
-        Console::File(path) => std::fs::File::create(path)
-            .map(Sink::File)
-            .map_err(|source| Error::WriteFile { what: "console output", path: path.clone(), source }),
+        Console::File(path) => std::fs::File::create(path).map(Sink::File).map_err(|source| {
+            Error::WriteFile { what: "console output", path: path.clone(), source }
+        }),
     }
 }
 
@@ -146,8 +150,11 @@ fn start_log(flags: &Flags) -> Result<(), Error> {
     let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time();
     let result = match &flags.log {
         Some(path) => {
-            let file = std::fs::File::create(path)
-                .map_err(|source| Error::WriteFile { what: "log", path: path.clone(), source })?;
+            let file = std::fs::File::create(path).map_err(|source| Error::WriteFile {
+                what: "log",
+                path: path.clone(),
+                source,
+            })?;
             builder.with_ansi(false).with_writer(std::sync::Mutex::new(file)).try_init()
         }
         None => builder.with_ansi(false).with_writer(std::io::stderr).try_init(),

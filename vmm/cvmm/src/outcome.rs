@@ -9,22 +9,49 @@ use crate::termination::Termination;
 pub enum Outcome {
     PowerOff,
     Reset,
-    MarkReached { value: u32 },
+    MarkReached {
+        value: u32,
+    },
     KernelPanic,
     Timeout,
     Interrupted,
     /// By the GHCB MSR, or by the shim of an unprotected guest.
     Terminated(Termination),
     /// By the GHCB page: KVM does not hand the reason on.
-    TerminatedByPage { vcpu: u16 },
-    TripleFault { vcpu: u16 },
-    EntryRefused { vcpu: u16, reason: u64 },
-    KvmGaveUp { vcpu: u16, suberror: u32 },
-    WrongKindOfAccess { vcpu: u16, gpa: u64, private: bool },
-    Halted { vcpu: u16 },
-    Unhandled { vcpu: u16, what: String },
-    RunFailed { vcpu: u16, problem: String },
-    MonitorFailed { problem: String },
+    TerminatedByPage {
+        vcpu: u16,
+    },
+    TripleFault {
+        vcpu: u16,
+    },
+    EntryRefused {
+        vcpu: u16,
+        reason: u64,
+    },
+    KvmGaveUp {
+        vcpu: u16,
+        suberror: u32,
+        instruction: String,
+    },
+    WrongKindOfAccess {
+        vcpu: u16,
+        gpa: u64,
+        private: bool,
+    },
+    Halted {
+        vcpu: u16,
+    },
+    Unhandled {
+        vcpu: u16,
+        what: String,
+    },
+    RunFailed {
+        vcpu: u16,
+        problem: String,
+    },
+    MonitorFailed {
+        problem: String,
+    },
 }
 
 impl Outcome {
@@ -113,9 +140,12 @@ impl Outcome {
                 format!("vCPU {vcpu}'s state is invalid (hardware reason {reason:#x})"),
                 "report this as a bug".into(),
             ),
-            Outcome::KvmGaveUp { vcpu, suberror } => (
+            Outcome::KvmGaveUp { vcpu, suberror, instruction } => (
                 "KVM could not go on with the guest".into(),
-                format!("internal error {suberror} on vCPU {vcpu}, for instance an instruction that it cannot emulate"),
+                match instruction.as_str() {
+                    "" => format!("internal error {suberror} on vCPU {vcpu}"),
+                    bytes => format!("it cannot emulate the instruction {bytes} (hexadecimal) on vCPU {vcpu}"),
+                },
                 "look at the lines above and at the host's `dmesg`".into(),
             ),
             Outcome::WrongKindOfAccess { vcpu, gpa, private } => (

@@ -28,7 +28,9 @@ impl Started {
 
     /// Time since then.
     pub fn elapsed(&self) -> WallNs {
-        WallNs(u64::try_from(monotonic_raw().saturating_sub(self.raw).as_nanos()).unwrap_or(u64::MAX))
+        WallNs(
+            u64::try_from(monotonic_raw().saturating_sub(self.raw).as_nanos()).unwrap_or(u64::MAX),
+        )
     }
 }
 
@@ -169,7 +171,13 @@ impl Recorder {
     }
 
     /// Runs `work` and leaves one event.
-    pub fn record<R>(&mut self, op: Op, tag: &'static str, bytes: u64, work: impl FnOnce() -> R) -> R {
+    pub fn record<R>(
+        &mut self,
+        op: Op,
+        tag: &'static str,
+        bytes: u64,
+        work: impl FnOnce() -> R,
+    ) -> R {
         let begin = self.now();
         let result = work();
         let end = self.now();

@@ -11,9 +11,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::{Config, Technology};
+use crate::device::bus::StrayAccess;
 use crate::digest::hex;
 use crate::digest::snp::{launch_digest, page_type};
-use crate::device::bus::StrayAccess;
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::plan::{PageKind, Plan};
@@ -220,8 +220,11 @@ impl RunReport {
     /// # Errors
     /// The file's.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let mut json = serde_json::to_vec_pretty(self)
-            .map_err(|e| Error::WriteFile { what: "report", path: path.to_owned(), source: e.into() })?;
+        let mut json = serde_json::to_vec_pretty(self).map_err(|e| Error::WriteFile {
+            what: "report",
+            path: path.to_owned(),
+            source: e.into(),
+        })?;
         json.push(b'\n');
         write_atomically("report", path, |out| out.write_all(&json))
     }
@@ -338,7 +341,9 @@ fn exits(run: &RunRecord) -> ExitFacts {
         .iter()
         .enumerate()
         .map(|(kind, reason)| {
-            let sum = |pick: fn(&crate::run::ExitCount) -> u64| run.vcpus.iter().map(|v| pick(&v.exits[kind])).sum();
+            let sum = |pick: fn(&crate::run::ExitCount) -> u64| {
+                run.vcpus.iter().map(|v| pick(&v.exits[kind])).sum()
+            };
             ReasonFacts {
                 reason,
                 count: sum(|e| e.count),

@@ -56,7 +56,10 @@ impl Termination {
         };
         match known {
             Some(text) => format!("{whose} says: {text}"),
-            None => format!("{whose} gave reason {:#x} of set {:#x}, which is not known here", self.reason, self.set),
+            None => format!(
+                "{whose} gave reason {:#x} of set {:#x}, which is not known here",
+                self.reason, self.set
+            ),
         }
     }
 
@@ -64,17 +67,19 @@ impl Termination {
     pub fn cure(self) -> &'static str {
         let code = shim::Termination(self.reason);
         match self.set {
-            shim::TERMINATION_SET if [
-                shim::Termination::KERNEL_HASH,
-                shim::Termination::INITRD_HASH,
-                shim::Termination::CMDLINE_HASH,
-            ]
-            .contains(&code) =>
+            shim::TERMINATION_SET
+                if [
+                    shim::Termination::KERNEL_HASH,
+                    shim::Termination::INITRD_HASH,
+                    shim::Termination::CMDLINE_HASH,
+                ]
+                .contains(&code) =>
             {
                 "something on the host changed the file's copy in memory after it was measured: do not trust this host"
             }
             shim::TERMINATION_SET
-                if code == shim::Termination::DOUBLE_VALIDATION || code == shim::Termination::exception(29) =>
+                if code == shim::Termination::DOUBLE_VALIDATION
+                    || code == shim::Termination::exception(29) =>
             {
                 "something on the host swapped or remapped the guest's memory: do not trust this host"
             }
@@ -83,7 +88,9 @@ impl Termination {
             {
                 "fetch or build the kernel again"
             }
-            shim::TERMINATION_SET => "report this as a bug, unless somebody changed the launch pages",
+            shim::TERMINATION_SET => {
+                "report this as a bug, unless somebody changed the launch pages"
+            }
             _ => "look at the guest's console and at the host's `dmesg`",
         }
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::Flags;
-use crate::digest::LaunchDigest;
 use crate::device::marks::Mark;
+use crate::digest::LaunchDigest;
 use crate::error::Error;
 pub use quantity::{CpuCount, CpuRange, MemorySize};
 use snp::SnpConfig;
@@ -72,6 +72,8 @@ pub struct GuestConfig {
     pub cmdline: String,
     /// How much memory.
     pub memory: MemorySize,
+    /// A shim other than the built-in one.
+    pub shim: Option<PathBuf>,
     /// How kernel and initrd are measured.
     pub load: LoadMode,
     /// Who accepts memory.
@@ -118,7 +120,9 @@ pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
 impl GuestConfig {
     fn parse(flags: &Flags) -> Result<GuestConfig, Error> {
         let technology = match (&flags.snp, flags.plain, flags.tdx) {
-            (Some(options), false, false) => Technology::Snp(SnpConfig::parse(options.as_deref().unwrap_or(""))?),
+            (Some(options), false, false) => {
+                Technology::Snp(SnpConfig::parse(options.as_deref().unwrap_or(""))?)
+            }
             (None, true, false) => Technology::Plain,
             (None, false, true) => {
                 return Err(Error::Usage {
@@ -148,6 +152,7 @@ impl GuestConfig {
             initrd: flags.initrd.clone(),
             cmdline: parse_cmdline(flags.cmdline.as_deref())?,
             memory: flags.memory,
+            shim: flags.shim.clone(),
             load: flags.load,
             accept: flags.accept,
         })
@@ -247,13 +252,20 @@ pub fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
     }
     // A device or a file that grows without end must not take the host's memory.
     if meta.len() > MAX_INPUT {
-        return Err(fail(std::io::Error::other(format!("the file is larger than {} MiB", MAX_INPUT >> 20))));
+        return Err(fail(std::io::Error::other(format!(
+            "the file is larger than {} MiB",
+            MAX_INPUT >> 20
+        ))));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
     let file = std::fs::File::open(path).map_err(fail)?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_INPUT + 1), &mut bytes).map_err(fail)?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_INPUT + 1), &mut bytes)
+        .map_err(fail)?;
     if bytes.len() as u64 > MAX_INPUT {
-        return Err(fail(std::io::Error::other(format!("more than {} MiB came out of it", MAX_INPUT >> 20))));
+        return Err(fail(std::io::Error::other(format!(
+            "more than {} MiB came out of it",
+            MAX_INPUT >> 20
+        ))));
     }
     Ok(bytes)
 }

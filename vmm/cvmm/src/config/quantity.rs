@@ -32,13 +32,17 @@ impl FromStr for MemorySize {
             Some((at, 'G' | 'g')) => (&text[..at], 30),
             _ => (text, 0),
         };
-        let number: u64 =
-            digits.parse().map_err(|_| format!("'{text}' is not a size; write for instance 512M or 2G"))?;
-        let bytes = number.checked_mul(1 << shift).filter(|b| *b <= MemorySize::MAX).ok_or_else(|| {
-            format!("{text} is more than the largest guest, {} GiB", MemorySize::MAX >> 30)
-        })?;
+        let number: u64 = digits
+            .parse()
+            .map_err(|_| format!("'{text}' is not a size; write for instance 512M or 2G"))?;
+        let bytes =
+            number.checked_mul(1 << shift).filter(|b| *b <= MemorySize::MAX).ok_or_else(|| {
+                format!("{text} is more than the largest guest, {} GiB", MemorySize::MAX >> 30)
+            })?;
         if bytes == 0 || bytes % (1 << 20) != 0 {
-            return Err(format!("{text} is not a whole number of MiB (a bare number counts bytes)"));
+            return Err(format!(
+                "{text} is not a whole number of MiB (a bare number counts bytes)"
+            ));
         }
         Ok(MemorySize(bytes))
     }
@@ -75,10 +79,9 @@ impl FromStr for CpuCount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<CpuCount, String> {
-        text.parse()
-            .ok()
-            .and_then(CpuCount::new)
-            .ok_or_else(|| format!("'{text}' is not a number of vCPUs; a guest has 1 to {}", CpuCount::MAX.0))
+        text.parse().ok().and_then(CpuCount::new).ok_or_else(|| {
+            format!("'{text}' is not a number of vCPUs; a guest has 1 to {}", CpuCount::MAX.0)
+        })
     }
 }
 

@@ -68,7 +68,8 @@ impl SnpConfig {
         let mut auth: Option<PathBuf> = None;
         let mut certs: Option<PathBuf> = None;
         for option in options.split(',').filter(|o| !o.is_empty()) {
-            let (key, value) = option.split_once('=').ok_or_else(|| bad(option, "it has no value"))?;
+            let (key, value) =
+                option.split_once('=').ok_or_else(|| bad(option, "it has no value"))?;
             let repeated = match key {
                 "policy" => policy.replace(parse_policy(value)?).is_some(),
                 "host-data" => host_data.replace(parse_host_data(value)?).is_some(),
@@ -131,7 +132,9 @@ fn parse_host_data(value: &str) -> Result<[u8; 32], Error> {
         Some(file) => read_file("host data", Path::new(file))?,
         None => parse_hex(value).ok_or_else(|| bad("host-data", "it is not hexadecimal"))?,
     };
-    bytes.try_into().map_err(|_| bad("host-data", "it must be 32 bytes: 64 hexadecimal digits, or @FILE of 32 bytes"))
+    bytes.try_into().map_err(|_| {
+        bad("host-data", "it must be 32 bytes: 64 hexadecimal digits, or @FILE of 32 bytes")
+    })
 }
 
 fn read_exact<const N: usize>(key: &str, path: &Path) -> Result<Box<[u8; N]>, Error> {

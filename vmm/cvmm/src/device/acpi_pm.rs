@@ -25,7 +25,9 @@ pub enum PowerRequest {
 /// A byte written to one of the three ports.
 pub fn write(port: u16, value: u8) -> Option<PowerRequest> {
     match port {
-        SLEEP_CONTROL_PORT if value & SLEEP_ENABLE != 0 && value >> 2 & 7 == S5_SLEEP_TYPE => Some(PowerRequest::Off),
+        SLEEP_CONTROL_PORT if value & SLEEP_ENABLE != 0 && value >> 2 & 7 == S5_SLEEP_TYPE => {
+            Some(PowerRequest::Off)
+        }
         RESET_PORT if value == RESET_VALUE => Some(PowerRequest::Reset),
         _ => None,
     }

@@ -58,7 +58,9 @@ impl PortBus {
         }
         match (port, data) {
             (MARK_PORT, [a, b, c, d]) => PortEffect::Mark(u32::from_le_bytes([*a, *b, *c, *d])),
-            (TERMINATION_PORT, [a, b, c, d]) => PortEffect::Terminate(u32::from_le_bytes([*a, *b, *c, *d])),
+            (TERMINATION_PORT, [a, b, c, d]) => {
+                PortEffect::Terminate(u32::from_le_bytes([*a, *b, *c, *d]))
+            }
             (acpi_pm::SLEEP_CONTROL_PORT..=acpi_pm::RESET_PORT, [value]) => {
                 acpi_pm::write(port, *value).map_or(PortEffect::None, PortEffect::Power)
             }
@@ -75,7 +77,11 @@ impl PortBus {
         data.fill(0xff);
         match (serial_register(port), data) {
             (Some(register), [value]) => *value = self.com1.read(register),
-            (None, [value]) if (acpi_pm::SLEEP_CONTROL_PORT..=acpi_pm::RESET_PORT).contains(&port) => *value = 0,
+            (None, [value])
+                if (acpi_pm::SLEEP_CONTROL_PORT..=acpi_pm::RESET_PORT).contains(&port) =>
+            {
+                *value = 0
+            }
             (Some(_), _) => {}
             (None, _) => self.stray(port).reads += 1,
         }

@@ -23,13 +23,21 @@ impl FromStr for Mark {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Mark, String> {
-        let phase = PHASES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, id)| *id);
-        let number = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u8::from_str_radix(hex, 16));
-        phase.or_else(|| MarkId::from_name(text)).or(number.ok().map(MarkId)).map(Mark).ok_or_else(|| {
-            let names: Vec<&str> = MarkId::NAMES.iter().map(|(_, name)| *name).collect();
-            let phases: Vec<&str> = PHASES.iter().map(|(name, _)| *name).collect();
-            format!("'{text}' is no mark; marks are {}, the phases {}, and numbers", names.join(", "), phases.join(", "))
-        })
+        let phase =
+            PHASES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, id)| *id);
+        let number =
+            text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u8::from_str_radix(hex, 16));
+        phase.or_else(|| MarkId::from_name(text)).or(number.ok().map(MarkId)).map(Mark).ok_or_else(
+            || {
+                let names: Vec<&str> = MarkId::NAMES.iter().map(|(_, name)| *name).collect();
+                let phases: Vec<&str> = PHASES.iter().map(|(name, _)| *name).collect();
+                format!(
+                    "'{text}' is no mark; marks are {}, the phases {}, and numbers",
+                    names.join(", "),
+                    phases.join(", ")
+                )
+            },
+        )
     }
 }
 

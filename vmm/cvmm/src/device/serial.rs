@@ -43,7 +43,14 @@ const PENDING_MAX: usize = 4096;
 
 impl ConsoleOutput {
     fn new(sink: Sink) -> ConsoleOutput {
-        ConsoleOutput { sink, pending: Vec::new(), written: 0, matched: 0, panicked: false, failure: None }
+        ConsoleOutput {
+            sink,
+            pending: Vec::new(),
+            written: 0,
+            matched: 0,
+            panicked: false,
+            failure: None,
+        }
     }
 
     fn drain(&mut self) {

@@ -57,7 +57,10 @@ pub fn pages(plan: &Plan) -> impl Iterator<Item = SnpPage<'_>> {
 
 /// The launch digest of a plan.
 pub fn launch_digest(plan: &Plan) -> LaunchDigest {
-    LaunchDigest(pages(plan).fold([0; 48], |digest, page| extend(digest, page.gpa, page.page_type, &page.bytes)))
+    LaunchDigest(
+        pages(plan)
+            .fold([0; 48], |digest, page| extend(digest, page.gpa, page.page_type, &page.bytes)),
+    )
 }
 
 /// One step of the chain.

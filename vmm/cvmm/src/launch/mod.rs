@@ -76,7 +76,12 @@ pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Resul
 ///
 /// # Errors
 /// Whatever the host refuses.
-pub fn launch(config: &Config, plan: &Plan, system: &System, recorder: &mut Recorder) -> Result<Guest, Error> {
+pub fn launch(
+    config: &Config,
+    plan: &Plan,
+    system: &System,
+    recorder: &mut Recorder,
+) -> Result<Guest, Error> {
     match &config.guest.technology {
         Technology::Plain => plain::launch(plan, system, recorder),
         Technology::Snp(snp) => snp::launch(snp, config.expect.as_ref(), plan, system, recorder),
@@ -94,7 +99,9 @@ fn serial_interrupt(vm: &Vm, recorder: &mut Recorder) -> Result<EventFd, Error> 
 /// Puts what the host and the guest share into memory.
 fn write_staged(plan: &Plan, ram: &GuestRam, recorder: &mut Recorder) -> Result<(), Error> {
     for blob in &plan.staged {
-        recorder.record(Op::CopyIn, blob.tag, blob.bytes.len() as u64, || ram.write(blob.gpa, &blob.bytes))?;
+        recorder.record(Op::CopyIn, blob.tag, blob.bytes.len() as u64, || {
+            ram.write(blob.gpa, &blob.bytes)
+        })?;
     }
     Ok(())
 }
@@ -103,7 +110,8 @@ fn write_staged(plan: &Plan, ram: &GuestRam, recorder: &mut Recorder) -> Result<
 fn create_vcpu(plan: &Plan, vm: &Vm, id: u16, recorder: &mut Recorder) -> Result<Vcpu, Error> {
     let vcpu = vm.create_vcpu(recorder, id)?;
     let rows = plan.cpuid.for_vcpu(id);
-    let cpuid = kvm_bindings::CpuId::from_entries(&rows).map_err(|_| PlanError::TooManyCpuidRows { max: 256 })?;
+    let cpuid = kvm_bindings::CpuId::from_entries(&rows)
+        .map_err(|_| PlanError::TooManyCpuidRows { max: 256 })?;
     vcpu.set_cpuid(recorder, &cpuid)?;
     Ok(vcpu)
 }

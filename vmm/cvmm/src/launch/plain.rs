@@ -10,7 +10,11 @@ use crate::sys::system::System;
 /// KVM_X86_DEFAULT_VM.
 const VM_TYPE_DEFAULT: u64 = 0;
 
-pub(super) fn launch(plan: &Plan, system: &System, recorder: &mut Recorder) -> Result<Guest, Error> {
+pub(super) fn launch(
+    plan: &Plan,
+    system: &System,
+    recorder: &mut Recorder,
+) -> Result<Guest, Error> {
     let vm = system.create_vm(recorder, VM_TYPE_DEFAULT)?;
     if plan.cpuid.is_intel() {
         vm.set_tss_address(recorder)?;
@@ -23,7 +27,9 @@ pub(super) fn launch(plan: &Plan, system: &System, recorder: &mut Recorder) -> R
         vm.set_plain_region(recorder, slot as u32, region)?;
     }
     for region in &plan.regions {
-        recorder.record(Op::CopyIn, region.tag, region.bytes.len() as u64, || ram.write(region.gpa, &region.bytes))?;
+        recorder.record(Op::CopyIn, region.tag, region.bytes.len() as u64, || {
+            ram.write(region.gpa, &region.bytes)
+        })?;
     }
     write_staged(plan, &ram, recorder)?;
 
@@ -37,5 +43,10 @@ pub(super) fn launch(plan: &Plan, system: &System, recorder: &mut Recorder) -> R
         }
         vcpus.push(vcpu);
     }
-    Ok(Guest { vcpus, vm, serial_interrupt, memory: GuestMemory { ram, private: Vec::new(), _sev: None } })
+    Ok(Guest {
+        vcpus,
+        vm,
+        serial_interrupt,
+        memory: GuestMemory { ram, private: Vec::new(), _sev: None },
+    })
 }

@@ -24,7 +24,9 @@ pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), Sy
                    says what is missing), or add --emulate for a guest that is not confidential",
         });
     }
-    for capability in [Capability::GUEST_MEMFD, Capability::USER_MEMORY2, Capability::EXIT_HYPERCALL] {
+    for capability in
+        [Capability::GUEST_MEMFD, Capability::USER_MEMORY2, Capability::EXIT_HYPERCALL]
+    {
         system.require(recorder, capability)?;
     }
     Ok(())
@@ -105,8 +107,12 @@ fn add_region(
     let mut source = AlignedPages::copy_of(bytes);
     let params = UpdateParams { gpa: *gpa, page_type: page_type(*kind).0, tag };
     match snp::launch_update(recorder, vm, sev, params, source.bytes_mut()) {
-        Err(SysError::Launch { status: FirmwareStatus::INVALID_PARAM, .. }) if *kind == PageKind::Cpuid => {
-            Err(SysError::CpuidRefused { differences: cpuid::differences(bytes, source.bytes_mut()) })
+        Err(SysError::Launch { status: FirmwareStatus::INVALID_PARAM, .. })
+            if *kind == PageKind::Cpuid =>
+        {
+            Err(SysError::CpuidRefused {
+                differences: cpuid::differences(bytes, source.bytes_mut()),
+            })
         }
         result => result,
     }

@@ -245,7 +245,11 @@ impl fmt::Display for CpuidDifference {
         write!(f, "leaf {:#x}.{:#x}", self.function, self.index)?;
         for (at, name) in ["eax", "ebx", "ecx", "edx"].iter().enumerate() {
             if self.ours[at] != self.theirs[at] {
-                write!(f, " {name} given {:#010x} accepted {:#010x}", self.ours[at], self.theirs[at])?;
+                write!(
+                    f,
+                    " {name} given {:#010x} accepted {:#010x}",
+                    self.ours[at], self.theirs[at]
+                )?;
             }
         }
         Ok(())
@@ -254,7 +258,9 @@ impl fmt::Display for CpuidDifference {
 
 /// The rows in which two CPUID pages differ.
 pub fn differences(ours: &[u8], theirs: &[u8]) -> Vec<CpuidDifference> {
-    let (Ok(ours), Ok(theirs)) = (CpuidPage::read_from_bytes(ours), CpuidPage::read_from_bytes(theirs)) else {
+    let (Ok(ours), Ok(theirs)) =
+        (CpuidPage::read_from_bytes(ours), CpuidPage::read_from_bytes(theirs))
+    else {
         return Vec::new();
     };
     let outs = |f: &CpuidFunction| [f.eax, f.ebx, f.ecx, f.edx];
@@ -262,7 +268,12 @@ pub fn differences(ours: &[u8], theirs: &[u8]) -> Vec<CpuidDifference> {
         .iter()
         .zip(&theirs.functions)
         .filter(|(a, b)| outs(a) != outs(b))
-        .map(|(a, b)| CpuidDifference { function: a.eax_in, index: a.ecx_in, ours: outs(a), theirs: outs(b) })
+        .map(|(a, b)| CpuidDifference {
+            function: a.eax_in,
+            index: a.ecx_in,
+            ours: outs(a),
+            theirs: outs(b),
+        })
         .collect()
 }
 

@@ -3,7 +3,9 @@
 //! Linux 7.2 Documentation/arch/x86/boot.rst for bzImage; System V ABI, AMD64 supplement, chapter 4 for ELF. The shim
 //! parses the same bytes again: it trusts nothing of this.
 
-use abi::boot::{BOOT_FLAG, HEADER_MAGIC, SETUP_HEADER_OFFSET, SetupHeader, VERSION_XLOADFLAGS, XLF_KERNEL_64};
+use abi::boot::{
+    BOOT_FLAG, HEADER_MAGIC, SETUP_HEADER_OFFSET, SetupHeader, VERSION_XLOADFLAGS, XLF_KERNEL_64,
+};
 use abi::shim::KernelKind;
 use thiserror::Error;
 use zerocopy::FromBytes;
@@ -32,7 +34,9 @@ impl KernelError {
     /// What the user can do.
     pub fn cure(&self) -> String {
         match self {
-            KernelError::Empty | KernelError::Truncated { .. } => "fetch or build the kernel again".into(),
+            KernelError::Empty | KernelError::Truncated { .. } => {
+                "fetch or build the kernel again".into()
+            }
             KernelError::UnknownFormat => {
                 "give arch/x86/boot/bzImage, /boot/vmlinuz-…, or an uncompressed ELF vmlinux".into()
             }
@@ -134,11 +138,15 @@ fn parse_bzimage(file: &[u8]) -> Result<KernelLayout, KernelError> {
     }
     let alignment = u64::from(header.kernel_alignment);
     if !alignment.is_power_of_two() || !(0x1000..=0x100_0000).contains(&alignment) {
-        return Err(KernelError::BadHeader("its alignment is not a power of two from 4 KiB to 16 MiB"));
+        return Err(KernelError::BadHeader(
+            "its alignment is not a power of two from 4 KiB to 16 MiB",
+        ));
     }
     let memory = u64::from(header.init_size).max(len - setup_bytes);
     if header.init_size == 0 || memory > MEMORY_MAX {
-        return Err(KernelError::BadHeader("the memory it asks for (init_size) is 0 or above 1 GiB"));
+        return Err(KernelError::BadHeader(
+            "the memory it asks for (init_size) is 0 or above 1 GiB",
+        ));
     }
     let preferred = header.pref_address;
     if !(abi::shim::HIGH_RAM_START..=MEMORY_MAX).contains(&preferred) {
@@ -162,7 +170,9 @@ const SEGMENTS_MAX: usize = 64;
 
 fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
     let len = file.len() as u64;
-    let header = file.get(..ELF_HEADER).ok_or(KernelError::Truncated { len, promised: ELF_HEADER as u64 })?;
+    let header = file
+        .get(..ELF_HEADER)
+        .ok_or(KernelError::Truncated { len, promised: ELF_HEADER as u64 })?;
     if header[4] == 1 {
         return Err(KernelError::Not64Bit);
     }
@@ -177,7 +187,9 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
     }
     let count = usize::from(u16_at(header, 56));
     if usize::from(u16_at(header, 54)) != PROGRAM_HEADER || count == 0 || count > SEGMENTS_MAX {
-        return Err(KernelError::BadElf("its program headers are missing, or too many, or of a strange size"));
+        return Err(KernelError::BadElf(
+            "its program headers are missing, or too many, or of a strange size",
+        ));
     }
     let at = u64_at(header, 32);
     let promised = at.checked_add((count * PROGRAM_HEADER) as u64).unwrap_or(u64::MAX);
@@ -201,7 +213,9 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
         }
         let above = addr.checked_add(size).is_none_or(|end| end > abi::shim::LOAD_END_MAX);
         if in_file > size || size > MEMORY_MAX || above {
-            return Err(KernelError::BadElf("a segment is larger than its memory, or lies above 4 GiB"));
+            return Err(KernelError::BadElf(
+                "a segment is larger than its memory, or lies above 4 GiB",
+            ));
         }
         if addr < abi::shim::HIGH_RAM_START {
             return Err(KernelError::BadElf("a segment lies below 1 MiB"));

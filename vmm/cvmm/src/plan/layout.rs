@@ -1,7 +1,9 @@
 //! Where everything lies: RAM, kernel, initrd, command line and their staging copies.
 
 use abi::boot::E820Type;
-use abi::shim::{CMDLINE_GPA, CMDLINE_MAX, E820Entry, HIGH_RAM_START, LARGE_PAGE, LOW_E820, LOW_RAM_END, PAGE};
+use abi::shim::{
+    CMDLINE_GPA, CMDLINE_MAX, E820Entry, HIGH_RAM_START, LARGE_PAGE, LOW_E820, LOW_RAM_END, PAGE,
+};
 
 use super::PlanError;
 use super::kernel::KernelLayout;
@@ -81,7 +83,12 @@ impl Layout {
     ///
     /// # Errors
     /// It does not fit.
-    pub fn build(memory: MemorySize, kernel: &KernelLayout, sizes: Sizes, load: LoadMode) -> Result<Layout, PlanError> {
+    pub fn build(
+        memory: MemorySize,
+        kernel: &KernelLayout,
+        sizes: Sizes,
+        load: LoadMode,
+    ) -> Result<Layout, PlanError> {
         let longest = match kernel {
             KernelLayout::BzImage { cmdline_max, .. } => (CMDLINE_MAX - 1).min(*cmdline_max),
             KernelLayout::Elf { .. } => CMDLINE_MAX - 1,
@@ -94,7 +101,8 @@ impl Layout {
         // From the bottom: the kernel where it wants to be, with all the memory it will use there.
         let (kernel_dest, bottom) = match kernel {
             KernelLayout::BzImage { setup_bytes, preferred, alignment, memory, .. } => {
-                let load = (*preferred).max(HIGH_RAM_START + LARGE_PAGE).next_multiple_of(*alignment);
+                let load =
+                    (*preferred).max(HIGH_RAM_START + LARGE_PAGE).next_multiple_of(*alignment);
                 (Some(load - setup_bytes), load + memory)
             }
             KernelLayout::Elf { segments } => {
@@ -115,7 +123,8 @@ impl Layout {
         };
         let scratch = if kernel_dest.is_none() { pages(sizes.kernel) } else { 0 };
         let staging_len = staged.next_multiple_of(LARGE_PAGE);
-        let needed = bottom + pages(sizes.initrd) + scratch + staging_len + LARGE_PAGE + RUNNING_KERNEL;
+        let needed =
+            bottom + pages(sizes.initrd) + scratch + staging_len + LARGE_PAGE + RUNNING_KERNEL;
         let too_small = || PlanError::TooLittleMemory {
             given: memory,
             needed_mib: needed.next_multiple_of(16 << 20) >> 20,
@@ -123,8 +132,10 @@ impl Layout {
         if low_end < needed {
             return Err(too_small());
         }
-        let initrd_dest =
-            initrd_limit.checked_sub(pages(sizes.initrd)).filter(|at| *at >= bottom).ok_or_else(too_small)?;
+        let initrd_dest = initrd_limit
+            .checked_sub(pages(sizes.initrd))
+            .filter(|at| *at >= bottom)
+            .ok_or_else(too_small)?;
         let staging_at = initrd_dest
             .checked_sub(scratch + staging_len)
             .map(|at| at & !(LARGE_PAGE - 1))
@@ -141,12 +152,17 @@ impl Layout {
             next += pages(len);
             at
         };
-        let kernel = Place { staging: stage(sizes.kernel), dest: kernel_dest.unwrap_or(scratch_at), len: sizes.kernel };
+        let kernel = Place {
+            staging: stage(sizes.kernel),
+            dest: kernel_dest.unwrap_or(scratch_at),
+            len: sizes.kernel,
+        };
         let initrd = match sizes.initrd {
             0 => Place::default(),
             len => Place { staging: stage(len), dest: initrd_dest, len },
         };
-        let cmdline = Place { staging: stage(sizes.cmdline), dest: CMDLINE_GPA, len: sizes.cmdline };
+        let cmdline =
+            Place { staging: stage(sizes.cmdline), dest: CMDLINE_GPA, len: sizes.cmdline };
         let staging = Range { gpa: staging_at, len: next - staging_at };
 
         let mut ram = vec![Range { gpa: 0, len: low_end }];
@@ -158,8 +174,10 @@ impl Layout {
 
     /// The memory map that the kernel is told.
     pub fn e820(&self) -> Vec<E820Entry> {
-        let entry = |addr: u64, end: u64, kind| E820Entry { addr, size: end - addr, kind, reserved: 0 };
-        let mut map: Vec<E820Entry> = LOW_E820.iter().map(|(addr, end, kind)| entry(*addr, *end, *kind)).collect();
+        let entry =
+            |addr: u64, end: u64, kind| E820Entry { addr, size: end - addr, kind, reserved: 0 };
+        let mut map: Vec<E820Entry> =
+            LOW_E820.iter().map(|(addr, end, kind)| entry(*addr, *end, *kind)).collect();
         for range in &self.ram {
             map.push(entry(range.gpa.max(HIGH_RAM_START), range.end(), E820Type::RAM));
         }

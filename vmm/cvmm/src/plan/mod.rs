@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use abi::shim::{
-    self, ACPI_GPA, Blob, CPUID_GPA, Flags, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE, PARAMETER_GPA,
-    ParameterPage, SECRETS_GPA, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX,
+    self, ACPI_GPA, Blob, CPUID_GPA, Flags, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE,
+    PARAMETER_GPA, ParameterPage, SECRETS_GPA, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -30,7 +30,9 @@ use registers::VcpuRegisters;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum PlanError {
-    #[error("{given} of memory is too little: kernel, initrd and their copies need about {needed_mib}M")]
+    #[error(
+        "{given} of memory is too little: kernel, initrd and their copies need about {needed_mib}M"
+    )]
     TooLittleMemory { given: MemorySize, needed_mib: u64 },
     #[error("the kernel command line has {len} bytes; this kernel and the shim take {max}")]
     CmdlineTooLong { len: u64, max: u64 },
@@ -38,8 +40,8 @@ pub enum PlanError {
     TooManyCpus { cpus: u16 },
     #[error("the host's CPUID has more than {max} leaves, which is all that a CPUID page holds")]
     TooManyCpuidRows { max: usize },
-    #[error("the shim has {len} bytes, more than its {max}")]
-    ShimTooLarge { len: usize, max: u64 },
+    #[error("the shim has {len} bytes; it must have 1 to {max}")]
+    ShimSize { len: usize, max: u64 },
     #[error("the host's C-bit is bit {host}; digests are computed for bit {planned}")]
     CBit { host: u32, planned: u32 },
 }
@@ -53,7 +55,10 @@ impl PlanError {
             }
             PlanError::CmdlineTooLong { .. } => "shorten --cmdline".into(),
             PlanError::TooManyCpus { .. } => "give fewer --cpus".into(),
-            PlanError::TooManyCpuidRows { .. } | PlanError::ShimTooLarge { .. } | PlanError::CBit { .. } => {
+            PlanError::ShimSize { .. } => {
+                "name a flat image of the shim with --shim, or leave it out".into()
+            }
+            PlanError::TooManyCpuidRows { .. } | PlanError::CBit { .. } => {
                 "report this as a bug, with the output of `cpuid -r` on this host".into()
             }
         }
@@ -88,6 +93,7 @@ pub struct Inputs {
     initrd: Arc<[u8]>,
     /// With its NUL.
     cmdline: Arc<[u8]>,
+    shim: Arc<[u8]>,
     hashes: [[u8; 32]; 3],
 }
 
@@ -102,19 +108,38 @@ impl Inputs {
             Some(path) => read_file("initrd", path)?.into(),
             None => Arc::from([]),
         };
-        Inputs::new(config.kernel.clone(), kernel, initrd, &config.cmdline)
+        let mut inputs = Inputs::new(config.kernel.clone(), kernel, initrd, &config.cmdline)?;
+        if let Some(path) = &config.shim {
+            inputs.shim = read_file("shim", path)?.into();
+        }
+        Ok(inputs)
     }
 
     /// From bytes in memory.
     ///
     /// # Errors
     /// The kernel is none.
-    pub fn new(path: PathBuf, kernel: Arc<[u8]>, initrd: Arc<[u8]>, cmdline: &str) -> Result<Inputs, Error> {
-        let layout = KernelLayout::parse(&kernel).map_err(|source| Error::Kernel { path: path.clone(), source })?;
+    pub fn new(
+        path: PathBuf,
+        kernel: Arc<[u8]>,
+        initrd: Arc<[u8]>,
+        cmdline: &str,
+    ) -> Result<Inputs, Error> {
+        let layout = KernelLayout::parse(&kernel)
+            .map_err(|source| Error::Kernel { path: path.clone(), source })?;
         let mut cmdline = cmdline.as_bytes().to_vec();
         cmdline.push(0);
-        let hashes = [&kernel[..], &initrd[..], &cmdline[..]].map(|bytes| Sha256::digest(bytes).into());
-        Ok(Inputs { kernel_path: path, layout, kernel, initrd, cmdline: cmdline.into(), hashes })
+        let hashes =
+            [&kernel[..], &initrd[..], &cmdline[..]].map(|bytes| Sha256::digest(bytes).into());
+        Ok(Inputs {
+            kernel_path: path,
+            layout,
+            kernel,
+            initrd,
+            cmdline: cmdline.into(),
+            shim: SHIM_CODE.into(),
+            hashes,
+        })
     }
 
     /// The kernel's path, for messages.
@@ -184,7 +209,12 @@ impl Plan {
     ///
     /// # Errors
     /// It does not fit.
-    pub fn build(config: &GuestConfig, inputs: &Inputs, cpus: CpuCount, host: &HostCaps) -> Result<Plan, PlanError> {
+    pub fn build(
+        config: &GuestConfig,
+        inputs: &Inputs,
+        cpus: CpuCount,
+        host: &HostCaps,
+    ) -> Result<Plan, PlanError> {
         let sizes = Sizes {
             kernel: inputs.kernel.len() as u64,
             initrd: inputs.initrd.len() as u64,
@@ -193,16 +223,31 @@ impl Plan {
         let layout = Layout::build(config.memory, &inputs.layout, sizes, config.load)?;
         let protected = matches!(config.technology, Technology::Snp(_));
         let c_bit = protected.then_some(host.c_bit);
-        let cpuid = if protected { host.cpuid.for_snp(cpus, host.c_bit) } else { host.cpuid.for_plain(cpus) };
+        let cpuid = if protected {
+            host.cpuid.for_snp(cpus, host.c_bit)
+        } else {
+            host.cpuid.for_plain(cpus)
+        };
 
         let mut regions = vec![
-            region("page-table", INITIAL_PAGE_TABLE_GPA, shim::initial_page_table(c_bit).as_bytes()),
-            region("shim", SHIM_CODE_GPA, shim_code()?),
-            region("parameters", PARAMETER_GPA, parameters(config, inputs, &layout, cpus, c_bit).as_bytes()),
+            region(
+                "page-table",
+                INITIAL_PAGE_TABLE_GPA,
+                shim::initial_page_table(c_bit).as_bytes(),
+            ),
+            region("shim", SHIM_CODE_GPA, shim_code(&inputs.shim)?),
+            region(
+                "parameters",
+                PARAMETER_GPA,
+                parameters(config, inputs, &layout, cpus, c_bit).as_bytes(),
+            ),
             region("acpi", ACPI_GPA, &acpi::page(ACPI_GPA, cpus)?),
         ];
         if protected {
-            regions.push(LaunchRegion { kind: PageKind::Cpuid, ..region("cpuid", CPUID_GPA, &cpuid.to_page()?) });
+            regions.push(LaunchRegion {
+                kind: PageKind::Cpuid,
+                ..region("cpuid", CPUID_GPA, &cpuid.to_page()?)
+            });
             regions.push(LaunchRegion {
                 kind: PageKind::Secrets,
                 ..region("secrets", SECRETS_GPA, &[0; PAGE as usize])
@@ -216,7 +261,9 @@ impl Plan {
         let mut staged = Vec::new();
         for (tag, place, bytes) in blobs.into_iter().filter(|(_, place, _)| place.len > 0) {
             match config.load {
-                LoadMode::Hashed => staged.push(StagedBlob { gpa: place.staging, bytes: bytes.clone(), tag }),
+                LoadMode::Hashed => {
+                    staged.push(StagedBlob { gpa: place.staging, bytes: bytes.clone(), tag })
+                }
                 LoadMode::Measured => regions.push(region(tag, place.dest, bytes)),
             }
         }
@@ -251,12 +298,12 @@ fn region(tag: &'static str, gpa: u64, bytes: &[u8]) -> LaunchRegion {
     LaunchRegion { gpa: gpa - before as u64, kind: PageKind::Measured, bytes: padded, tag }
 }
 
-fn shim_code() -> Result<&'static [u8], PlanError> {
+fn shim_code(code: &[u8]) -> Result<&[u8], PlanError> {
     let max = SHIM_CODE_PAGES_MAX * PAGE;
-    if SHIM_CODE.len() as u64 > max {
-        return Err(PlanError::ShimTooLarge { len: SHIM_CODE.len(), max });
+    if code.is_empty() || code.len() as u64 > max {
+        return Err(PlanError::ShimSize { len: code.len(), max });
     }
-    Ok(SHIM_CODE)
+    Ok(code)
 }
 
 fn parameters(

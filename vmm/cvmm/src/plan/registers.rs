@@ -29,7 +29,8 @@ const CODE: kvm_segment = kvm_segment {
     padding: 0,
 };
 const DATA: kvm_segment = kvm_segment { selector: BOOT_DS, type_: 0x3, db: 1, l: 0, ..CODE };
-const TASK: kvm_segment = kvm_segment { selector: 0, limit: 0xffff, type_: 0xb, s: 0, l: 0, g: 0, ..CODE };
+const TASK: kvm_segment =
+    kvm_segment { selector: 0, limit: 0xffff, type_: 0xb, s: 0, l: 0, g: 0, ..CODE };
 const LOCAL: kvm_segment = kvm_segment { type_: 0x2, ..TASK };
 
 impl VcpuRegisters {

@@ -17,14 +17,24 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
         None => "kvm".to_owned(),
     };
     writeln!(out)?;
-    writeln!(out, "cvmm: {} guest, {} vCPU(s), {} MiB, on {platform}", report.technology, report.guest.vcpus, report.guest.memory_bytes >> 20)?;
+    writeln!(
+        out,
+        "cvmm: {} guest, {} vCPU(s), {} MiB, on {platform}",
+        report.technology,
+        report.guest.vcpus,
+        report.guest.memory_bytes >> 20
+    )?;
     if let Some(digest) = &report.digest {
         writeln!(out, "launch digest  {digest}")?;
     }
     if let Some(policy) = &report.policy {
         writeln!(out, "policy         {policy}")?;
     }
-    writeln!(out, "outcome        {} (exit code {})", report.outcome.kind, report.outcome.exit_code)?;
+    writeln!(
+        out,
+        "outcome        {} (exit code {})",
+        report.outcome.kind, report.outcome.exit_code
+    )?;
     let modelled = report.phases.iter().any(|p| p.modelled_ns.is_some());
     writeln!(out)?;
     write!(out, "{:<4}{:<34}{:>14}", "", "phase", "wall ms")?;

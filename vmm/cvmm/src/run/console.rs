@@ -85,7 +85,11 @@ impl Keyboard {
         let mut buffer = [0; 256];
         let got = match terminal::read_stdin(&mut buffer) {
             Ok(got) => got,
-            Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => return Ok(Wish::None),
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) =>
+            {
+                return Ok(Wish::None);
+            }
             // The terminal went away: the guest goes on without it.
             Err(_) => 0,
         };

@@ -48,7 +48,8 @@ impl ConvertRequest {
         if gpa % PAGE != 0 || pages == 0 || end > 1 << 52 {
             return None;
         }
-        let visibility = if attributes & ENCRYPTED != 0 { Visibility::Private } else { Visibility::Shared };
+        let visibility =
+            if attributes & ENCRYPTED != 0 { Visibility::Private } else { Visibility::Shared };
         Some(ConvertRequest { gpa, len, visibility })
     }
 }
@@ -110,8 +111,14 @@ mod tests {
 
     #[test]
     fn absurd_ranges_are_refused() {
-        for args in [[1, 1, 0], [0, 0, 0], [0, u64::MAX, 0], [u64::MAX & !0xfff, 1, 0], [1 << 52, 1, 0]] {
-            assert_eq!(ConvertRequest::parse([args[0], args[1], args[2], 0, 0, 0]), None, "{args:x?}");
+        for args in
+            [[1, 1, 0], [0, 0, 0], [0, u64::MAX, 0], [u64::MAX & !0xfff, 1, 0], [1 << 52, 1, 0]]
+        {
+            assert_eq!(
+                ConvertRequest::parse([args[0], args[1], args[2], 0, 0, 0]),
+                None,
+                "{args:x?}"
+            );
         }
     }
 }

@@ -106,13 +106,19 @@ const TICK: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// The run could not be set up. Whatever the guest does is no error but an [`Outcome`].
-pub fn run(guest: Guest, config: &Config, sink: Sink, recorder: &mut Recorder) -> Result<RunRecord, Error> {
+pub fn run(
+    guest: Guest,
+    config: &Config,
+    sink: Sink,
+    recorder: &mut Recorder,
+) -> Result<RunRecord, Error> {
     let setup = |what| move |source| Error::Setup { what, source };
     let Guest { vcpus, vm, serial_interrupt, memory } = guest;
     let signals = crate::sys::terminal::stop_signals().map_err(setup("signal handling"))?;
     kick::install().map_err(setup("signal handling"))?;
     let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
-    let mut keyboard = Keyboard::open(config.console == Console::Stdio).map_err(setup("the terminal"))?;
+    let mut keyboard =
+        Keyboard::open(config.console == Console::Stdio).map_err(setup("the terminal"))?;
     let certs = match &config.guest.technology {
         Technology::Snp(snp) => snp.certs.as_deref(),
         Technology::Plain => None,

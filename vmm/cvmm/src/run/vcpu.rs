@@ -90,14 +90,18 @@ impl Loop<'_, '_> {
     /// Adds an exit to the stream: what the guest did, not what it was answered.
     fn note(&mut self, exit: &Exit, stream: &mut Sha256) {
         let (a, b) = match *exit {
-            Exit::PortIn { port, size } | Exit::PortOut { port, size } => (u64::from(port), size as u64),
+            Exit::PortIn { port, size } | Exit::PortOut { port, size } => {
+                (u64::from(port), size as u64)
+            }
             Exit::MmioRead { gpa, len } | Exit::MmioWrite { gpa, len, .. } => (gpa, len as u64),
             Exit::Hypercall { args, .. } => (args[0], args[1] ^ args[2] << 52),
             Exit::MemoryFault { private, gpa, .. } => (gpa, u64::from(private)),
             Exit::SystemEvent { kind, data } => (u64::from(kind), data),
             Exit::Certificates { gpa, npages } => (gpa, npages),
             Exit::FailEntry { reason } => (reason, 0),
-            Exit::InternalError { suberror } | Exit::Other(suberror) => (u64::from(suberror), 0),
+            Exit::InternalError { suberror, .. } | Exit::Other(suberror) => {
+                (u64::from(suberror), 0)
+            }
             Exit::Halt | Exit::Shutdown | Exit::Interrupted => (0, 0),
         };
         let mut record = [0; 17];
@@ -125,7 +129,10 @@ impl Loop<'_, '_> {
             Exit::MmioWrite { .. } | Exit::Interrupted => {}
             Exit::Hypercall { nr: KVM_HC_MAP_GPA_RANGE, args } => self.convert(args, now),
             Exit::Hypercall { nr, .. } => {
-                shared.stop(Outcome::Unhandled { vcpu: self.vcpu.id(), what: format!("hypercall {nr}") });
+                shared.stop(Outcome::Unhandled {
+                    vcpu: self.vcpu.id(),
+                    what: format!("hypercall {nr}"),
+                });
             }
             Exit::MemoryFault { private, gpa, .. } => {
                 shared.stop(Outcome::WrongKindOfAccess { vcpu: self.vcpu.id(), gpa, private });
@@ -135,14 +142,24 @@ impl Loop<'_, '_> {
             Exit::Halt => shared.stop(Outcome::Halted { vcpu: self.vcpu.id() }),
             Exit::Shutdown => {
                 let panicked = lock(&shared.bus).com1.panicked();
-                shared.stop(if panicked { Outcome::KernelPanic } else { Outcome::TripleFault { vcpu: self.vcpu.id() } });
+                shared.stop(if panicked {
+                    Outcome::KernelPanic
+                } else {
+                    Outcome::TripleFault { vcpu: self.vcpu.id() }
+                });
             }
-            Exit::FailEntry { reason } => shared.stop(Outcome::EntryRefused { vcpu: self.vcpu.id(), reason }),
-            Exit::InternalError { suberror } => {
-                shared.stop(Outcome::KvmGaveUp { vcpu: self.vcpu.id(), suberror });
+            Exit::FailEntry { reason } => {
+                shared.stop(Outcome::EntryRefused { vcpu: self.vcpu.id(), reason })
+            }
+            Exit::InternalError { suberror, instruction, len } => {
+                let instruction = crate::digest::hex(&instruction[..len]);
+                shared.stop(Outcome::KvmGaveUp { vcpu: self.vcpu.id(), suberror, instruction });
             }
             Exit::Other(reason) => {
-                shared.stop(Outcome::Unhandled { vcpu: self.vcpu.id(), what: format!("exit reason {reason}") });
+                shared.stop(Outcome::Unhandled {
+                    vcpu: self.vcpu.id(),
+                    what: format!("exit reason {reason}"),
+                });
             }
         }
     }
@@ -207,7 +224,9 @@ impl Loop<'_, '_> {
         let panicked = lock(&self.shared.bus).com1.panicked();
         self.shared.stop(match kind {
             _ if panicked => Outcome::KernelPanic,
-            SEV_TERM if data & 0xfff == 0x100 => Outcome::Terminated(Termination::from_ghcb_msr(data)),
+            SEV_TERM if data & 0xfff == 0x100 => {
+                Outcome::Terminated(Termination::from_ghcb_msr(data))
+            }
             // By GHCB page: KVM gives the page's address, and the reason is lost (sev.c sev_handle_vmgexit).
             SEV_TERM => Outcome::TerminatedByPage { vcpu },
             SHUTDOWN => Outcome::PowerOff,

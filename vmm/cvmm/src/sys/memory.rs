@@ -88,7 +88,8 @@ impl GuestRam {
 
     /// Is every byte of the range memory?
     pub fn covers(&self, gpa: u64, len: u64) -> bool {
-        let inside: u64 = self.regions.iter().filter_map(|r| r.intersect(gpa, len)).map(|(_, len)| len).sum();
+        let inside: u64 =
+            self.regions.iter().filter_map(|r| r.intersect(gpa, len)).map(|(_, len)| len).sum();
         inside == len
     }
 
@@ -114,7 +115,9 @@ impl GuestRam {
             let address = region.hva + (begin - region.gpa);
             // SAFETY: the range lies inside a mapping that we own and that holds no Rust object; the pages read as
             // zeros afterwards, which is what the guest was told.
-            let result = unsafe { libc::madvise(address as *mut libc::c_void, len as usize, libc::MADV_DONTNEED) };
+            let result = unsafe {
+                libc::madvise(address as *mut libc::c_void, len as usize, libc::MADV_DONTNEED)
+            };
             if result != 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -127,7 +130,14 @@ impl GuestRam {
 #[derive(Debug)]
 pub struct AlignedPages(Vec<AlignedPage>);
 
-#[derive(Clone, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+#[derive(
+    Clone,
+    Debug,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
 #[repr(C, align(4096))]
 struct AlignedPage([u8; 4096]);
 

@@ -95,7 +95,10 @@ impl SysError {
     }
 
     /// An ioctl with an operand worth naming.
-    pub(crate) fn ioctl_on(ioctl: &'static str, operand: String) -> impl FnOnce(kvm_ioctls::Error) -> SysError {
+    pub(crate) fn ioctl_on(
+        ioctl: &'static str,
+        operand: String,
+    ) -> impl FnOnce(kvm_ioctls::Error) -> SysError {
         move |e| SysError::Ioctl { ioctl, operand: format!(" {operand}"), source: e.into() }
     }
 
@@ -104,7 +107,9 @@ impl SysError {
         match self {
             SysError::Open { .. } | SysError::Missing { .. } => ExitCode::Host,
             SysError::Launch { .. } | SysError::CpuidRefused { .. } => ExitCode::Launch,
-            SysError::Ioctl { .. } | SysError::MapMemory { .. } | SysError::WriteMemory { .. } => ExitCode::Io,
+            SysError::Ioctl { .. } | SysError::MapMemory { .. } | SysError::WriteMemory { .. } => {
+                ExitCode::Io
+            }
         }
     }
 
@@ -112,12 +117,14 @@ impl SysError {
     pub fn complaint(&self) -> Complaint {
         let (cause, cure) = match self {
             SysError::Open { device, source } => (source.to_string(), open_cure(device, source)),
-            SysError::Missing { cure, .. } => {
-                ("the host's kernel, processor, BIOS or firmware does not offer it".into(), (*cure).into())
-            }
-            SysError::Ioctl { source, .. } => {
-                (format!("the kernel says: {source}"), "check `dmesg`; update the host's kernel if it is older than 6.11".into())
-            }
+            SysError::Missing { cure, .. } => (
+                "the host's kernel, processor, BIOS or firmware does not offer it".into(),
+                (*cure).into(),
+            ),
+            SysError::Ioctl { source, .. } => (
+                format!("the kernel says: {source}"),
+                "check `dmesg`; update the host's kernel if it is older than 6.11".into(),
+            ),
             SysError::Launch { source, status, .. } => (
                 format!("{status} (the kernel says: {source})"),
                 sev_status::describe(status.0).map_or_else(
@@ -132,7 +139,9 @@ impl SysError {
                     "update the host's kernel or SEV firmware; cvmm does not start a guest with values it did not choose".into(),
                 )
             }
-            SysError::MapMemory { problem, .. } => (problem.clone(), "give less --memory, or raise the host's limits".into()),
+            SysError::MapMemory { problem, .. } => {
+                (problem.clone(), "give less --memory, or raise the host's limits".into())
+            }
             SysError::WriteMemory { problem, .. } => (problem.clone(), "give more --memory".into()),
         };
         Complaint { error: self.to_string(), cause, cure }
@@ -142,7 +151,9 @@ impl SysError {
 fn open_cure(device: &str, source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::NotFound => {
-            format!("load the module that makes {device} (kvm_amd, ccp), or add --emulate to run on a processor in software")
+            format!(
+                "load the module that makes {device} (kvm_amd, ccp), or add --emulate to run on a processor in software"
+            )
         }
         io::ErrorKind::PermissionDenied => {
             format!("get access to {device} (for /dev/kvm: join group kvm), or add --emulate")

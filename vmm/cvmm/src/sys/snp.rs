@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    kvm_sev_cmd, kvm_sev_init, kvm_sev_snp_launch_finish, kvm_sev_snp_launch_start, kvm_sev_snp_launch_update,
+    kvm_sev_cmd, kvm_sev_init, kvm_sev_snp_launch_finish, kvm_sev_snp_launch_start,
+    kvm_sev_snp_launch_update,
 };
 
 use super::SysError;
@@ -49,7 +50,9 @@ impl SevDevice {
     /// It is missing or not accessible.
     pub fn open(recorder: &mut Recorder) -> Result<SevDevice, SysError> {
         recorder
-            .record(Op::OpenSev, "/dev/sev", 0, || OpenOptions::new().read(true).write(true).open("/dev/sev"))
+            .record(Op::OpenSev, "/dev/sev", 0, || {
+                OpenOptions::new().read(true).write(true).open("/dev/sev")
+            })
             .map(|file| SevDevice { file })
             .map_err(|source| SysError::Open { device: "/dev/sev", source })
     }
@@ -81,10 +84,20 @@ pub struct UpdateParams {
     pub tag: &'static str,
 }
 
-fn issue<T>(vm: &Vm, id: u32, data: &mut T, sev: &SevDevice) -> (Result<(), io::Error>, FirmwareStatus) {
+fn issue<T>(
+    vm: &Vm,
+    id: u32,
+    data: &mut T,
+    sev: &SevDevice,
+) -> (Result<(), io::Error>, FirmwareStatus) {
     // `error` is what the firmware said; it keeps what we put there if the firmware was not asked, hence 0.
-    let mut command =
-        kvm_sev_cmd { id, data: std::ptr::from_mut(data) as u64, error: 0, sev_fd: sev.number(), ..Default::default() };
+    let mut command = kvm_sev_cmd {
+        id,
+        data: std::ptr::from_mut(data) as u64,
+        error: 0,
+        sev_fd: sev.number(),
+        ..Default::default()
+    };
     let result = vm.fd().encrypt_op_sev(&mut command).map_err(io::Error::from);
     (result, FirmwareStatus(command.error))
 }
@@ -102,8 +115,10 @@ fn check(
 /// # Errors
 /// No ASID is left, or the host refuses.
 pub fn init2(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice) -> Result<(), SysError> {
-    let mut init = kvm_sev_init { vmsa_features: 0, flags: 0, ghcb_version: 2, ..Default::default() };
-    let answer = recorder.record(Op::SecurityInit, "KVM_SEV_INIT2", 0, || issue(vm, KVM_SEV_INIT2, &mut init, sev));
+    let mut init =
+        kvm_sev_init { vmsa_features: 0, flags: 0, ghcb_version: 2, ..Default::default() };
+    let answer = recorder
+        .record(Op::SecurityInit, "KVM_SEV_INIT2", 0, || issue(vm, KVM_SEV_INIT2, &mut init, sev));
     if let (Err(e), _) = &answer
         && e.raw_os_error() == Some(libc::EBUSY)
     {
@@ -119,7 +134,11 @@ pub fn init2(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice) -> Result<(), Sy
 ///
 /// # Errors
 /// The host's kernel is too old.
-pub fn enable_certificate_exit(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice) -> Result<(), SysError> {
+pub fn enable_certificate_exit(
+    recorder: &mut Recorder,
+    vm: &Vm,
+    sev: &SevDevice,
+) -> Result<(), SysError> {
     let answer = recorder.record(Op::EnableCerts, "KVM_SEV_SNP_ENABLE_REQ_CERTS", 0, || {
         issue(vm, KVM_SEV_SNP_ENABLE_REQ_CERTS, &mut 0u64, sev)
     });
@@ -130,10 +149,16 @@ pub fn enable_certificate_exit(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice
 ///
 /// # Errors
 /// The firmware refuses the policy, or the host refuses the call.
-pub fn launch_start(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice, policy: u64) -> Result<(), SysError> {
+pub fn launch_start(
+    recorder: &mut Recorder,
+    vm: &Vm,
+    sev: &SevDevice,
+    policy: u64,
+) -> Result<(), SysError> {
     let mut start = kvm_sev_snp_launch_start { policy, ..Default::default() };
-    let answer =
-        recorder.record(Op::LaunchStart, "LAUNCH_START", 0, || issue(vm, KVM_SEV_SNP_LAUNCH_START, &mut start, sev));
+    let answer = recorder.record(Op::LaunchStart, "LAUNCH_START", 0, || {
+        issue(vm, KVM_SEV_SNP_LAUNCH_START, &mut start, sev)
+    });
     check(answer, "KVM_SEV_SNP_LAUNCH_START", || format!(" for policy {policy:#x}"))
 }
 
@@ -159,44 +184,66 @@ pub fn launch_update(
         type_: params.page_type,
         ..Default::default()
     };
-    recorder.record_both(Op::LaunchUpdate, params.tag, len, || vm.clock(), || {
-        while request.len != 0 {
-            let left = request.len;
-            let answer = issue(vm, KVM_SEV_SNP_LAUNCH_UPDATE, &mut request, sev);
-            // Kernels before 6.12 document EAGAIN; no progress at all twice in a row would be an endless loop.
-            let again = matches!(&answer.0, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) && request.len < left;
-            if !again {
-                check(answer, "KVM_SEV_SNP_LAUNCH_UPDATE", || {
-                    format!(" for the page at {:#x} ({})", request.gfn_start << 12, params.tag)
-                })?;
+    recorder.record_both(
+        Op::LaunchUpdate,
+        params.tag,
+        len,
+        || vm.clock(),
+        || {
+            while request.len != 0 {
+                let left = request.len;
+                let answer = issue(vm, KVM_SEV_SNP_LAUNCH_UPDATE, &mut request, sev);
+                // Kernels before 6.12 document EAGAIN; no progress at all twice in a row would be an endless loop.
+                let again = matches!(&answer.0, Err(e) if e.raw_os_error() == Some(libc::EAGAIN))
+                    && request.len < left;
+                if !again {
+                    check(answer, "KVM_SEV_SNP_LAUNCH_UPDATE", || {
+                        format!(" for the page at {:#x} ({})", request.gfn_start << 12, params.tag)
+                    })?;
+                }
+                if request.len >= left && request.len != 0 {
+                    return Err(SysError::Launch {
+                        command: "KVM_SEV_SNP_LAUNCH_UPDATE",
+                        operand: format!(
+                            " for the page at {:#x} ({}): no progress",
+                            request.gfn_start << 12,
+                            params.tag
+                        ),
+                        source: io::Error::from_raw_os_error(libc::EAGAIN),
+                        status: FirmwareStatus::SUCCESS,
+                    });
+                }
             }
-            if request.len >= left && request.len != 0 {
-                return Err(SysError::Launch {
-                    command: "KVM_SEV_SNP_LAUNCH_UPDATE",
-                    operand: format!(" for the page at {:#x} ({}): no progress", request.gfn_start << 12, params.tag),
-                    source: io::Error::from_raw_os_error(libc::EAGAIN),
-                    status: FirmwareStatus::SUCCESS,
-                });
-            }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }
 
 /// KVM_SEV_SNP_LAUNCH_FINISH: measures the VMSAs and seals the guest. Not repeatable.
 ///
 /// # Errors
 /// The firmware refuses the ID block, or the host the call.
-pub fn launch_finish(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice, params: &FinishParams) -> Result<(), SysError> {
-    let mut finish = kvm_sev_snp_launch_finish { host_data: params.host_data, ..Default::default() };
+pub fn launch_finish(
+    recorder: &mut Recorder,
+    vm: &Vm,
+    sev: &SevDevice,
+    params: &FinishParams,
+) -> Result<(), SysError> {
+    let mut finish =
+        kvm_sev_snp_launch_finish { host_data: params.host_data, ..Default::default() };
     if let Some((block, auth)) = params.id_block {
         finish.id_block_en = 1;
         finish.auth_key_en = u8::from(params.author_key);
         finish.id_block_uaddr = block.as_ptr() as u64;
         finish.id_auth_uaddr = auth.as_ptr() as u64;
     }
-    let answer =
-        recorder.record_both(Op::LaunchFinish, "LAUNCH_FINISH", 0, || vm.clock(), || issue(vm, KVM_SEV_SNP_LAUNCH_FINISH, &mut finish, sev));
+    let answer = recorder.record_both(
+        Op::LaunchFinish,
+        "LAUNCH_FINISH",
+        0,
+        || vm.clock(),
+        || issue(vm, KVM_SEV_SNP_LAUNCH_FINISH, &mut finish, sev),
+    );
     check(answer, "KVM_SEV_SNP_LAUNCH_FINISH", || {
         if params.id_block.is_some() { " with an ID block".into() } else { String::new() }
     })

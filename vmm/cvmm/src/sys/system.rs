@@ -23,7 +23,8 @@ impl Capability {
     /// Eventfds that raise interrupts.
     pub const IRQFD: Capability = Capability { name: "KVM_CAP_IRQFD", number: 32 };
     /// Page conversions asked for by the guest reach user space.
-    pub const EXIT_HYPERCALL: Capability = Capability { name: "KVM_CAP_EXIT_HYPERCALL", number: 201 };
+    pub const EXIT_HYPERCALL: Capability =
+        Capability { name: "KVM_CAP_EXIT_HYPERCALL", number: 201 };
     /// Memory regions with a private half.
     pub const USER_MEMORY2: Capability = Capability { name: "KVM_CAP_USER_MEMORY2", number: 231 };
     /// Private memory.
@@ -61,7 +62,9 @@ impl System {
 
     /// What KVM answers for a capability; 0 means absent.
     pub fn check(&self, recorder: &mut Recorder, capability: Capability) -> i32 {
-        recorder.record(Op::CheckExtension, capability.name, 0, || self.kvm.check_extension_raw(capability.number))
+        recorder.record(Op::CheckExtension, capability.name, 0, || {
+            self.kvm.check_extension_raw(capability.number)
+        })
     }
 
     /// Insists on a capability.

@@ -116,6 +116,7 @@ pub fn wait_readable<const N: usize>(fds: [RawFd; N], timeout: Duration) -> io::
 /// The system call's.
 pub fn read_stdin(buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: `buffer` is valid for writes of its length.
-    let got = unsafe { libc::read(io::stdin().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    let got =
+        unsafe { libc::read(io::stdin().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }

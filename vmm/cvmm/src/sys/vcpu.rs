@@ -9,9 +9,10 @@
 use std::io;
 
 use kvm_bindings::{
-    CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_IN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
-    KVM_MP_STATE_HALTED, kvm_mp_state, kvm_regs, kvm_sregs,
+    CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_MP_STATE_HALTED, kvm_mp_state, kvm_regs,
+    kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -102,6 +103,10 @@ pub enum Exit {
     InternalError {
         /// KVM_INTERNAL_ERROR_*.
         suberror: u32,
+        /// The bytes of the instruction that cannot be emulated, where KVM tells them; padded with zeros.
+        instruction: [u8; 15],
+        /// How many there are.
+        len: usize,
     },
     /// A signal, or `immediate_exit`.
     Interrupted,
@@ -186,7 +191,11 @@ impl Vcpu {
         recorder
             .record(Op::SetRegs, "KVM_SET_SREGS", 0, || {
                 let current = self.fd.get_sregs()?;
-                self.fd.set_sregs(&kvm_sregs { apic_base: current.apic_base, cr8: current.cr8, ..*sregs })
+                self.fd.set_sregs(&kvm_sregs {
+                    apic_base: current.apic_base,
+                    cr8: current.cr8,
+                    ..*sregs
+                })
             })
             .map_err(SysError::ioctl_on("KVM_SET_SREGS", format!("on vCPU {}", self.id)))
     }
@@ -238,7 +247,9 @@ impl Vcpu {
         // The borrowed exit is dropped at once: the run page holds everything, and more.
         match self.fd.run() {
             Ok(_) => {}
-            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => return Ok(Exit::Interrupted),
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
+                return Ok(Exit::Interrupted);
+            }
             Err(e) => return Err(e.into()),
         }
         Ok(self.decode())
@@ -278,14 +289,21 @@ impl Vcpu {
             KVM_EXIT_MEMORY_FAULT => {
                 // SAFETY: see above.
                 let fault = unsafe { body.memory_fault };
-                Exit::MemoryFault { private: fault.flags & 8 != 0, gpa: fault.gpa, size: fault.size }
+                Exit::MemoryFault {
+                    private: fault.flags & 8 != 0,
+                    gpa: fault.gpa,
+                    size: fault.size,
+                }
             }
             KVM_EXIT_SYSTEM_EVENT => {
                 // SAFETY: see above.
                 let event = unsafe { body.system_event };
                 // SAFETY: see above.
                 let data = unsafe { event.__bindgen_anon_1.data[0] };
-                Exit::SystemEvent { kind: event.type_, data: if event.ndata > 0 { data } else { 0 } }
+                Exit::SystemEvent {
+                    kind: event.type_,
+                    data: if event.ndata > 0 { data } else { 0 },
+                }
             }
             KVM_EXIT_CERTIFICATES => {
                 let [gpa, npages] = *self.certificate_words();
@@ -299,7 +317,14 @@ impl Vcpu {
             KVM_EXIT_INTERNAL_ERROR => {
                 // SAFETY: see above.
                 let error = unsafe { body.internal };
-                Exit::InternalError { suberror: error.suberror }
+                // Two words of flags and length, then the bytes (Linux 7.2 include/uapi/linux/kvm.h, emulation_failure).
+                let mut raw = [0; 16];
+                raw[..8].copy_from_slice(&error.data[1].to_le_bytes());
+                raw[8..].copy_from_slice(&error.data[2].to_le_bytes());
+                let told = error.suberror == 1 && error.ndata >= 3 && error.data[0] & 1 != 0;
+                let [len, instruction @ ..] = raw;
+                let len = if told { usize::from(len).min(instruction.len()) } else { 0 };
+                Exit::InternalError { suberror: error.suberror, instruction, len }
             }
             KVM_EXIT_HLT => Exit::Halt,
             KVM_EXIT_SHUTDOWN => Exit::Shutdown,

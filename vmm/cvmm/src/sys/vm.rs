@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use kvm_bindings::{
-    KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_create_guest_memfd, kvm_enable_cap, kvm_memory_attributes,
-    kvm_userspace_memory_region, kvm_userspace_memory_region2,
+    KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_create_guest_memfd, kvm_enable_cap,
+    kvm_memory_attributes, kvm_userspace_memory_region, kvm_userspace_memory_region2,
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
@@ -83,7 +83,12 @@ impl Vm {
     ///
     /// # Errors
     /// The ioctl's.
-    pub fn register_irqfd(&self, recorder: &mut Recorder, event: &EventFd, gsi: u32) -> Result<(), SysError> {
+    pub fn register_irqfd(
+        &self,
+        recorder: &mut Recorder,
+        event: &EventFd,
+        gsi: u32,
+    ) -> Result<(), SysError> {
         recorder
             .record(Op::Irqfd, "KVM_IRQFD", 0, || self.fd.register_irqfd(event, gsi))
             .map_err(SysError::ioctl_on("KVM_IRQFD", format!("for line {gsi}")))
@@ -96,7 +101,9 @@ impl Vm {
     pub fn create_guest_memfd(&self, recorder: &mut Recorder, len: u64) -> Result<File, SysError> {
         let request = kvm_create_guest_memfd { size: len, flags: 0, ..Default::default() };
         let fd = recorder
-            .record(Op::CreateGuestMemfd, "KVM_CREATE_GUEST_MEMFD", len, || self.fd.create_guest_memfd(request))
+            .record(Op::CreateGuestMemfd, "KVM_CREATE_GUEST_MEMFD", len, || {
+                self.fd.create_guest_memfd(request)
+            })
             .map_err(SysError::ioctl_on("KVM_CREATE_GUEST_MEMFD", format!("of {len:#x} bytes")))?;
         // SAFETY: the kernel has just returned this descriptor to us; nobody else owns it.
         Ok(unsafe { File::from_raw_fd(fd) })
@@ -106,7 +113,12 @@ impl Vm {
     ///
     /// # Errors
     /// The ioctl's.
-    pub fn set_plain_region(&self, recorder: &mut Recorder, slot: u32, region: &RamRegion) -> Result<(), SysError> {
+    pub fn set_plain_region(
+        &self,
+        recorder: &mut Recorder,
+        slot: u32,
+        region: &RamRegion,
+    ) -> Result<(), SysError> {
         let request = kvm_userspace_memory_region {
             slot,
             flags: 0,
@@ -120,7 +132,10 @@ impl Vm {
                 // `Vm` live in the same `Guest`, which drops the VM first).
                 unsafe { self.fd.set_user_memory_region(request) }
             })
-            .map_err(SysError::ioctl_on("KVM_SET_USER_MEMORY_REGION", format!("at {:#x}", region.gpa())))
+            .map_err(SysError::ioctl_on(
+                "KVM_SET_USER_MEMORY_REGION",
+                format!("at {:#x}", region.gpa()),
+            ))
     }
 
     /// Gives the guest a region of memory whose private half is `memfd`.
@@ -149,22 +164,31 @@ impl Vm {
                 // SAFETY: as in `set_plain_region`.
                 unsafe { self.fd.set_user_memory_region2(request) }
             })
-            .map_err(SysError::ioctl_on("KVM_SET_USER_MEMORY_REGION2", format!("at {:#x}", region.gpa())))
+            .map_err(SysError::ioctl_on(
+                "KVM_SET_USER_MEMORY_REGION2",
+                format!("at {:#x}", region.gpa()),
+            ))
     }
 
     /// Says whether `[gpa, gpa + len)` is private. Routing only: neither half's pages are touched.
     ///
     /// # Errors
     /// The ioctl's.
-    pub fn set_visibility(&self, gpa: u64, len: u64, visibility: Visibility) -> Result<(), SysError> {
+    pub fn set_visibility(
+        &self,
+        gpa: u64,
+        len: u64,
+        visibility: Visibility,
+    ) -> Result<(), SysError> {
         let attributes = match visibility {
             Visibility::Private => u64::from(KVM_MEMORY_ATTRIBUTE_PRIVATE),
             Visibility::Shared => 0,
         };
         let request = kvm_memory_attributes { address: gpa, size: len, attributes, flags: 0 };
-        self.fd
-            .set_memory_attributes(request)
-            .map_err(SysError::ioctl_on("KVM_SET_MEMORY_ATTRIBUTES", format!("at {gpa:#x} for {len:#x} bytes")))
+        self.fd.set_memory_attributes(request).map_err(SysError::ioctl_on(
+            "KVM_SET_MEMORY_ATTRIBUTES",
+            format!("at {gpa:#x} for {len:#x} bytes"),
+        ))
     }
 
     /// Makes a vCPU. Its id is its APIC id.
@@ -190,7 +214,8 @@ impl Vm {
 /// The system call's.
 pub fn punch_private(memfd: &File, offset: u64, len: u64) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    let to_off = |v: u64| libc::off_t::try_from(v).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
+    let to_off =
+        |v: u64| libc::off_t::try_from(v).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
     // SAFETY: no memory of ours is passed; the descriptor is open for the duration of the call.
     let result = unsafe { libc::fallocate(memfd.as_raw_fd(), mode, to_off(offset)?, to_off(len)?) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
