@@ -169,12 +169,11 @@ impl Psp {
         tsc_khz: Option<u32>,
     ) -> Command {
         self.cycles += self.platform.costs.launch_start;
-        let platform = self.platform.clone();
-        let guest = self.guest_mut(id)?;
+        let (platform, guest) = self.parts(id)?;
         if guest.state != GuestState::Init {
             return Err(FirmwareStatus::INVALID_GUEST_STATE);
         }
-        check_policy(&platform, policy)?;
+        check_policy(platform, policy)?;
         guest.policy = policy;
         guest.gosvw = gosvw;
         guest.tsc_khz = tsc_khz;
@@ -213,8 +212,7 @@ impl Psp {
         rmp: &mut RmpEntry,
     ) -> Command {
         self.cycles += self.platform.costs.launch_update;
-        let platform = self.platform.clone();
-        let guest = self.guest_mut(id)?;
+        let (platform, guest) = self.parts(id)?;
         if guest.state != GuestState::Launch {
             return Err(FirmwareStatus::INVALID_GUEST_STATE);
         }
@@ -227,9 +225,9 @@ impl Psp {
         match kind {
             PageType::NORMAL | PageType::VMSA | PageType::UNMEASURED => {}
             PageType::ZERO => page.fill(0),
-            PageType::SECRETS => page.copy_from_slice(secrets(&platform, guest).as_bytes()),
+            PageType::SECRETS => page.copy_from_slice(secrets(platform, guest).as_bytes()),
             PageType::CPUID => {
-                if !cpuid::check(&platform, page) {
+                if !cpuid::check(platform, page) {
                     return Err(FirmwareStatus::INVALID_PARAM);
                 }
             }
@@ -240,7 +238,7 @@ impl Psp {
         }
         guest.digest.extend(kind, rmp.gpa, page);
         if kind == PageType::VMSA {
-            provide_tsc(&platform, guest, page);
+            provide_tsc(platform, guest, page);
         }
         Ok(())
     }
@@ -282,8 +280,13 @@ impl Psp {
         self.guests.get(&id).map(|guest| guest.state)
     }
 
-    pub(super) fn guest_mut(&mut self, id: GuestId) -> Command<&mut GuestContext> {
-        self.guests.get_mut(&id).ok_or(FirmwareStatus::INVALID_GUEST)
+    fn guest_mut(&mut self, id: GuestId) -> Command<&mut GuestContext> {
+        self.parts(id).map(|(_, guest)| guest)
+    }
+
+    fn parts(&mut self, id: GuestId) -> Command<(&Platform, &mut GuestContext)> {
+        let guest = self.guests.get_mut(&id).ok_or(FirmwareStatus::INVALID_GUEST)?;
+        Ok((&self.platform, guest))
     }
 
     /// SNP_GUEST_REQUEST: answers the message in `request` into `response`.
