@@ -11,7 +11,6 @@ mod ghcb;
 mod hardware;
 mod instructions;
 
-use abi::ghcb::msr;
 use abi::shim::{BOOT_PARAMS_GPA, CPUID_GPA, PAGE_TABLES_GPA, PARAMETER_GPA, ParameterPage};
 use abi::shim::{Flags, Termination};
 use shim::paging::{self, PageTables};
@@ -75,6 +74,3 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // There is no panic in the image (the build checks); the language wants this function.
     entry::terminate(Termination::exception(6))
 }
-
-/// The MSR through which guest and hypervisor talk.
-const _: () = assert!(msr::TERM_REQ == 0x100);

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::mem::{offset_of, size_of};
 use std::process::{Command, Stdio};
 
+use abi::boot;
 use abi::kvm_snp as kvm;
 use abi::snp;
 
@@ -84,7 +85,35 @@ fn facts() -> Vec<Fact> {
         guest_count = "guest_count", current_tcb_version = "current_tcb_version",
         reported_tcb_version = "reported_tcb_version",
     });
+    layout!(facts, "struct setup_header", boot::SetupHeader, {
+        setup_sects = "setup_sects", boot_flag = "boot_flag", jump = "jump", header = "header",
+        version = "version", type_of_loader = "type_of_loader", loadflags = "loadflags",
+        code32_start = "code32_start", ramdisk_image = "ramdisk_image",
+        ramdisk_size = "ramdisk_size", cmd_line_ptr = "cmd_line_ptr",
+        initrd_addr_max = "initrd_addr_max", kernel_alignment = "kernel_alignment",
+        relocatable_kernel = "relocatable_kernel", xloadflags = "xloadflags",
+        cmdline_size = "cmdline_size", setup_data = "setup_data", pref_address = "pref_address",
+        init_size = "init_size", kernel_info_offset = "kernel_info_offset",
+    });
+    layout!(facts, "struct boot_params", boot::BootParams, {
+        acpi_rsdp_addr = "acpi_rsdp_addr", ext_ramdisk_image = "ext_ramdisk_image",
+        ext_ramdisk_size = "ext_ramdisk_size", ext_cmd_line_ptr = "ext_cmd_line_ptr",
+        cc_blob_address = "cc_blob_address", efi_info = "efi_info", e820_entries = "e820_entries",
+        sentinel = "sentinel", hdr = "hdr", e820_table = "e820_table",
+    });
+    layout!(facts, "struct boot_e820_entry", boot::BootE820Entry, {
+        addr = "addr", size = "size", kind = "type",
+    });
     numbers!(facts, {
+        "sizeof(struct setup_data)" = offset_of!(boot::SetupData, cc_blob_address),
+        "offsetof(struct setup_data, type)" = offset_of!(boot::SetupData, kind),
+        "offsetof(struct setup_data, len)" = offset_of!(boot::SetupData, len),
+        "SETUP_CC_BLOB" = boot::SETUP_CC_BLOB,
+        "E820_MAX_ENTRIES_ZEROPAGE" = boot::E820_MAX,
+        "XLF_KERNEL_64" = boot::XLF_KERNEL_64,
+        "XLF_CAN_BE_LOADED_ABOVE_4G" = boot::XLF_CAN_BE_LOADED_ABOVE_4G,
+        "LOADED_HIGH" = boot::LOADED_HIGH,
+        "CAN_USE_HEAP" = boot::CAN_USE_HEAP,
         "offsetof(struct kvm_run, hypercall)" = kvm::KVM_RUN_EXIT_OFFSET,
         "offsetof(struct kvm_run, hypercall.args) - 32" = offset_of!(kvm::ExitHypercall, args),
         "offsetof(struct kvm_run, hypercall.ret) - 32" = offset_of!(kvm::ExitHypercall, ret),
@@ -162,6 +191,7 @@ fn compile(dir: &std::path::Path, name: &str, body: &str) -> Option<std::path::P
     let source = format!(
         "#include <stddef.h>\n#include <stdio.h>\n#include <linux/kvm.h>\n#include <asm/kvm.h>\n\
          #include <linux/kvm_para.h>\n#include <linux/psp-sev.h>\n#include <linux/sev-guest.h>\n\
+         #include <asm/bootparam.h>\n\
          int main(void) {{\n{body}return 0;\n}}\n"
     );
     let binary = dir.join(name);
