@@ -216,7 +216,7 @@ fn without_xmm(p: &Processor) -> bool {
 fn fxsave(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
     x87_available(p)?;
     let la = area(p, insn, FXSAVE_SIZE, 16, Access::Write)?;
-    p.probe_write(la, FXSAVE_SIZE, p.core.cpl == 3)?;
+    operand::probe_area(p, la, 16, FXSAVE_SIZE, Access::Write)?;
     let image = p.core.fpu.to_fxsave(long);
     let end = if without_xmm(p) { XMM } else { XMM + 16 * xmm_count(p) };
     if p.core.cr4 & cr4::OSFXSR == 0 {
@@ -231,6 +231,7 @@ fn fxsave(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
 fn fxrstor(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
     x87_available(p)?;
     let la = area(p, insn, FXSAVE_SIZE, 16, Access::Read)?;
+    operand::probe_area(p, la, 16, FXSAVE_SIZE, Access::Read)?;
     let image = load_image(p, la)?;
     if p.core.cr4 & cr4::OSFXSR != 0 {
         let mxcsr = checked_mxcsr(p, word(&image, 24) as u32)?;

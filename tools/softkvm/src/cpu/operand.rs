@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Register};
 
 use super::processor::Processor;
 use super::state::Seg;
-use super::world::Step;
+use super::world::{Access, Step};
 
 const SEGMENTS: [Seg; 6] = [Seg::Es, Seg::Cs, Seg::Ss, Seg::Ds, Seg::Fs, Seg::Gs];
 
@@ -61,6 +61,23 @@ pub fn set_gpr(p: &mut Processor, register: Register, value: u64) {
         4 => u64::from(value as u32),
         _ => *slot & !0xffff | value & 0xffff,
     };
+}
+
+/// Faults as an access to a save area does on AMD processors: they touch its first element of
+/// `first` bytes and then its last byte.
+pub fn probe_area(p: &mut Processor, la: u64, first: usize, len: usize, access: Access) -> Step {
+    let user = p.core.cpl == 3;
+    let last = la.wrapping_add(len as u64 - 1);
+    match access {
+        Access::Write => {
+            p.probe_write(la, first, user)?;
+            p.probe_write(last, 1, user)
+        }
+        _ => {
+            p.probe_read(la, first, user)?;
+            p.probe_read(last, 1, user)
+        }
+    }
 }
 
 /// Retires an instruction that does not branch.

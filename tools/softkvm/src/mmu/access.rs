@@ -81,8 +81,9 @@ impl Processor {
     /// Faults as a write of `len` bytes would, without writing.
     pub fn probe_write(&mut self, la: u64, len: usize, user: bool) -> Step {
         self.resolve(la, Access::Write, user)?;
-        let last = self.wrap(la, len - 1);
-        if last & !0xfff != la & !0xfff {
+        // A fault in the second page is reported at its start.
+        let last = self.wrap(la, len - 1) & !0xfff;
+        if last != la & !0xfff {
             self.resolve(last, Access::Write, user)?;
         }
         Ok(())
@@ -91,8 +92,9 @@ impl Processor {
     /// Faults as a read of `len` bytes would, without reading.
     pub fn probe_read(&mut self, la: u64, len: usize, user: bool) -> Step {
         self.resolve(la, Access::Read, user)?;
-        let last = self.wrap(la, len - 1);
-        if last & !0xfff != la & !0xfff {
+        // A fault in the second page is reported at its start.
+        let last = self.wrap(la, len - 1) & !0xfff;
+        if last != la & !0xfff {
             self.resolve(last, Access::Read, user)?;
         }
         Ok(())

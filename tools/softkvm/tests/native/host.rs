@@ -7,7 +7,9 @@
 //! address the frame.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use softkvm::cpu::Exception;
 
 /// Where everything lies.
 pub const BASE: u64 = 0x5000_0000;
@@ -47,8 +49,10 @@ const HOST_RSP: u32 = (BASE + 704) as u32;
 const HOST_MXCSR: u32 = (BASE + 712) as u32;
 const GPR: u32 = (BASE + 512) as u32;
 
-static SIGNAL: AtomicI32 = AtomicI32::new(0);
-static EXIT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+/// Vector, error code and CR2 of the fault; a vector of [`NONE`] if there was none.
+static FAULT: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+const NONE: u64 = u64::MAX;
+static EXIT: AtomicU64 = AtomicU64::new(0);
 
 /// Length of the jump to the exit that follows the instruction.
 const JUMP: usize = 5;
@@ -96,17 +100,31 @@ fn exit() -> Vec<u8> {
     code
 }
 
-extern "C" fn on_signal(signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid context; RIP of the interrupted stub is replaced.
-    let rip = unsafe {
-        &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize]
-    };
-    if !(CODE..CODE + 0x1000).contains(&(*rip as u64)) {
+extern "C" fn on_signal(_signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid context.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    if !(CODE..CODE + 0x1000).contains(&(registers[libc::REG_RIP as usize] as u64)) {
         // SAFETY: a fault outside the stub is a bug of the test itself.
         unsafe { libc::abort() };
     }
-    SIGNAL.store(signal, Ordering::SeqCst);
-    *rip = EXIT.load(Ordering::SeqCst) as i64;
+    let fields = [libc::REG_TRAPNO, libc::REG_ERR, libc::REG_CR2];
+    for (slot, field) in FAULT.iter().zip(fields) {
+        slot.store(registers[field as usize] as u64, Ordering::SeqCst);
+    }
+    registers[libc::REG_RIP as usize] = EXIT.load(Ordering::SeqCst) as i64;
+}
+
+/// The fault the kernel told the handler about.
+fn fault() -> Option<Exception> {
+    let [vector, error, cr2] = FAULT.each_ref().map(|slot| slot.load(Ordering::SeqCst));
+    let (vector, error) = (vector as u8, error as u32);
+    match vector {
+        0xff => None,
+        10..=14 | 17 => {
+            Some(Exception { vector, error: Some(error), cr2: (vector == 14).then_some(cr2) })
+        }
+        _ => Some(Exception::plain(vector)),
+    }
 }
 
 fn map(at: u64, len: usize, protection: i32) -> bool {
@@ -193,10 +211,10 @@ impl Host {
         rip + (len + JUMP) as u64
     }
 
-    /// Runs the instruction. Returns the signal it raised, or 0.
-    pub fn run(&self, state: &mut State) -> i32 {
+    /// Runs the instruction. Returns the exception it raised.
+    pub fn run(&self, state: &mut State) -> Option<Exception> {
         let frame = BASE as *mut Frame;
-        SIGNAL.store(0, Ordering::SeqCst);
+        FAULT[0].store(NONE, Ordering::SeqCst);
         // SAFETY: the frame is mapped; the stub obeys the C ABI (see the module's comment).
         unsafe {
             (*frame).state = state.clone();
@@ -204,6 +222,6 @@ impl Host {
             stub();
             *state = (*frame).state.clone();
         }
-        SIGNAL.load(Ordering::SeqCst)
+        fault()
     }
 }

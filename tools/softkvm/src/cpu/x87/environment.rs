@@ -69,7 +69,7 @@ fn store(p: &mut Processor, insn: &Instruction, wide: bool, registers: bool) -> 
     let (segment, offset) = operand::address(p, insn);
     let la = p.linear(segment, offset, len, Access::Write)?;
     let user = p.core.cpl == 3;
-    p.probe_write(la, len, user)?;
+    operand::probe_area(p, la, slot, len, Access::Write)?;
     let at = |i: usize| la.wrapping_add(i as u64);
     for (i, field) in fields(&p.core.fpu, wide, real_format(p)).into_iter().enumerate() {
         if wide {
@@ -101,6 +101,7 @@ fn load(p: &mut Processor, insn: &Instruction, wide: bool, registers: bool) -> S
     let la = p.linear(segment, offset, len, Access::Read)?;
     let user = p.core.cpl == 3;
     let mut image = [0u8; LONGEST + 80];
+    operand::probe_area(p, la, slot, len, Access::Read)?;
     for (i, byte) in image[..len].iter_mut().enumerate() {
         *byte = p.load_linear(la.wrapping_add(i as u64), user)?;
     }

@@ -1,0 +1,162 @@
+//! The software side: the same instruction on the same state in softkvm.
+
+use softkvm::cpu::bare::Bare;
+use softkvm::cpu::engine::{self, CodeCache, Kind};
+use softkvm::cpu::state::{Seg, Segment, cr0, cr4, efer};
+use softkvm::cpu::{Core, Exception, Exit, Features, Mode, Processor, Stop, exec};
+
+use crate::forms::Instance;
+use crate::host::{self, Host, SANDBOX, SANDBOX_LEN, State};
+
+/// What running one instruction in software came to.
+#[derive(Debug, PartialEq)]
+pub enum Outcome {
+    Done,
+    Fault(Exception),
+    NotModelled(&'static str),
+}
+
+/// The software side: a processor at CPL 3 that sees the same pages at the same addresses.
+pub struct Soft {
+    pub p: Processor,
+    pub world: Bare,
+}
+
+/// Guest-physical address of the sandbox, behind page tables and the code page.
+const SANDBOX_GPA: u64 = 0x6000;
+/// Guest-physical address of the code page.
+const CODE_GPA: u64 = 0x5000;
+
+impl Soft {
+    pub fn new() -> Self {
+        let mut world = Bare::new(16);
+        let (base, present) = (host::BASE, 7);
+        world.put64(0x1000 + (base >> 39 & 511) * 8, 0x2000 | present);
+        world.put64(0x2000 + (base >> 30 & 511) * 8, 0x3000 | present);
+        world.put64(0x3000 + (base >> 21 & 511) * 8, 0x4000 | present);
+        let mut page = |la: u64, gpa: u64| {
+            world.put64(0x4000 + (la >> 12 & 511) * 8, gpa | present | 0x60);
+        };
+        page(host::CODE, CODE_GPA);
+        page(SANDBOX, SANDBOX_GPA);
+        page(SANDBOX + 0x1000, SANDBOX_GPA + 0x1000);
+        let mut core = Core::at_reset();
+        core.cr0 = cr0::PE | cr0::PG | cr0::WP | cr0::MP | cr0::NE | cr0::ET;
+        core.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+        core.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
+        core.cr3 = 0x1000;
+        core.cpl = 3;
+        core.features = Features::all() - Features::ABSENT;
+        let data = Segment { selector: 0x2b, attrib: 0xcf3, limit: u32::MAX, base: 0 };
+        core.seg = [data; 6];
+        core.seg[Seg::Cs as usize] =
+            Segment { selector: 0x33, attrib: 0xafb, limit: u32::MAX, base: 0 };
+        core.update_mode();
+        assert_eq!(core.mode, Mode::Long64);
+        Self { p: Processor::new(core), world }
+    }
+
+    pub fn sandbox(&mut self) -> &mut [u8] {
+        &mut self.world.bytes()[SANDBOX_GPA as usize..][..SANDBOX_LEN]
+    }
+
+    /// Puts code at a linear address of the code page, followed by jumps to themselves where the
+    /// native stub leaves.
+    pub fn place(&mut self, rip: u64, bytes: &[u8]) {
+        let mut code = bytes.to_vec();
+        code.extend_from_slice(&[0xeb, 0xfe, 0x90, 0x90, 0x90, 0xeb, 0xfe]);
+        self.world.put(CODE_GPA + (rip - host::CODE), &code);
+    }
+
+    fn load(&mut self, rip: u64, state: &State) {
+        let core = &mut self.p.core;
+        core.gpr[..16].copy_from_slice(&state.gpr);
+        core.set_rflags(state.rflags);
+        core.fpu.load_fxsave(&state.fx, true);
+        core.rip = rip;
+        core.stop = None;
+    }
+
+    fn store(&self, state: &mut State) {
+        let core = &self.p.core;
+        state.gpr.copy_from_slice(&core.gpr[..16]);
+        state.rflags = core.rflags();
+        state.fx = core.fpu.to_fxsave(true);
+    }
+
+    pub fn run(&mut self, instance: &Instance, rip: u64, state: &mut State) -> Outcome {
+        self.load(rip, state);
+        let insn = &instance.insn;
+        let outcome = loop {
+            let step = self.p.with_world(&mut self.world, |p| exec::execute(p, insn));
+            match (step, self.p.core.stop.take()) {
+                // A repeated string instruction may retire in pieces.
+                (Ok(()), _) if self.p.core.rip == rip && insn.is_string_instruction() => (),
+                (Ok(()), _) => break Outcome::Done,
+                (Err(_), Some(Stop::Fault(fault))) => break Outcome::Fault(fault),
+                (Err(_), Some(Stop::Exit(Exit::Unknown { what, .. }))) => {
+                    break Outcome::NotModelled(what);
+                }
+                (Err(_), other) => panic!("{insn}: stopped with {other:?}"),
+            }
+        };
+        let core = &self.p.core;
+        let len = instance.bytes.len();
+        state.taken = match outcome {
+            Outcome::Done if core.rip == rip + len as u64 => 0,
+            Outcome::Done if core.rip == Host::target(rip, len) => 1,
+            Outcome::Done => panic!("{insn}: went to {:x} from {rip:x}", core.rip),
+            _ => 0,
+        };
+        self.store(state);
+        outcome
+    }
+}
+
+/// Instructions an engine may spend on one instruction under test: it then spins.
+const BUDGET: u64 = 64;
+
+/// An engine on the same machine.
+pub struct Engine {
+    pub soft: Soft,
+    code: CodeCache,
+}
+
+impl Engine {
+    pub fn new(kind: Kind) -> Self {
+        let mut soft = Soft::new();
+        // Without an IDT every exception ends in a shutdown.
+        soft.p.core.idtr.limit = 0;
+        Self { soft, code: CodeCache::new(kind) }
+    }
+
+    /// As [`Soft::place`]; cached code is dropped.
+    pub fn place(&mut self, rip: u64, bytes: &[u8]) {
+        self.soft.place(rip, bytes);
+        let page = self.soft.world.host().wrapping_add(CODE_GPA as usize);
+        self.code.host_wrote(page, 4096);
+    }
+
+    /// Runs from `rip` for at most `budget` instructions.
+    pub fn run(&mut self, rip: u64, state: &mut State, budget: u64) -> Exit {
+        self.soft.load(rip, state);
+        let code = &mut self.code;
+        let exit = self.soft.p.with_world(&mut self.soft.world, |p| engine::run(p, code, budget));
+        self.soft.store(state);
+        exit
+    }
+
+    /// Runs one instruction. True if it faulted.
+    pub fn run_instance(&mut self, instance: &Instance, rip: u64, state: &mut State) -> bool {
+        let exit = self.run(rip, state, BUDGET);
+        let at = self.soft.p.core.rip;
+        let len = instance.bytes.len();
+        match exit {
+            Exit::Shutdown => return true,
+            Exit::Turn if at == rip + len as u64 => state.taken = 0,
+            Exit::Turn if at == Host::target(rip, len) => state.taken = 1,
+            other => panic!("{}: ended with {other:?} at {at:x}", instance.insn),
+        }
+        false
+    }
+}
