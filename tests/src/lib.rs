@@ -3,6 +3,9 @@
 //! `cargo xtask test boot` builds the programs, fetches the kernels and names them in the
 //! environment; without it these tests say what is missing and fail.
 
+pub mod elf;
+pub mod oracle;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};

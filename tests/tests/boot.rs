@@ -48,7 +48,7 @@ fn debian_kernels_reach_user_space_and_power_off() {
             .run();
         ended.expect_code(0).expect_console("cvmm-init: ready");
         let online = if cell.cpus == 1 { "0".to_owned() } else { format!("0-{}", cell.cpus - 1) };
-        ended.expect_console(&format!("cvmm-init: cpus online {online}"));
+        ended.expect_console(&format!("cpus online: {online}"));
         if cell.snp {
             ended.expect_console("Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP");
         }

@@ -7,6 +7,7 @@ mod demo;
 mod images;
 mod initramfs;
 mod kernel;
+mod oracle;
 mod run;
 
 use std::path::PathBuf;
