@@ -17,8 +17,6 @@ const DOUBLE_FAULT: u8 = 8;
 const PAGE_FAULT: u8 = 14;
 /// NMI.
 const NMI: u8 = 2;
-/// DR6.BS: single step.
-const DR6_BS: u64 = 1 << 14;
 /// External-event bit of an error code.
 const EXT: u32 = 1;
 
@@ -58,12 +56,6 @@ pub fn pending(p: &mut Processor) -> Step {
         Some(waiting) => event(p, waiting),
         None => Ok(()),
     }
-}
-
-/// Delivers the single-step trap that follows an instruction begun with TF set.
-pub(super) fn single_step(p: &mut Processor) -> Step {
-    p.core.dr[6] |= DR6_BS;
-    event(p, Event::Exception(Exception::DB))
 }
 
 /// INT n, INT3 and INTO. A fault leaves the instruction unexecuted, as any other would.

@@ -72,6 +72,7 @@ fn turn(p: &mut Processor, code: *mut CodeCache, fast: bool) -> Step<Option<Exit
         return Ok(Some(Exit::Turn));
     }
     if p.core.pending.is_some() {
+        p.event_taken();
         deliver::pending(p)?;
     }
     if p.core.attention && take_event(p)? {
@@ -146,13 +147,7 @@ fn step_once(p: &mut Processor, code: *mut CodeCache) -> Step<Option<Exit>> {
     p.hot.link = std::ptr::null();
     // SAFETY: `run` holds the cache, and no other reference to it is alive here.
     unsafe { (*code).stats.steps += 1 };
-    let trap = p.core.rflags & flags::TF != 0;
-    let exit = step::step(p)?;
-    if trap {
-        p.event_taken();
-        deliver::single_step(p)?;
-    }
-    Ok(exit)
+    step::step(p)
 }
 
 /// Delivers an NMI or interrupt if one waits and may be taken.

@@ -15,6 +15,8 @@ const DR7_ENABLES: u64 = 0xff;
 const DR7_GD: u64 = 1 << 13;
 /// DR6.BD.
 const DR6_BD: u64 = 1 << 13;
+/// DR6.BS: single step.
+pub(super) const DR6_BS: u64 = 1 << 14;
 /// CR3 bit that asks to keep translations.
 const CR3_NO_FLUSH: u64 = 1 << 63;
 /// Bits that CR0 has; others read as written zero.

@@ -34,11 +34,11 @@ use iced_x86::{ConditionCode, CpuidFeature, Instruction, Mnemonic as M};
 
 use super::flags::{self, Flags};
 use super::state::cr4;
-use super::{Core, Exception, Features, Mode, Processor, Step, deliver, sse};
+use super::{Core, Event, Exception, Features, Mode, Processor, Step, sse};
 
-/// Executes one decoded instruction at [`Core::rip`]. On `Ok` RIP is that of the next instruction
-/// and any trap after this one (single step) has been delivered; a fault is left in
-/// [`Core::stop`] for [`deliver::exception`].
+/// Executes one decoded instruction at [`Core::rip`]. On `Ok` RIP is that of the next instruction,
+/// and the trap of a single step is left in [`Core::pending`] for [`super::deliver::pending`]; a fault is
+/// left in [`Core::stop`] for [`super::deliver::exception`].
 pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
     let trap = p.core.rflags & flags::TF != 0;
     let shadow = std::mem::take(&mut p.core.shadow);
@@ -52,7 +52,8 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
     }
     // INT n and its kin have delivered their own event, and MOV SS holds the trap off.
     if trap && !p.core.shadow && !is_software_interrupt(insn) {
-        return deliver::single_step(p);
+        p.core.dr[6] |= cr::DR6_BS;
+        p.core.pending = Some(Event::Exception(Exception::DB));
     }
     Ok(())
 }
