@@ -79,7 +79,14 @@ pub fn page_has_sha(page: &CpuidPage) -> bool {
     sha_bits(leaf1, leaf7)
 }
 
-/// The same from the raw registers: ECX of leaf 1 (SSSE3, SSE4.1), EBX of leaf 7 (SHA).
+/// Whether the processor keeps caches coherent when a page changes its owner: COHERENCY_SFW_NO, EBX
+/// bit 31 of the SEV leaf. Without it every page must be touched after validation, see
+/// `evict` in the binary.
+pub fn page_is_coherent(page: &CpuidPage) -> bool {
+    cpuid(page, SEV_LEAF, 0).is_some_and(|row| row.ebx & 1 << 31 != 0)
+}
+
+/// Whether raw registers offer SHA: ECX of leaf 1 (SSSE3, SSE4.1), EBX of leaf 7 (SHA).
 pub const fn sha_bits(leaf1_ecx: u32, leaf7_ebx: u32) -> bool {
     const SSSE3_SSE41: u32 = 1 << 9 | 1 << 19;
     leaf1_ecx & SSSE3_SSE41 == SSSE3_SSE41 && leaf7_ebx & 1 << 29 != 0

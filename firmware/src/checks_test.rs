@@ -4,7 +4,7 @@ use abi::shim::{ACPI_GPA, CPUID_GPA, Flags, LoadMode, PAGE, SECRETS_GPA, Termina
 use abi::snp::{CpuidFunction, CpuidPage, SecretsPage};
 use zerocopy::FromZeros;
 
-use crate::checks::{check_acpi, check_cpuid, check_secrets, page_has_sha};
+use crate::checks::{check_acpi, check_cpuid, check_secrets, page_has_sha, page_is_coherent};
 use crate::mock::{C_BIT, Guest};
 use crate::platform::{Platform, object_mut};
 use crate::sha256;
@@ -50,6 +50,17 @@ fn sha_is_found_in_the_cpuid_page() {
     assert!(page_has_sha(page));
     page.functions[1].ecx = 1 << 9;
     assert!(!page_has_sha(page));
+}
+
+#[test]
+fn coherence_is_found_in_the_cpuid_page() {
+    let mut guest = guest();
+    let page: &mut CpuidPage = object_mut(&mut guest.mock, CPUID_GPA).unwrap();
+    assert!(!page_is_coherent(page));
+    page.functions[4].ebx |= 1 << 31;
+    assert!(page_is_coherent(page));
+    page.count = 1;
+    assert!(!page_is_coherent(page));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use abi::marks::{MARK_PORT, Mark};
-use abi::shim::{GHCB_GPA, PAGE, PAGE_TABLES_GPA, Termination};
+use abi::shim::{GHCB_GPA, LARGE_PAGE, PAGE, PAGE_TABLES_GPA, Termination};
 use shim::paging::{self, PageTables};
 use shim::platform::object_mut;
 use shim::range::Range;
@@ -18,6 +18,8 @@ pub struct Hardware {
     protected: bool,
     sha: bool,
     marks: bool,
+    /// Pages must be touched after validation.
+    evict: bool,
     c_mask: u64,
 }
 
@@ -30,8 +32,8 @@ pub fn launch_page<T: zerocopy::FromBytes>(gpa: u64) -> &'static T {
 
 impl Hardware {
     /// Describes the processor; touches nothing.
-    pub const fn new(protected: bool, sha: bool, marks: bool, c_mask: u64) -> Self {
-        Self { protected, sha, marks, c_mask }
+    pub const fn new(protected: bool, sha: bool, marks: bool, evict: bool, c_mask: u64) -> Self {
+        Self { protected, sha, marks, evict, c_mask }
     }
 
     /// Makes the GHCB page shared, clears and registers it.
@@ -47,7 +49,7 @@ impl Hardware {
     pub fn unshare_ghcb(&mut self) -> Result<(), Termination> {
         ghcb::unshare()?;
         self.map_ghcb(self.c_mask)?;
-        validated(instructions::pvalidate(GHCB_GPA, false, true))?;
+        validated(self.validate(GHCB_GPA, false))?;
         self.clear(GHCB_GPA, PAGE);
         Ok(())
     }
@@ -105,7 +107,11 @@ impl Platform for Hardware {
     }
 
     fn validate(&mut self, address: u64, large: bool) -> Validation {
-        instructions::pvalidate(address, large, true)
+        let outcome = instructions::pvalidate(address, large, true);
+        if self.evict && outcome == Validation::Done {
+            instructions::evict(address, if large { LARGE_PAGE } else { PAGE });
+        }
+        outcome
     }
 
     fn mark(&mut self, mark: Mark) -> Result<(), Termination> {

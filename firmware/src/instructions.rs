@@ -6,6 +6,7 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
+use abi::shim::PAGE;
 use shim::Validation;
 use shim::checks::sha_bits;
 
@@ -67,6 +68,21 @@ pub fn pvalidate(address: u64, large: bool, validate: bool) -> Validation {
         0 => Validation::Already,
         FAIL_SIZE_MISMATCH => Validation::SizeMismatch,
         _ => Validation::Failed,
+    }
+}
+
+/// Drops what caches still hold of pages under the host's key: reading the first and the last line
+/// of a page with the guest's key does (as Linux 7.2 does, arch/x86/include/asm/sev.h
+/// `sev_evict_cache`, on processors without COHERENCY_SFW_NO).
+pub fn evict(address: u64, len: u64) {
+    let mut page = address;
+    while page < address + len {
+        // SAFETY: the pages were validated and are mapped.
+        unsafe {
+            (page as *const u8).read_volatile();
+            ((page + PAGE - 1) as *const u8).read_volatile();
+        }
+        page += PAGE;
     }
 }
 

@@ -49,7 +49,8 @@ fn boot(parameters: u64, protected: bool) -> Result<u64, Termination> {
     } else {
         instructions::has_sha()
     };
-    let mut machine = Hardware::new(protected, sha, marks, c_mask);
+    let evict = protected && !checks::page_is_coherent(hardware::launch_page(CPUID_GPA));
+    let mut machine = Hardware::new(protected, sha, marks, evict, c_mask);
     checks::check_acpi(&machine, page)?;
     if protected {
         checks::check_cpuid(&machine, page)?;
