@@ -91,8 +91,8 @@ fn sequences_run_alike_in_both_engines() {
             }
             let memory: Vec<u8> = (0..64).map(|_| random.next() as u8).collect();
             let at = random.below(0x1fc0) as usize;
-            fast.soft.sandbox()[at..at + 64].copy_from_slice(&memory);
-            reference.soft.sandbox()[at..at + 64].copy_from_slice(&memory);
+            fast.write(at, &memory);
+            reference.write(at, &memory);
             let budget = 1 + random.below(text.len() as u64 + 8);
             let (mut a, mut b) = (before.clone(), before.clone());
             let exits = [reference.run(CODE, &mut a, budget), fast.run(CODE, &mut b, budget)];

@@ -137,6 +137,13 @@ impl Engine {
         self.code.host_wrote(page, 4096);
     }
 
+    /// Writes to the sandbox from outside; cached code there is dropped.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        self.soft.sandbox()[at..at + bytes.len()].copy_from_slice(bytes);
+        let host = self.soft.world.host().wrapping_add(SANDBOX_GPA as usize + at);
+        self.code.host_wrote(host, bytes.len());
+    }
+
     /// Runs from `rip` for at most `budget` instructions.
     pub fn run(&mut self, rip: u64, state: &mut State, budget: u64) -> Exit {
         self.soft.load(rip, state);
