@@ -13,6 +13,8 @@ use crate::error::Error;
 pub const LIBRARY_VARIABLE: &str = "CVMM_SOFTKVM";
 /// The environment variable that names the platform profile to the library; set means: emulated.
 pub const PROFILE_VARIABLE: &str = "SOFTKVM_PROFILE";
+/// The environment variable that makes the library use the host's clock instead of modelled time.
+pub const REALTIME_VARIABLE: &str = "SOFTKVM_REALTIME";
 /// The library's file name.
 const LIBRARY_NAME: &str = "libsoftkvm_preload.so";
 
@@ -47,6 +49,12 @@ pub fn profile_in_use() -> Option<String> {
     let loaded = std::env::var("LD_PRELOAD").is_ok_and(|l| l.contains("softkvm"));
     let profile = std::env::var(PROFILE_VARIABLE).ok();
     if loaded { Some(profile.unwrap_or_else(|| "epyc-milan".into())) } else { None }
+}
+
+/// Is the guest's time that of a modelled platform?
+pub fn time_is_modelled() -> bool {
+    let realtime = std::env::var_os(REALTIME_VARIABLE).is_some_and(|value| value != "0");
+    profile_in_use().is_some() && !realtime
 }
 
 fn find_library() -> Result<PathBuf, Error> {

@@ -41,7 +41,7 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
     if let Some(profile) = &flags.emulate {
         emulate::ensure(profile)?;
     }
-    let mut recorder = Recorder::new(started, emulate::profile_in_use().is_some());
+    let mut recorder = Recorder::new(started, emulate::time_is_modelled());
     let recorder = &mut recorder;
 
     // Whatever can be refused is refused before anything is launched.

@@ -184,7 +184,11 @@ impl RunReport {
             confidential: policy.is_some() && profile.is_none(),
             platform: Platform {
                 kind: if profile.is_some() { "softkvm" } else { "kvm" },
-                guest_time: if profile.is_some() { "modelled" } else { "measured" },
+                guest_time: if crate::emulate::time_is_modelled() {
+                    "modelled"
+                } else {
+                    "measured"
+                },
                 profile,
             },
             technology: guest.technology.name(),
@@ -307,7 +311,7 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
         let events = recorder.events().iter().filter(|e| e.op == op);
         events.filter_map(|e| e.guest).map(|(begin, end)| end.0 - begin.0).sum::<u64>()
     };
-    let modelled = protected && crate::emulate::profile_in_use().is_some();
+    let modelled = protected && crate::emulate::time_is_modelled();
     let updates = charged(Op::LaunchUpdate);
     LaunchFacts {
         regions: regions.collect(),

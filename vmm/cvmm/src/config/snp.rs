@@ -148,7 +148,7 @@ fn read_exact<const N: usize>(key: &str, path: &Path) -> Result<Box<[u8; N]>, Er
 
 /// Bytes written as hexadecimal digits.
 pub fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.bytes().all(|b| b.is_ascii_hexdigit()) || text.len() % 2 != 0 {
+    if !text.bytes().all(|b| b.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()

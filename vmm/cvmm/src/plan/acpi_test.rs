@@ -1,1 +1,48 @@
+//! The ACPI page as a guest reads it.
 
+use super::*;
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum: u8, b| sum.wrapping_add(*b))
+}
+
+fn u32_at(page: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(page[at..at + 4].try_into().unwrap())
+}
+
+fn u64_at(page: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(page[at..at + 8].try_into().unwrap())
+}
+
+/// A table, its checksum checked.
+fn table(page: &[u8], gpa: u64, at: u64) -> &[u8] {
+    let at = usize::try_from(at - gpa).unwrap();
+    let len = u32_at(page, at + 4) as usize;
+    let table = &page[at..at + len];
+    assert_eq!(sum(table), 0, "checksum of {:?}", std::str::from_utf8(&table[..4]));
+    table
+}
+
+#[test]
+fn every_table_is_found_and_sums_to_zero() {
+    let gpa = 0x1_5000;
+    for count in [1, 2, 64, 254] {
+        let page = page(gpa, CpuCount::new(count).unwrap()).unwrap();
+        assert_eq!(&page[..8], b"RSD PTR ");
+        assert_eq!(sum(&page[..20]), 0);
+        assert_eq!(sum(&page[..36]), 0);
+        let xsdt = table(&page, gpa, u64_at(&page, 24));
+        assert_eq!(&xsdt[..4], b"XSDT");
+        let fadt = table(&page, gpa, u64_at(xsdt, 36));
+        let madt = table(&page, gpa, u64_at(xsdt, 44));
+        assert_eq!((&fadt[..4], &madt[..4]), (&b"FACP"[..], &b"APIC"[..]));
+        assert_eq!(&table(&page, gpa, u64_at(fadt, 140))[..4], b"DSDT");
+        let locals = madt[44..].chunks(8).filter(|e| e[..2] == [0, 8] && e[4] & 1 == 1).count();
+        assert_eq!(locals, usize::from(count));
+        // Hardware-reduced, with a reset register.
+        assert_eq!(u32_at(fadt, 112) & (1 << 20 | 1 << 10), 1 << 20 | 1 << 10);
+        // Sleep control: one byte at a port.
+        assert_eq!(&fadt[244..247], &[1, 8, 0]);
+        assert_eq!(u64_at(fadt, 248), u64::from(acpi_pm::SLEEP_CONTROL_PORT));
+    }
+}

@@ -192,7 +192,7 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
         ));
     }
     let at = u64_at(header, 32);
-    let promised = at.checked_add((count * PROGRAM_HEADER) as u64).unwrap_or(u64::MAX);
+    let promised = at.saturating_add((count * PROGRAM_HEADER) as u64);
     let table = usize::try_from(at)
         .ok()
         .filter(|_| promised <= len)
@@ -207,7 +207,7 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
         }
         let (offset, vaddr, addr) = (u64_at(ph, 8), u64_at(ph, 16), u64_at(ph, 24));
         let (in_file, size) = (u64_at(ph, 32), u64_at(ph, 40));
-        let promised = offset.checked_add(in_file).unwrap_or(u64::MAX);
+        let promised = offset.saturating_add(in_file);
         if promised > len {
             return Err(KernelError::Truncated { len, promised });
         }
@@ -247,4 +247,4 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 #[path = "kernel_test.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -1,1 +1,135 @@
+//! The plan as a whole: small, reproducible, and sensitive to every input.
 
+use super::*;
+use crate::cli::Cli;
+use crate::config::Config;
+use crate::digest::snp::launch_digest;
+
+use clap::Parser;
+
+fn config(args: &[&str]) -> GuestConfig {
+    let cli = Cli::try_parse_from([&["cvmm", "--kernel", "k"], args].concat()).unwrap();
+    Config::parse(&cli.flags).unwrap().guest
+}
+
+/// Inputs that depend on no build: the shim, too, is a fixed one.
+fn inputs(kernel: u8, initrd: &[u8], cmdline: &str, shim: u8) -> Inputs {
+    let mut file = super::kernel::tests::bzimage(0x3000);
+    file[0x1000] = kernel;
+    let mut inputs = Inputs::new("k".into(), file.into(), initrd.into(), cmdline).unwrap();
+    inputs.shim = vec![shim; 100].into();
+    inputs
+}
+
+fn digest(args: &[&str], inputs: &Inputs, cpus: u16) -> String {
+    let cpus = CpuCount::new(cpus).unwrap();
+    let plan = Plan::build(&config(args), inputs, cpus, &HostCaps::assumed()).unwrap();
+    launch_digest(&plan).to_string()
+}
+
+#[test]
+fn a_hashed_launch_measures_at_most_eight_pages() {
+    let inputs = inputs(0, &[1; 9000], "quiet", 2);
+    for cpus in [1, 254] {
+        let cpus = CpuCount::new(cpus).unwrap();
+        let plan = Plan::build(&config(&["--snp"]), &inputs, cpus, &HostCaps::assumed()).unwrap();
+        assert!(plan.page_count() <= 8, "{}", plan.page_count());
+        assert_eq!(plan.staged.len(), 3);
+    }
+    let real =
+        Inputs::new("k".into(), inputs.kernel.clone(), inputs.initrd.clone(), "quiet").unwrap();
+    let plan =
+        Plan::build(&config(&["--snp"]), &real, CpuCount::ONE, &HostCaps::assumed()).unwrap();
+    assert!(plan.page_count() <= 8, "with the built-in shim: {}", plan.page_count());
+}
+
+#[test]
+fn a_plain_guest_has_the_same_plan_without_firmware_pages() {
+    let inputs = inputs(0, &[1; 9000], "quiet", 2);
+    let build = |args: &[&str]| {
+        Plan::build(&config(args), &inputs, CpuCount::ONE, &HostCaps::assumed()).unwrap()
+    };
+    let (plain, snp) = (build(&["--plain"]), build(&["--snp"]));
+    assert_eq!(plain.layout, snp.layout);
+    assert!(plain.private.is_empty());
+    let tags = |plan: &Plan| plan.regions.iter().map(|r| r.tag).collect::<Vec<_>>();
+    assert_eq!(tags(&plain), ["page-table", "shim", "parameters", "acpi"]);
+    assert_eq!(tags(&snp), ["page-table", "shim", "parameters", "acpi", "cpuid", "secrets"]);
+}
+
+#[test]
+fn every_input_changes_the_digest_and_nothing_else_does() {
+    let base = inputs(0, b"initrd", "quiet", 2);
+    let reference = digest(&["--snp"], &base, 1);
+    assert_eq!(reference, digest(&["--snp"], &inputs(0, b"initrd", "quiet", 2), 1));
+    let changed = [
+        digest(&["--snp"], &inputs(1, b"initrd", "quiet", 2), 1),
+        digest(&["--snp"], &inputs(0, b"initrD", "quiet", 2), 1),
+        digest(&["--snp"], &inputs(0, b"initrd", "quiex", 2), 1),
+        digest(&["--snp"], &inputs(0, b"initrd", "quiet", 3), 1),
+        digest(&["--snp"], &base, 2),
+        digest(&["--snp", "--memory", "1G"], &base, 1),
+        digest(&["--snp", "--load", "measured"], &base, 1),
+    ];
+    for (at, one) in changed.iter().enumerate() {
+        assert_ne!(*one, reference, "change {at}");
+        assert!(!changed[at + 1..].contains(one), "change {at}");
+    }
+    let host_data = format!("--snp=policy=0xb0000,host-data={}", "11".repeat(32));
+    assert_eq!(
+        digest(&[&host_data], &base, 1),
+        reference,
+        "policy and host data are not in the digest"
+    );
+}
+
+#[test]
+fn measured_files_are_launch_pages_at_their_place() {
+    let inputs = inputs(7, &[9; 5000], "quiet", 2);
+    let plan = Plan::build(
+        &config(&["--snp", "--load", "measured"]),
+        &inputs,
+        CpuCount::ONE,
+        &HostCaps::assumed(),
+    )
+    .unwrap();
+    assert!(plan.staged.is_empty());
+    let kernel = plan.regions.iter().find(|r| r.tag == "kernel").unwrap();
+    let offset = usize::try_from(plan.layout.kernel.dest - kernel.gpa).unwrap();
+    assert_eq!(kernel.bytes[offset..offset + inputs.kernel.len()], *inputs.kernel);
+    // No page belongs to two regions.
+    let mut pages: Vec<u64> = plan
+        .regions
+        .iter()
+        .flat_map(|r| (0..r.bytes.len() as u64 / PAGE).map(move |p| r.gpa / PAGE + p))
+        .collect();
+    let all = pages.len();
+    pages.sort_unstable();
+    pages.dedup();
+    assert_eq!(pages.len(), all);
+}
+
+#[test]
+fn golden_digests() {
+    let inputs = inputs(0, b"initrd", "console=ttyS0", 2);
+    let golden = [
+        (
+            &["--snp"][..],
+            1,
+            "7a0027e7da25571afcae53846008f1f1577b0b763947bbdfabc9fd8d48948e9d0faa5b991ab821939d601d8b1934671a",
+        ),
+        (
+            &["--snp"][..],
+            4,
+            "547ffb8f1222e2418589e03256c18ab08e9bbca9457f886f47f65bda917bbd04c26d6a11d002dda0ebd59ec5a25cfb52",
+        ),
+        (
+            &["--snp", "--load", "measured", "--memory", "4G"][..],
+            2,
+            "559123428bba7e88d3862a1e8f4452120b4e9a37b7a3e0f81a5667cb1929409ce66c611b3c6a115bcc98b6b066d0114f",
+        ),
+    ];
+    for (args, cpus, expected) in golden {
+        assert_eq!(digest(args, &inputs, cpus), expected, "{args:?} {cpus}");
+    }
+}

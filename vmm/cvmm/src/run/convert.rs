@@ -111,9 +111,7 @@ mod tests {
 
     #[test]
     fn absurd_ranges_are_refused() {
-        for args in
-            [[1, 1, 0], [0, 0, 0], [0, u64::MAX, 0], [u64::MAX & !0xfff, 1, 0], [1 << 52, 1, 0]]
-        {
+        for args in [[1, 1, 0], [0, 0, 0], [0, u64::MAX, 0], [!0xfff, 1, 0], [1 << 52, 1, 0]] {
             assert_eq!(
                 ConvertRequest::parse([args[0], args[1], args[2], 0, 0, 0]),
                 None,

@@ -262,6 +262,7 @@ impl Vcpu {
         // kernel stored the reason together with the member.
         match run.exit_reason {
             KVM_EXIT_IO => {
+                // SAFETY: see above.
                 let io = unsafe { body.io };
                 let (port, size) = (io.port, usize::from(io.size.max(1)));
                 if u32::from(io.direction) == KVM_EXIT_IO_IN {
