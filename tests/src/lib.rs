@@ -41,6 +41,7 @@ pub fn initramfs(kernel: &str) -> PathBuf {
 /// One run of cvmm.
 #[derive(Clone)]
 pub struct Cvmm {
+    under: Vec<String>,
     words: Vec<String>,
     environment: Vec<(String, String)>,
     limit: Duration,
@@ -57,6 +58,8 @@ pub struct Ended {
     pub words: String,
     /// The JSON report, where one was asked for and written.
     pub report: Option<serde_json::Value>,
+    /// The files that stand where the report was asked for.
+    pub left: Vec<String>,
     /// Wall time.
     pub took: Duration,
 }
@@ -65,6 +68,7 @@ impl Cvmm {
     /// `cvmm WORDS…`.
     pub fn new<const N: usize>(words: [&str; N]) -> Self {
         Self {
+            under: Vec::new(),
             words: words.iter().map(|word| (*word).to_owned()).collect(),
             environment: Vec::new(),
             limit: Duration::from_secs(240),
@@ -100,12 +104,26 @@ impl Cvmm {
         self
     }
 
-    /// Starts it without waiting; standard output and error are pipes.
+    /// The command, not started; standard output and error are pipes.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(input("CVMM_BIN"));
+        let cvmm = input("CVMM_BIN");
+        let mut command = match self.under.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(cvmm);
+                command
+            }
+            None => Command::new(cvmm),
+        };
         command.args(&self.words).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// Another program in front: `COMMAND… cvmm WORDS…`.
+    pub fn under<const N: usize>(mut self, command: [&str; N]) -> Self {
+        self.under = command.iter().map(|word| (*word).to_owned()).collect();
+        self
     }
 
     /// Runs to the end or to the time limit.
@@ -132,7 +150,13 @@ impl Cvmm {
         let report = std::fs::read(&file)
             .ok()
             .map(|text| serde_json::from_slice(&text).expect("the report is JSON"));
+        let left = std::fs::read_dir(dir.path())
+            .expect("the directory of the report")
+            .filter_map(Result::ok)
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
         Ended {
+            left,
             code: status.code(),
             console: String::from_utf8_lossy(&stdout).into_owned(),
             words: String::from_utf8_lossy(&stderr).into_owned(),
@@ -178,6 +202,26 @@ impl Ended {
     pub fn expect_words(&self, text: &str) -> &Self {
         if !self.words.contains(text) {
             self.fail(&format!("stderr lacks {text:?}"));
+        }
+        self
+    }
+
+    /// cvmm refused with this code: one `error:`, one `cause:`, one `try:`, and nothing else is left.
+    #[track_caller]
+    pub fn expect_refusal(&self, code: i32) -> &Self {
+        self.expect_code(code);
+        for prefix in ["error: ", "cause: ", "try:   "] {
+            let lines: Vec<&str> =
+                self.words.lines().filter(|line| line.starts_with(prefix)).collect();
+            if lines.len() != 1 || lines[0].len() < prefix.len() + 4 {
+                self.fail(&format!("{} lines say {prefix:?}", lines.len()));
+            }
+        }
+        if self.words.contains("panicked at") {
+            self.fail("a panic is no answer");
+        }
+        if !self.left.is_empty() {
+            self.fail(&format!("files were left behind: {:?}", self.left));
         }
         self
     }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{AcceptMode, Console, CpuRange, LoadMode, MemorySize};
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
+use crate::error::Complaint;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -109,13 +110,21 @@ pub struct Flags {
     )]
     pub cmdline: Option<String>,
     /// Guest memory, with suffix K, M or G.
-    #[arg(short, long, value_name = "SIZE", default_value = "512M", help_heading = "Guest")]
+    #[arg(
+        short,
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        default_value = "512M",
+        help_heading = "Guest"
+    )]
     pub memory: MemorySize,
     /// Number of vCPUs; for `measure` also a range like 1..4.
     #[arg(
         short = 'j',
         long,
         value_name = "N",
+        allow_negative_numbers = true,
         default_value = "1",
         visible_alias = "vcpus",
         help_heading = "Guest"
@@ -139,7 +148,7 @@ pub struct Flags {
     #[arg(long, value_name = "MARK", help_heading = "Run")]
     pub until: Option<Mark>,
     /// Stop, with exit code 124, after this many seconds.
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Run")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_seconds, help_heading = "Run")]
     pub timeout: Option<Duration>,
     /// Do not start unless the launch digest is this one (96 hexadecimal digits).
     #[arg(long, value_name = "DIGEST", help_heading = "Run")]
@@ -157,6 +166,24 @@ pub struct Flags {
     /// Write the log to this file instead of stderr.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log: Option<PathBuf>,
+}
+
+/// clap's complaint in our three lines.
+pub fn complaint(error: &clap::Error) -> Complaint {
+    let text = error.to_string();
+    let mut paragraphs = text.split("\n\n").map(str::trim);
+    let first: Vec<&str> = paragraphs.next().unwrap_or_default().split_whitespace().collect();
+    let first = first.join(" ");
+    let mut what = first.strip_prefix("error: ").unwrap_or(&first);
+    let mut cause = "the command line cannot be used as it stands".to_owned();
+    if let Some(source) = std::error::Error::source(error) {
+        // clap appends the reason to the line as well.
+        cause = source.to_string();
+        what = what.strip_suffix(&format!(": {cause}")).unwrap_or(what);
+    }
+    let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: "));
+    let cure = tip.unwrap_or("see `cvmm --help`").to_owned();
+    Complaint { error: what.to_owned(), cause, cure }
 }
 
 fn parse_console(text: &str) -> Result<Console, String> {

@@ -1,22 +1,34 @@
 //! The `cvmm` command: parse the flags, do what they say, turn the result into an exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cvmm::cli::{Cli, Verb};
+use cvmm::cli::{self, Cli, Verb};
+use cvmm::error::{self, Complaint};
 
 fn main() -> ExitCode {
     let started = cvmm::recorder::Started::now();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are answers, not errors.
+        Err(answer) if !answer.use_stderr() => answer.exit(),
+        Err(error) => return complain(&cli::complaint(&error), error::ExitCode::Usage),
+    };
     let result = match &cli.verb {
         None => cvmm::run_verb(&cli.flags, started),
         Some(Verb::Run(flags)) => cvmm::run_verb(flags, started),
         Some(Verb::Measure { flags, json }) => cvmm::measure_verb(flags, *json),
         Some(Verb::Explain { code }) => cvmm::explain_verb(code),
     };
-    let code = result.unwrap_or_else(|error| {
-        eprintln!("{}", error.complaint());
-        error.exit_code()
-    });
+    match result {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(error) => complain(&error.complaint(), error.exit_code()),
+    }
+}
+
+fn complain(complaint: &Complaint, code: error::ExitCode) -> ExitCode {
+    // Where nobody can be told, the exit code still says it.
+    let _ = writeln!(std::io::stderr(), "{complaint}");
     ExitCode::from(code as u8)
 }
