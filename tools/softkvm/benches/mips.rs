@@ -12,10 +12,15 @@ use iced_x86::code_asm::*;
 use softkvm::cpu::bare::Bare;
 use softkvm::cpu::engine::{CodeCache, Kind, run};
 use softkvm::cpu::state::{RSP, cr0, cr4, efer};
-use softkvm::cpu::{Core, Exit, Processor, Seg, Segment};
+use softkvm::cpu::{Core, DescriptorTable, Exit, Processor, Seg, Segment};
 
 const CODE: u64 = 0x1_0000;
+const HANDLER: u64 = 0x2_0000;
+const GDT: u64 = 0x3_0000;
+const IDT: u64 = 0x3_1000;
 const DATA: u64 = 0x10_0000;
+/// Not mapped.
+const HOLE: u64 = 0x4000_0000;
 const TABLES: u64 = 0x80_0000;
 
 type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
@@ -155,6 +160,31 @@ fn pages(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.hlt()
 }
 
+/// A page fault per round: the handler steps over the load and returns.
+fn faults(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut top = a.create_label();
+    a.mov(rbx, HOLE)?;
+    a.mov(ecx, 500_000u32)?;
+    a.set_label(&mut top)?;
+    a.mov(rax, qword_ptr(rbx))?;
+    a.dec(ecx)?;
+    a.jnz(top)?;
+    a.hlt()
+}
+
+/// The page-fault handler; the load of [`faults`] is three bytes long.
+fn handler(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.add(rsp, 8)?;
+    a.add(qword_ptr(rsp), 3)?;
+    a.iretq()
+}
+
+fn assemble(program: Program, at: u64) -> Vec<u8> {
+    let mut a = CodeAssembler::new(64).unwrap();
+    program(&mut a).unwrap();
+    a.assemble(at).unwrap()
+}
+
 fn core() -> Core {
     let mut core = Core::at_reset();
     core.cr0 = cr0::PE | cr0::PG | cr0::WP | cr0::NE;
@@ -162,6 +192,9 @@ fn core() -> Core {
     core.efer = efer::LME | efer::LMA;
     core.cr3 = TABLES;
     core.seg[Seg::Cs as usize] = Segment { selector: 8, attrib: 0xa9b, limit: !0, base: 0 };
+    core.seg[Seg::Ss as usize] = Segment { selector: 16, attrib: 0xc93, limit: !0, base: 0 };
+    core.gdtr = DescriptorTable { base: GDT, limit: 23 };
+    core.idtr = DescriptorTable { base: IDT, limit: 0xff };
     core.gpr[RSP] = DATA - 0x100;
     core.rip = CODE;
     core.update_mode();
@@ -169,15 +202,22 @@ fn core() -> Core {
 }
 
 fn measure(program: Program, kind: Kind) -> (u64, f64, f64) {
-    let mut a = CodeAssembler::new(64).unwrap();
-    program(&mut a).unwrap();
-    let code = a.assemble(CODE).unwrap();
+    let code = assemble(program, CODE);
+    let handler = assemble(handler, HANDLER);
     let mut best = f64::MAX;
     let (mut count, mut fills) = (0, 0.0);
     for _ in 0..5 {
         let mut world = Bare::new(0x2000);
         world.identity_map(TABLES, 1);
         world.put(CODE, &code);
+        world.put(HANDLER, &handler);
+        world.put64(GDT + 8, 0x00af_9b00_0000_ffff);
+        world.put64(GDT + 16, 0x00cf_9300_0000_ffff);
+        // #PF: a 64-bit interrupt gate.
+        world.put64(
+            IDT + 14 * 16,
+            (HANDLER & !0xffff) << 32 | 0x8e << 40 | 8 << 16 | HANDLER & 0xffff,
+        );
         let mut p = Processor::new(core());
         let mut cache = CodeCache::new(kind);
         let start = Instant::now();
@@ -194,12 +234,13 @@ fn measure(program: Program, kind: Kind) -> (u64, f64, f64) {
 fn main() {
     let reference = std::env::args().any(|arg| arg == "reference");
     let kind = if reference { Kind::Reference } else { Kind::Fast };
-    let programs: [(&str, Program); 5] = [
+    let programs: [(&str, Program); 6] = [
         ("xorshift", xorshift),
         ("bytes", bytes),
         ("calls", calls),
         ("bignum", bignum),
         ("pages", pages),
+        ("faults", faults),
     ];
     for (name, program) in programs {
         let (count, time, fills) = measure(program, kind);
