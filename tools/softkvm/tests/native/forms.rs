@@ -135,6 +135,25 @@ fn extension_excluded(code: Code) -> bool {
     })
 }
 
+/// Forms for kernel code: also the privileged and far ones.
+pub fn kernel() -> Vec<Code> {
+    use Mnemonic as M;
+    Code::values()
+        .filter(|&code| {
+            let info = code.op_code();
+            info.encoding() == EncodingKind::Legacy
+                && info.is_instruction()
+                && info.mode64()
+                && !extension_excluded(code)
+                && !matches!(code.mnemonic(), M::INVALID | M::Xbegin | M::Ud0 | M::Ud1)
+                && !code.cpuid_features().contains(&CpuidFeature::FPU)
+                && !(0..info.op_count()).any(|i| {
+                    matches!(info.op_kind(i), K::br16_1 | K::br16_2 | K::br32_1 | K::br32_4)
+                })
+        })
+        .collect()
+}
+
 /// All forms, in the decoder's order.
 pub fn all() -> Vec<Code> {
     Code::values()
@@ -357,6 +376,11 @@ pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> O
             K::eax => Register::EAX,
             K::rax => Register::RAX,
             K::st0 => Register::ST0,
+            K::seg_reg => Register::ES + random.below(6) as u32,
+            K::fs => Register::FS,
+            K::gs => Register::GS,
+            K::cr_reg => Register::CR0 + [0, 2, 3, 4, 8][random.below(5) as usize],
+            K::dr_reg => Register::DR0 + random.below(8) as u32,
             K::sti_opcode => Register::ST0 + random.below(8) as u32,
             _ => {
                 other_operand(random, &mut insn, i, kind, &mut immediates, rip)?;

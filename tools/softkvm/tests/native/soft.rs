@@ -3,7 +3,7 @@
 use softkvm::cpu::bare::Bare;
 use softkvm::cpu::engine::{self, CodeCache, Kind};
 use softkvm::cpu::state::{Seg, Segment, cr0, cr4, efer};
-use softkvm::cpu::{Core, Exception, Exit, Features, Mode, Processor, Stop, exec};
+use softkvm::cpu::{Core, DescriptorTable, Exception, Exit, Features, Mode, Processor, Stop, exec};
 
 use crate::forms::Instance;
 use crate::host::{self, Host, SANDBOX, SANDBOX_LEN, State};
@@ -23,9 +23,15 @@ pub struct Soft {
 }
 
 /// Guest-physical address of the sandbox, behind page tables and the code page.
-const SANDBOX_GPA: u64 = 0x6000;
+pub const SANDBOX_GPA: u64 = 0x6000;
 /// Guest-physical address of the code page.
-const CODE_GPA: u64 = 0x5000;
+pub const CODE_GPA: u64 = 0x5000;
+const IDT_GPA: u64 = 0x9000;
+const GDT_GPA: u64 = 0xa000;
+/// Where the kernel flavour maps them.
+const TABLES: u64 = host::BASE + 0x8000;
+/// Endless loops, two bytes each, for 256 vectors.
+pub const SPINS: u64 = host::CODE + 0xc00;
 
 impl Soft {
     pub fn new() -> Self {
@@ -56,6 +62,43 @@ impl Soft {
         Self { p: Processor::new(core), world }
     }
 
+    /// At CPL 0, with an IDT whose handlers are endless loops.
+    pub fn kernel() -> Self {
+        let mut soft = Self::new();
+        for vector in 0..256 {
+            let handler = SPINS + 2 * vector;
+            let gate = handler & 0xffff | 8 << 16 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
+            soft.world.put64(IDT_GPA + 16 * vector, gate);
+        }
+        soft.world.put64(GDT_GPA + 8, 0x00af_9b00_0000_ffff);
+        soft.world.put64(GDT_GPA + 16, 0x00cf_9300_0000_ffff);
+        soft.world.put64(GDT_GPA + 24, 0x00cf_9b00_0000_ffff);
+        soft.world.put64(GDT_GPA + 0x28, 0x00cf_f300_0000_ffff);
+        soft.world.put64(GDT_GPA + 0x30, 0x00af_fb00_0000_ffff);
+        soft.map(TABLES, IDT_GPA | 3);
+        soft.map(TABLES + 0x1000, GDT_GPA | 3);
+        soft.map(host::CODE, CODE_GPA | 3);
+        let core = &mut soft.p.core;
+        core.cpl = 0;
+        let data = Segment { selector: 0x10, attrib: 0xc93, limit: u32::MAX, base: 0 };
+        core.seg = [data; 6];
+        core.seg[Seg::Cs as usize] =
+            Segment { selector: 8, attrib: 0xa9b, limit: u32::MAX, base: 0 };
+        core.gdtr = DescriptorTable { base: TABLES + 0x1000, limit: 0x37 };
+        core.idtr = DescriptorTable { base: TABLES, limit: 0xfff };
+        core.star = 0x0020_0008 << 32;
+        core.lstar = SPINS;
+        core.sfmask = 0x700;
+        core.cr4 |= cr4::FSGSBASE;
+        soft
+    }
+
+    /// Maps a page of the 2 MiB around the sandbox by a table entry.
+    pub fn map(&mut self, la: u64, entry: u64) {
+        self.world.put64(0x4000 + (la >> 12 & 511) * 8, entry);
+        self.p.flush_tlb();
+    }
+
     pub fn sandbox(&mut self) -> &mut [u8] {
         &mut self.world.bytes()[SANDBOX_GPA as usize..][..SANDBOX_LEN]
     }
@@ -66,6 +109,7 @@ impl Soft {
         let mut code = bytes.to_vec();
         code.extend_from_slice(&[0xeb, 0xfe, 0x90, 0x90, 0x90, 0xeb, 0xfe]);
         self.world.put(CODE_GPA + (rip - host::CODE), &code);
+        self.world.put(CODE_GPA + (SPINS - host::CODE), &[0xeb, 0xfe].repeat(256));
     }
 
     fn load(&mut self, rip: u64, state: &State) {
@@ -128,6 +172,10 @@ impl Engine {
         // Without an IDT every exception ends in a shutdown.
         soft.p.core.idtr.limit = 0;
         Self { soft, code: CodeCache::new(kind) }
+    }
+
+    pub fn kernel(kind: Kind) -> Self {
+        Self { soft: Soft::kernel(), code: CodeCache::new(kind) }
     }
 
     /// As [`Soft::place`]; cached code is dropped.
