@@ -180,6 +180,29 @@ pub fn ror<T: Word>(f: &mut Flags, a: T, count: u32) -> T {
     T::cut(res)
 }
 
+/// SHLD of a 32- or 64-bit operand by a masked count.
+#[inline(always)]
+pub fn shld<T: Word>(f: &mut Flags, a: T, b: T, count: u32) -> T {
+    if count == 0 {
+        return a;
+    }
+    let (a, b) = (a.zext(), b.zext());
+    let res = a << count | b >> (T::BITS - count);
+    let cf = a >> (T::BITS - count) & 1 != 0;
+    shifted(f, T::cut(res), cf, cf ^ msb::<T>(res))
+}
+
+/// SHRD of a 32- or 64-bit operand by a masked count.
+#[inline(always)]
+pub fn shrd<T: Word>(f: &mut Flags, a: T, b: T, count: u32) -> T {
+    if count == 0 {
+        return a;
+    }
+    let (a, b) = (a.zext(), b.zext());
+    let res = a >> count | b << (T::BITS - count);
+    shifted(f, T::cut(res), a >> (count - 1) & 1 != 0, msb::<T>(res ^ res << 1))
+}
+
 /// Unsigned product: low half, high half.
 #[inline(always)]
 pub fn mul<T: Word>(f: &mut Flags, a: T, b: T) -> (T, T) {

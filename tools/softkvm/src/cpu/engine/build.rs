@@ -8,7 +8,8 @@ use super::handlers::{branch, generic};
 use super::op::{FAR, Head, Link, Op, Slot, ZERO_OFFSET};
 use super::select::{Chosen, fused, select};
 use super::step::bitness;
-use crate::cpu::Mode;
+use crate::cpu::exec::offered;
+use crate::cpu::{Features, Mode};
 
 /// Most instructions in a block.
 const MOST: usize = 64;
@@ -17,16 +18,23 @@ const MOST: usize = 64;
 struct Builder {
     slots: Vec<Slot>,
     rip: u64,
+    features: Features,
     /// The last operation is a comparison that a jump may be fused with.
     compare: Option<Chosen>,
 }
 
 /// Decodes `code`, the rest of the page from `key.rip` on. `None` when not even the first
 /// instruction lies wholly in it. Also answers the length in bytes.
-pub(crate) fn build(code: &[u8], key: &Key, mode: Mode) -> Option<(Block, usize)> {
+pub(crate) fn build(
+    code: &[u8],
+    key: &Key,
+    mode: Mode,
+    features: Features,
+) -> Option<(Block, usize)> {
     let mut decoder = Decoder::with_ip(bitness(mode), code, key.rip, DecoderOptions::NONE);
     let head = Head { rip: key.rip, count: 0, page: key.page, mode: key.mode };
-    let mut builder = Builder { slots: Vec::with_capacity(16), rip: key.rip, compare: None };
+    let mut builder =
+        Builder { slots: Vec::with_capacity(16), rip: key.rip, features, compare: None };
     builder.slots.push(Slot { head });
     let mut insn = Instruction::default();
     let mut count = 0;
@@ -96,7 +104,7 @@ impl Builder {
     fn add(&mut self, insn: &Instruction, before: usize, mode: Mode) -> bool {
         let mut op = self.blank(before, insn.ip());
         let compare = self.compare.take();
-        let chosen = if mode == Mode::Long64 { select(insn, &mut op) } else { None };
+        let chosen = if mode == Mode::Long64 { select(insn, &mut op, self.features) } else { None };
         match chosen {
             Some(Chosen::Plain) => self.push(op),
             Some(Chosen::Compare { .. }) => {
@@ -124,7 +132,12 @@ impl Builder {
             None => {
                 let last = ends_block(insn);
                 let mut op = self.blank(before, insn.ip());
-                op.run = if last { generic::last } else { generic::inside };
+                op.run = match (last, offered(self.features, insn)) {
+                    (true, false) => generic::last::<false>,
+                    (true, true) => generic::last::<true>,
+                    (false, false) => generic::inside::<false>,
+                    (false, true) => generic::inside::<true>,
+                };
                 op.disp = insn.ip();
                 op.imm = insn.next_ip();
                 self.push(op);

@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use super::{CodeCache, Kind, run};
 use crate::cpu::bare::Bare;
 use crate::cpu::state::{RAX, RCX, RSP, cr0, cr4, efer};
-use crate::cpu::{Core, Exit, Processor, Seg, Segment, flags};
+use crate::cpu::{Core, Exit, Features, Processor, Seg, Segment, flags};
 
 const CODE: u64 = 0x1_0000;
 const STACK: u64 = 0x3_0000;
@@ -219,6 +219,30 @@ fn interrupts_come_at_the_same_instruction() {
 }
 
 #[test]
+fn a_trap_follows_each_single_step() {
+    let code = assemble(CODE, |a| {
+        a.push(0x102)?; // TF
+        a.popfq()?;
+        a.mov(eax, 1u32)?;
+        a.mov(eax, 2u32)?;
+        a.hlt()
+    });
+    for mut m in both(&code) {
+        assert_eq!(m.run(100), Exit::Halt);
+        assert_eq!(m.p.core.gpr[RAX], 1);
+        assert_eq!(m.p.core.instructions, 4);
+        let frame = m.p.core.gpr[RSP];
+        assert_eq!(m.world.get64(frame), CODE + m_len(&code), "RIP after the one step");
+        assert_eq!(m.p.core.dr[6] & 1 << 14, 1 << 14);
+    }
+}
+
+/// Length of all but the second MOV and the HLT.
+fn m_len(code: &[u8]) -> u64 {
+    code.len() as u64 - 6
+}
+
+#[test]
 fn an_instruction_on_two_pages() {
     let mut code = vec![0x90; 0xffe];
     code.extend_from_slice(&[0xb8, 0x44, 0x33, 0x22, 0x11, 0xf4]); // mov eax, 0x11223344; hlt
@@ -394,6 +418,11 @@ fn engines_agree_on_random_code() {
             m.code.clear();
             m.world.put(CODE, &code);
             m.p.core = core();
+            m.p.core.features = if round % 2 == 0 {
+                Features::all() - Features::ABSENT
+            } else {
+                Features::default()
+            };
             m.p.core.gpr[..16].copy_from_slice(&seeds);
             m.p.core.gpr[RSP] = STACK;
             m.p.core.set_rflags(flags & (flags::ARITH_MASK | flags::DF));

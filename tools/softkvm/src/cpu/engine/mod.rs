@@ -221,7 +221,9 @@ impl Processor {
             return false;
         }
         let user = self.core.cpl == 3;
-        self.hot.mode = self.core.mode as u32 | u32::from(user) << 2;
+        let features = self.core.features.bits();
+        let features = (features ^ features >> 29 ^ features >> 58) as u32;
+        self.hot.mode = self.core.mode as u32 | u32::from(user) << 2 | features << 3;
         self.hot.table = self.tlb.table(self.table_of(user));
         true
     }
@@ -266,7 +268,8 @@ impl Processor {
         let offset = (rip & 0xfff) as usize;
         // SAFETY: the world lent the whole page, and nobody writes to it meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(page.add(offset), 4096 - offset) };
-        let Some((block, len)) = build::build(bytes, &key, self.core.mode) else {
+        let Some((block, len)) = build::build(bytes, &key, self.core.mode, self.core.features)
+        else {
             return std::ptr::null();
         };
         // SAFETY: the first slot of a block is its head.

@@ -6,6 +6,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::handlers::{alu, bits, branch, mov, stack, string};
 use super::op::{Handler, Op, ZERO_OFFSET, gpr_offset};
+use crate::cpu::Features;
 use crate::cpu::alu::{Word, shift_count};
 use crate::cpu::state::{Core, Seg, Segment};
 
@@ -89,7 +90,7 @@ macro_rules! by_condition {
 }
 
 /// Chooses; `op` has its address fields filled by the caller.
-pub(crate) fn select(insn: &Instruction, op: &mut Op) -> Option<Chosen> {
+pub(crate) fn select(insn: &Instruction, op: &mut Op, features: Features) -> Option<Chosen> {
     let plain = |op: &mut Op, run: Handler| {
         op.run = run;
         Some(Chosen::Plain)
@@ -151,6 +152,11 @@ pub(crate) fn select(insn: &Instruction, op: &mut Op) -> Option<Chosen> {
                 [alu::div::<u64, true, false>, alu::div::<u64, true, true>],
             ],
         ),
+        M::Shld => double_shift::<true>(insn, op),
+        M::Shrd => double_shift::<false>(insn, op),
+        M::Bsf | M::Bsr | M::Tzcnt | M::Lzcnt => scan(insn, op, features),
+        M::Lfence | M::Mfence | M::Sfence => plain(op, mov::nop),
+        M::Pushfq if insn.code() == Code::Pushfq => plain(op, stack::push_flags),
         M::Push | M::Pop => select_stack(insn, op),
         M::Leave if insn.code() == Code::Leaveq => plain(op, stack::leave_frame),
         M::Nop
@@ -369,6 +375,46 @@ fn shift(insn: &Instruction, op: &mut Op, kind: u8) -> Option<Chosen> {
             memory(insn, op, 0)?;
             by_shift!(kind, width, alu::shift_m)
         }
+    };
+    Some(Chosen::Plain)
+}
+
+fn double_shift<const LEFT: bool>(insn: &Instruction, op: &mut Op) -> Option<Chosen> {
+    let ((dst, width), (src, _)) = (register_at(insn, 0)?, register_at(insn, 1)?);
+    (op.dst, op.src) = (dst, src);
+    if let Some(imm) = immediate_at(insn, 2) {
+        op.imm = imm & if width == 8 { 63 } else { 31 };
+        if op.imm == 0 {
+            return None;
+        }
+    }
+    op.run = match width {
+        4 => alu::double_shift::<u32, LEFT>,
+        8 => alu::double_shift::<u64, LEFT>,
+        _ => return None,
+    };
+    Some(Chosen::Plain)
+}
+
+fn scan(insn: &Instruction, op: &mut Op, features: Features) -> Option<Chosen> {
+    let ((dst, width), (src, _)) = (register_at(insn, 0)?, register_at(insn, 1)?);
+    (op.dst, op.src) = (dst, src);
+    let forward = matches!(insn.mnemonic(), Mnemonic::Bsf | Mnemonic::Tzcnt);
+    let counts = match insn.mnemonic() {
+        Mnemonic::Tzcnt => features.contains(Features::BMI1),
+        Mnemonic::Lzcnt => features.contains(Features::LZCNT),
+        _ => false,
+    };
+    op.run = match (width, forward, counts) {
+        (4, true, false) => bits::scan::<u32, true>,
+        (4, false, false) => bits::scan::<u32, false>,
+        (8, true, false) => bits::scan::<u64, true>,
+        (8, false, false) => bits::scan::<u64, false>,
+        (4, true, true) => bits::count::<u32, true>,
+        (4, false, true) => bits::count::<u32, false>,
+        (8, true, true) => bits::count::<u64, true>,
+        (8, false, true) => bits::count::<u64, false>,
+        _ => return None,
     };
     Some(Chosen::Plain)
 }

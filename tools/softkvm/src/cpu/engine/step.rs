@@ -74,7 +74,6 @@ pub(crate) fn step(p: &mut Processor) -> Step<Option<Exit>> {
     p.core.instructions = p.hot.limit.wrapping_sub(p.hot.budget as u64);
     let insn = decode(p)?;
     let before = p.core.rflags;
-    let shadow = std::mem::take(&mut p.core.shadow);
     let mut exit = None;
     let started = p.core.instructions;
     p.hot.room = p.hot.budget as u64;
@@ -86,7 +85,6 @@ pub(crate) fn step(p: &mut Processor) -> Step<Option<Exit>> {
             // These have happened when they are reported.
             Some(Stop::Exit(e @ (Exit::Halt | Exit::Vmgexit))) => exit = Some(e),
             stop => {
-                p.core.shadow = shadow;
                 p.core.stop = stop;
                 return Err(crate::cpu::Trapped);
             }

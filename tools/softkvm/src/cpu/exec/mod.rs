@@ -69,9 +69,19 @@ fn is_software_interrupt(insn: &Instruction) -> bool {
 }
 
 fn checked(p: &mut Processor, insn: &Instruction) -> Step {
-    if insn.is_invalid() || !p.core.features.offer(insn) && !is_older_in_disguise(insn) {
+    if !offered(p.core.features, insn) {
         return Err(p.fault(Exception::UD));
     }
+    execute_offered(p, insn)
+}
+
+/// Whether an instruction exists on a processor with these extensions.
+pub(crate) fn offered(features: Features, insn: &Instruction) -> bool {
+    !insn.is_invalid() && (features.offer(insn) || is_older_in_disguise(insn))
+}
+
+/// Executes an instruction that is known to exist, with neither TF set nor an interrupt shadow.
+pub(crate) fn execute_offered(p: &mut Processor, insn: &Instruction) -> Step {
     let next = next_rip(&p.core, insn);
     if let Some(result) = transfer(p, insn, next) {
         return result;

@@ -234,6 +234,24 @@ pub(crate) unsafe fn shift_m<T: Word, const OP: u8>(p: &mut Processor, op: *cons
     }
 }
 
+/// SHLD or SHRD of registers by an immediate or, when `imm` is zero, by CL.
+pub(crate) unsafe fn double_shift<T: Word, const LEFT: bool>(
+    p: &mut Processor,
+    op: *const Op,
+) -> *const Op {
+    unsafe {
+        let (a, b) = (get::<T>(p, (*op).dst), get::<T>(p, (*op).src));
+        let count = match (*op).imm as u32 {
+            0 => alu::shift_count::<T>(p.core.gpr[RCX] as u8),
+            count => count,
+        };
+        let f = &mut p.core.flags;
+        let res = if LEFT { alu::shld(f, a, b, count) } else { alu::shrd(f, a, b, count) };
+        set(p, (*op).dst, res);
+        go(p, op.add(1))
+    }
+}
+
 /// IMUL with a register destination: `dst = src * (dst or imm)`.
 pub(crate) unsafe fn imul_rr<T: Word, const IMM: bool>(
     p: &mut Processor,

@@ -87,3 +87,41 @@ pub(crate) unsafe fn carry<const VALUE: u8>(p: &mut Processor, op: *const Op) ->
     p.core.flags.set_cf(cf);
     unsafe { go(p, op.add(1)) }
 }
+
+/// BSF and BSR of registers: a zero source leaves the destination alone.
+pub(crate) unsafe fn scan<T: Word, const FORWARD: bool>(
+    p: &mut Processor,
+    op: *const Op,
+) -> *const Op {
+    unsafe {
+        let value = get::<T>(p, (*op).src).zext();
+        if value == 0 {
+            p.core.flags.set_logic(0);
+        } else {
+            let at = if FORWARD { value.trailing_zeros() } else { 63 - value.leading_zeros() };
+            set(p, (*op).dst, T::cut(u64::from(at)));
+            // ZF clear; the rest is undefined. Bit 8 keeps the result word from being zero.
+            p.core.flags.set_logic(u64::from(at) | 0x100);
+        }
+        go(p, op.add(1))
+    }
+}
+
+/// TZCNT and LZCNT of registers.
+pub(crate) unsafe fn count<T: Word, const FORWARD: bool>(
+    p: &mut Processor,
+    op: *const Op,
+) -> *const Op {
+    unsafe {
+        let value = get::<T>(p, (*op).src).zext();
+        let zeros = if FORWARD {
+            value.trailing_zeros().min(T::BITS)
+        } else {
+            value.leading_zeros() - (64 - T::BITS)
+        };
+        set(p, (*op).dst, T::cut(u64::from(zeros)));
+        p.core.flags.set_logic(u64::from(zeros));
+        p.core.flags.set_cf(zeros == T::BITS);
+        go(p, op.add(1))
+    }
+}

@@ -19,7 +19,7 @@ pub(crate) unsafe fn head(op: *const Op) -> *const Head {
 }
 
 #[inline(always)]
-unsafe fn execute(p: &mut Processor, op: *const Op) -> Step {
+unsafe fn execute<const OFFERED: bool>(p: &mut Processor, op: *const Op) -> Step {
     // SAFETY: the operation is live, and an instruction stands behind it.
     unsafe {
         p.core.rip = (*op).disp;
@@ -28,19 +28,19 @@ unsafe fn execute(p: &mut Processor, op: *const Op) -> Step {
         let before = p.hot.limit.wrapping_sub(p.hot.room);
         p.core.instructions = before;
         let insn = &*op.add(1).cast::<Instruction>();
-        let result = exec::execute(p, insn);
+        let result = if OFFERED { exec::execute_offered(p, insn) } else { exec::execute(p, insn) };
         // Iterations of a repeated instruction count.
         p.hot.budget -= p.core.instructions.wrapping_sub(before) as i64;
         result
     }
 }
 
-/// An instruction inside a block: goes on unless something has to be looked at.
-pub(crate) unsafe fn inside(p: &mut Processor, op: *const Op) -> *const Op {
+/// An instruction inside a block (`OFFERED`: the builder knows that it exists): goes on unless something has to be looked at.
+pub(crate) unsafe fn inside<const OFFERED: bool>(p: &mut Processor, op: *const Op) -> *const Op {
     // SAFETY: the operation is live; blocks dropped by the instruction are freed only after this
     // one has been left.
     unsafe {
-        if execute(p, op).is_err() {
+        if execute::<OFFERED>(p, op).is_err() {
             return leave(p, op, Leave::Stopped);
         }
         let dropped = (*p.hot.code).drops() != p.hot.seen_drops;
@@ -52,10 +52,10 @@ pub(crate) unsafe fn inside(p: &mut Processor, op: *const Op) -> *const Op {
 }
 
 /// The last instruction of a block.
-pub(crate) unsafe fn last(p: &mut Processor, op: *const Op) -> *const Op {
+pub(crate) unsafe fn last<const OFFERED: bool>(p: &mut Processor, op: *const Op) -> *const Op {
     // SAFETY: as in `inside`.
     unsafe {
-        let why = if execute(p, op).is_err() { Leave::Stopped } else { Leave::After };
+        let why = if execute::<OFFERED>(p, op).is_err() { Leave::Stopped } else { Leave::After };
         leave(p, op, why)
     }
 }

@@ -5,9 +5,9 @@
 #![allow(unsafe_code)]
 #![allow(clippy::undocumented_unsafe_blocks)] // One argument holds for all: the module's.
 
-use crate::cpu::Processor;
 use crate::cpu::engine::op::{Op, address, get, go, readable, redo, set, writable};
 use crate::cpu::state::{RBP, RSP};
+use crate::cpu::{Processor, flags};
 
 #[inline(always)]
 unsafe fn push(p: &mut Processor, op: *const Op, value: u64) -> *const Op {
@@ -41,6 +41,13 @@ pub(crate) unsafe fn push_m(p: &mut Processor, op: *const Op) -> *const Op {
             return redo(p, op);
         }
         let value = host.read_unaligned();
+        push(p, op, value)
+    }
+}
+
+pub(crate) unsafe fn push_flags(p: &mut Processor, op: *const Op) -> *const Op {
+    unsafe {
+        let value = p.core.rflags() & !(flags::RF | flags::VM);
         push(p, op, value)
     }
 }
