@@ -57,7 +57,11 @@ pub fn time_is_modelled() -> bool {
     profile_in_use().is_some() && !realtime
 }
 
-fn find_library() -> Result<PathBuf, Error> {
+/// Finds the library.
+///
+/// # Errors
+/// It is not there.
+pub fn find_library() -> Result<PathBuf, Error> {
     if let Some(named) = std::env::var_os(LIBRARY_VARIABLE) {
         let path = PathBuf::from(named);
         return if path.is_file() {

@@ -52,7 +52,6 @@ fn process_age() -> Option<Duration> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Op {
-    Config,
     ReadInputs,
     Plan,
     OpenKvm,
@@ -77,15 +76,14 @@ pub enum Op {
     LaunchStart,
     LaunchUpdate,
     LaunchFinish,
-    FirstRun,
-    LastRun,
+    Run,
 }
 
 impl Op {
     /// The phase of the boot that this operation belongs to (H0 is added from the process's age).
     pub fn phase(self) -> &'static str {
         match self {
-            Op::Config | Op::ReadInputs | Op::Plan => "H1",
+            Op::ReadInputs | Op::Plan => "H1",
             Op::OpenKvm
             | Op::OpenSev
             | Op::CheckExtension
@@ -103,7 +101,7 @@ impl Op {
             Op::SecurityInit | Op::EnableCerts | Op::LaunchStart => "S0",
             Op::LaunchUpdate => "S1",
             Op::LaunchFinish => "S2",
-            Op::FirstRun | Op::LastRun => "G0",
+            Op::Run => "G0",
         }
     }
 }

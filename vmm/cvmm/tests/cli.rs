@@ -1,5 +1,7 @@
 //! Bad input, as a user meets it: one clear error with cause and cure, the documented exit code, no panic.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Bench, have_kvm, stderr};

@@ -3,6 +3,8 @@
 //! It takes the place of the shim, because a `/dev/kvm` that emulates the guest's kernel mode (that of a nested PVM host)
 //! knows too few instructions for the real one.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Bench, have_kvm, stderr};

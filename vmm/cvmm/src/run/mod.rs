@@ -177,7 +177,7 @@ pub fn run(
     let mut marks: Vec<MarkEvent> = vcpus.iter().flat_map(|v| v.marks.iter().copied()).collect();
     marks.sort_by_key(|m| m.wall);
     recorder.push(crate::recorder::Event {
-        op: Op::LastRun,
+        op: Op::Run,
         tag: "run",
         bytes: 0,
         begin,

@@ -232,13 +232,6 @@ impl Vcpu {
         self.fd.set_kvm_immediate_exit(0);
     }
 
-    /// Lets KVM finish the instruction of the last exit without running the guest any further.
-    pub fn complete_only(&mut self) {
-        self.fd.set_kvm_immediate_exit(1);
-        let _ = self.fd.run();
-        self.fd.set_kvm_immediate_exit(0);
-    }
-
     /// KVM_RUN.
     ///
     /// # Errors

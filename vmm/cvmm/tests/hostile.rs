@@ -1,0 +1,215 @@
+//! A host that cheats: what it changes in memory, in launch pages and in page states is refused, at the right place and
+//! with the right words. On softkvm, through the monitor's own library: the plan is changed after it was made.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::process::Command;
+
+use abi::shim::{self, Termination as Code};
+use clap::Parser;
+use common::Bench;
+use cvmm::cli::Cli;
+use cvmm::config::Config;
+use cvmm::device::serial::Sink;
+use cvmm::digest::snp::launch_digest;
+use cvmm::error::{Error, ExitCode};
+use cvmm::launch::{Guest, launch, probe};
+use cvmm::outcome::Outcome;
+use cvmm::plan::{Inputs, LaunchRegion, PageKind, Plan};
+use cvmm::recorder::{Recorder, Started};
+use cvmm::run::run;
+use cvmm::sys::system::System;
+use cvmm::sys::vm::{Visibility, punch_private};
+use cvmm::termination::Termination;
+
+/// Runs `test` in a process with softkvm loaded: itself, again.
+fn emulated(name: &str, test: impl FnOnce()) {
+    if cvmm::emulate::profile_in_use().is_some() {
+        return test();
+    }
+    let Ok(library) = cvmm::emulate::find_library() else {
+        eprintln!("skipped: softkvm's library is not built (cargo build -p softkvm-preload)");
+        return;
+    };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env("LD_PRELOAD", library)
+        .env(cvmm::emulate::PROFILE_VARIABLE, "epyc-milan")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Launches and runs the test guest; the host may change the plan before and the guest after the launch.
+fn boot(
+    args: &[&str],
+    change_plan: impl FnOnce(&mut Plan),
+    change_guest: impl FnOnce(&mut Guest),
+) -> Result<Outcome, Error> {
+    let bench = Bench::new();
+    let kernel = bench.path("guest.elf");
+    let initrd = bench.file("initrd", &[0x5a; 70_000]);
+    let flags = [
+        &["cvmm", "--snp", "--memory", "64M", "--timeout", "60", "--console", "none"][..],
+        &["--kernel", kernel.to_str().unwrap(), "--initrd", initrd.to_str().unwrap()],
+        args,
+    ]
+    .concat();
+    let config = Config::parse(&Cli::try_parse_from(flags).unwrap().flags)?;
+    let mut recorder = Recorder::new(Started::now(), false);
+    let system = System::open(&mut recorder)?;
+    let host = probe(&config, &system, &mut recorder)?;
+    let inputs = Inputs::read(&config.guest)?;
+    let mut plan = Plan::build(&config.guest, &inputs, config.cpus, &host)?;
+    change_plan(&mut plan);
+    let mut guest = launch(&config, &plan, &system, &mut recorder)?;
+    change_guest(&mut guest);
+    Ok(run(guest, &config, Sink::Nowhere, &mut recorder)?.outcome)
+}
+
+/// The honest digest of the same guest.
+fn honest_digest() -> String {
+    let mut digest = String::new();
+    let _ = boot(&["--until", "G0"], |plan| digest = launch_digest(plan).to_string(), |_| {});
+    digest
+}
+
+fn shim_says(outcome: Outcome, code: Code) {
+    let Outcome::Terminated(found) = outcome else { panic!("{outcome:?} instead of {code:?}") };
+    assert_eq!(
+        found,
+        Termination { set: shim::TERMINATION_SET, reason: code.0 },
+        "{}",
+        found.sentence()
+    );
+    assert_eq!(outcome.exit_code(), ExitCode::Crash);
+    let complaint = outcome.complaint().unwrap();
+    assert!(complaint.cause.starts_with("the shim says: "), "{complaint}");
+}
+
+fn flip_staged(plan: &mut Plan, tag: &str) {
+    let blob = plan.staged.iter_mut().find(|s| s.tag == tag).unwrap();
+    let mut bytes = blob.bytes.to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    blob.bytes = bytes.into();
+}
+
+fn flip_page(plan: &mut Plan, tag: &str, offset: usize) {
+    let region = plan.regions.iter_mut().find(|r| r.tag == tag).unwrap();
+    region.bytes[offset] ^= 1;
+}
+
+#[test]
+fn an_honest_host_gets_to_the_kernel() {
+    emulated("an_honest_host_gets_to_the_kernel", || {
+        let outcome = boot(&["--until", "kernel-entry"], |_| {}, |_| {}).unwrap();
+        assert!(matches!(outcome, Outcome::MarkReached { .. }), "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_flipped_bit_in_kernel_initrd_or_command_line_is_found_by_the_shim() {
+    emulated("a_flipped_bit_in_kernel_initrd_or_command_line_is_found_by_the_shim", || {
+        let cases = [
+            ("kernel", Code::KERNEL_HASH),
+            ("initrd", Code::INITRD_HASH),
+            ("cmdline", Code::CMDLINE_HASH),
+        ];
+        for (tag, code) in cases {
+            shim_says(boot(&[], |plan| flip_staged(plan, tag), |_| {}).unwrap(), code);
+        }
+    });
+}
+
+#[test]
+fn a_flipped_bit_in_a_launch_page_is_another_digest() {
+    emulated("a_flipped_bit_in_a_launch_page_is_another_digest", || {
+        let expected = honest_digest();
+        for (tag, offset) in [("page-table", 8), ("shim", 100), ("parameters", 0x18), ("acpi", 40)]
+        {
+            let error = boot(&["--expect", &expected], |plan| flip_page(plan, tag, offset), |_| {})
+                .unwrap_err();
+            assert!(matches!(error, Error::Expect { .. }), "{tag}: {error}");
+            assert_eq!(error.exit_code(), ExitCode::Measurement);
+        }
+        // The honest one is not refused.
+        boot(&["--expect", &expected, "--until", "G0"], |_| {}, |_| {}).unwrap();
+    });
+}
+
+#[test]
+fn damaged_parameters_are_refused_by_the_shim_too() {
+    emulated("damaged_parameters_are_refused_by_the_shim_too", || {
+        let cases =
+            [(0x00, Code::BAD_MAGIC), (0x08, Code::BAD_VERSION), (0x30, Code::BAD_PARAMETER)];
+        for (offset, code) in cases {
+            shim_says(
+                boot(&[], |plan| flip_page(plan, "parameters", offset), |_| {}).unwrap(),
+                code,
+            );
+        }
+        shim_says(boot(&[], |plan| flip_page(plan, "acpi", 9), |_| {}).unwrap(), Code::BAD_ACPI);
+    });
+}
+
+#[test]
+fn a_page_accepted_twice_is_noticed() {
+    emulated("a_page_accepted_twice_is_noticed", || {
+        // The host slips a launch page into RAM: it is validated before the shim accepts it.
+        let slip = |plan: &mut Plan| {
+            let gpa = 0x120_0000;
+            plan.regions.push(LaunchRegion {
+                gpa,
+                kind: PageKind::Measured,
+                bytes: vec![0; 4096],
+                tag: "slipped",
+            });
+        };
+        shim_says(boot(&[], slip, |_| {}).unwrap(), Code::DOUBLE_VALIDATION);
+    });
+}
+
+#[test]
+fn a_swapped_page_never_runs() {
+    emulated("a_swapped_page_never_runs", || {
+        // The host takes the parameter page away; the next access finds an unaccepted page.
+        let swap = |guest: &mut Guest| {
+            punch_private(&guest.memory.private[0], shim::PARAMETER_GPA, 4096).unwrap()
+        };
+        let outcome = boot(&[], |_| {}, swap).unwrap();
+        assert_eq!(outcome.exit_code(), ExitCode::Crash, "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_page_made_shared_behind_the_guests_back_is_not_repaired() {
+    emulated("a_page_made_shared_behind_the_guests_back_is_not_repaired", || {
+        let unshare = |guest: &mut Guest| {
+            guest.vm.set_visibility(0x120_0000, 4096, Visibility::Shared).unwrap();
+        };
+        let outcome = boot(&[], |_| {}, unshare).unwrap();
+        let Outcome::WrongKindOfAccess { gpa, private, .. } = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!((gpa, private), (0x120_0000, true));
+    });
+}
+
+#[test]
+fn a_refused_conversion_ends_the_guest() {
+    emulated("a_refused_conversion_ends_the_guest", || {
+        let mut kept = Vec::new();
+        // Without the private halves the monitor refuses every conversion; the files stay open.
+        let outcome =
+            boot(&[], |_| {}, |guest| kept = std::mem::take(&mut guest.memory.private)).unwrap();
+        shim_says(outcome, Code::PAGE_STATE_CHANGE);
+    });
+}
