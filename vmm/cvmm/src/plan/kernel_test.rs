@@ -23,7 +23,7 @@ pub(crate) fn bzimage(code: usize) -> Vec<u8> {
 }
 
 /// An ELF kernel with one segment.
-fn elf() -> Vec<u8> {
+pub(crate) fn elf() -> Vec<u8> {
     let mut file = vec![0; 0x1100];
     file[..6].copy_from_slice(b"\x7fELF\x02\x01");
     file[16..20].copy_from_slice(&[2, 0, 62, 0]);

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::digest::snp::launch_digest;
 
 use clap::Parser;
+use zerocopy::FromBytes;
 
 fn config(args: &[&str]) -> GuestConfig {
     let cli = Cli::try_parse_from([&["cvmm", "--kernel", "k"], args].concat()).unwrap();
@@ -41,6 +42,31 @@ fn a_hashed_launch_measures_at_most_eight_pages() {
     let plan =
         Plan::build(&config(&["--snp"]), &real, CpuCount::ONE, &HostCaps::assumed()).unwrap();
     assert!(plan.page_count() <= 8, "with the built-in shim: {}", plan.page_count());
+}
+
+#[test]
+fn the_shim_takes_the_parameters_of_every_plan() {
+    let bzimage = inputs(0, &[1; 9000], "quiet", 2);
+    let without_initrd = inputs(0, &[], "", 2);
+    let elf =
+        Inputs::new("k".into(), super::kernel::tests::elf().into(), [1; 9000].into(), "quiet")
+            .unwrap();
+    for inputs in [bzimage, without_initrd, elf] {
+        for technology in ["--snp", "--plain"] {
+            for load in ["hashed", "measured"] {
+                for memory in ["512M", "2G", "8G"] {
+                    let args = [technology, "--load", load, "--memory", memory];
+                    let plan =
+                        Plan::build(&config(&args), &inputs, CpuCount::ONE, &HostCaps::assumed())
+                            .unwrap();
+                    let page = plan.regions.iter().find(|r| r.tag == "parameters").unwrap();
+                    let page = ParameterPage::read_from_bytes(&page.bytes).unwrap();
+                    let outcome = ::shim::params::check(&page, technology == "--snp");
+                    assert_eq!(outcome, Ok(()), "{args:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
