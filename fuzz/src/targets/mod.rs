@@ -1,5 +1,9 @@
 //! The targets: one for every boundary that a guest or a file can reach.
 
+mod ghcb;
+mod kernel;
+mod processor;
+
 use anyhow::{Context, Result};
 
 /// A boundary under test.
@@ -15,7 +19,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const ALL: &[Target] = &[];
+pub const ALL: &[Target] = &[kernel::TARGET, ghcb::TARGET, processor::TARGET];
 
 /// The target of that name.
 pub fn find(name: &str) -> Result<&'static Target> {
