@@ -4,6 +4,7 @@
 //! environment; without it these tests say what is missing and fail.
 
 pub mod elf;
+pub mod identity;
 pub mod oracle;
 
 use std::path::{Path, PathBuf};
@@ -226,11 +227,47 @@ impl Ended {
         self
     }
 
+    /// What guest-init printed in hexadecimal digits between `BEGIN` and `END`.
+    #[track_caller]
+    pub fn printed(&self, what: &str) -> Vec<u8> {
+        let (begin, end) = (format!("cvmm-init: {what} BEGIN"), format!("cvmm-init: {what} END"));
+        let mut lines = self.console.lines().map(str::trim).skip_while(|line| *line != begin);
+        if lines.next().is_none() {
+            self.fail(&format!("the guest printed no {what}"));
+        }
+        let mut bytes = Vec::new();
+        for line in lines {
+            if line == end {
+                return bytes;
+            }
+            // The kernel may say something in between.
+            if !line.is_empty() && line.bytes().all(|c| c.is_ascii_hexdigit()) {
+                bytes.extend(from_hex(line));
+            }
+        }
+        self.fail(&format!("the guest's {what} has no end"))
+    }
+
     /// The report.
     #[track_caller]
     pub fn report(&self) -> &serde_json::Value {
         self.report.as_ref().unwrap_or_else(|| self.fail("no report was written"))
     }
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Hexadecimal digits as bytes.
+///
+/// # Panics
+/// They are not.
+pub fn from_hex(text: &str) -> Vec<u8> {
+    assert!(text.len().is_multiple_of(2), "{text:?} has half a byte");
+    let digits = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits");
+    (0..text.len()).step_by(2).map(digits).collect()
 }
 
 fn tail(text: &str, count: usize) -> &str {

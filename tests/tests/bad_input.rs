@@ -213,7 +213,7 @@ fn files_that_cannot_be_read() {
 
     // Permissions bind everybody but root: become somebody else where we may.
     let private = bench.file("private", &good_elf());
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
     std::fs::set_permissions(&private, mode).expect("its owner may");
     let run = Cvmm::new(["measure", "--snp", "--kernel"]).arg(&private);
     let as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all"];
