@@ -1,1 +1,389 @@
-//! Interposes `open`, `ioctl` and the little else softkvm needs.
+//! The preload library: answers `/dev/kvm` and `/dev/sev` with softkvm in any dynamically linked
+//! program.
+//!
+//! It interposes `open` and its kin, `ioctl`, `mmap` and `fallocate`. softkvm's descriptors are
+//! real memory files, so everything else on them (`close`, `dup`, `mmap` of a vCPU, `poll`) needs
+//! no help. Whatever is not softkvm's goes on to the C library as it came.
+//!
+//! UNSAFETY: the functions replace C functions of the same signature and pass arguments on; the
+//! real ones are found by `dlsym(RTLD_NEXT)`.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Once, OnceLock};
+
+use libc::{mode_t, off_t, size_t};
+use softkvm::kvm::{Answer, Errno, Machine, Options, front};
+
+/// The C library's own function behind an interposed one.
+struct Real {
+    name: &'static CStr,
+    address: AtomicPtr<c_void>,
+}
+
+impl Real {
+    const fn new(name: &'static CStr) -> Self {
+        Self { name, address: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    fn get(&self) -> *mut c_void {
+        let known = self.address.load(Ordering::Relaxed);
+        if !known.is_null() {
+            return known;
+        }
+        // SAFETY: a lookup by name.
+        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        self.address.store(found, Ordering::Relaxed);
+        found
+    }
+}
+
+/// Calls the real function; fails with ENOSYS if the C library has none.
+macro_rules! real {
+    ($name:literal, $failure:expr, fn($($arg:ident: $t:ty),* $(,)?) -> $ret:ty $(,)?) => {{
+        static REAL: Real = Real::new($name);
+        let address = REAL.get();
+        if address.is_null() {
+            fail(libc::ENOSYS);
+            $failure
+        } else {
+            // SAFETY: the function of this name has this C signature.
+            unsafe {
+                let function: unsafe extern "C" fn($($t),*) -> $ret = std::mem::transmute(address);
+                function($($arg),*)
+            }
+        }
+    }};
+}
+
+fn fail(errno: c_int) {
+    // SAFETY: the calling thread's errno.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+fn finish(answer: Answer<i32>) -> c_int {
+    match answer {
+        Ok(value) => value,
+        Err(Errno(errno)) => {
+            fail(errno);
+            -1
+        }
+    }
+}
+
+/// The machine, powered on when it is first opened.
+fn machine() -> Option<Arc<Machine>> {
+    static MACHINE: OnceLock<Option<Arc<Machine>>> = OnceLock::new();
+    static AT_EXIT: Once = Once::new();
+    extern "C" fn at_exit() {
+        if let Some(Some(machine)) = MACHINE.get() {
+            machine.write_statistics();
+        }
+    }
+    let machine = MACHINE.get_or_init(|| match Machine::new(Options::from_env()) {
+        Ok(machine) => Some(machine),
+        Err(error) => {
+            eprintln!("softkvm: {error}");
+            None
+        }
+    });
+    AT_EXIT.call_once(|| {
+        // SAFETY: registers a plain function.
+        unsafe { libc::atexit(at_exit) };
+    });
+    machine.clone()
+}
+
+#[derive(Clone, Copy)]
+enum Device {
+    Kvm,
+    Sev,
+}
+
+/// Which of our devices a path names.
+fn device(path: *const c_char) -> Option<Device> {
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: the caller of open gives a C string.
+    match unsafe { CStr::from_ptr(path) }.to_bytes() {
+        b"/dev/kvm" => Some(Device::Kvm),
+        b"/dev/sev" => Some(Device::Sev),
+        _ => None,
+    }
+}
+
+fn open_device(device: Device, flags: c_int) -> c_int {
+    let Some(machine) = machine() else {
+        fail(libc::ENODEV);
+        return -1;
+    };
+    let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+    let fd = match device {
+        Device::Kvm => front().open_kvm(machine),
+        Device::Sev => front().open_sev(machine, writable),
+    };
+    if let Ok(fd) = fd
+        && flags & libc::O_CLOEXEC == 0
+    {
+        // SAFETY: a descriptor of ours.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+    }
+    finish(fd)
+}
+
+/// `open(2)`.
+///
+/// # Safety
+/// As the C function; a missing `mode` argument is never looked at.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    match device(path) {
+        Some(device) => open_device(device, flags),
+        None => real!(c"open", -1, fn(path: *const c_char, flags: c_int, mode: mode_t) -> c_int),
+    }
+}
+
+/// `open64`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    match device(path) {
+        Some(device) => open_device(device, flags),
+        None => real!(c"open64", -1, fn(path: *const c_char, flags: c_int, mode: mode_t) -> c_int),
+    }
+}
+
+/// `openat(2)`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn openat(
+    dir: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mode: mode_t,
+) -> c_int {
+    match device(path) {
+        Some(device) => open_device(device, flags),
+        None => real!(
+            c"openat",
+            -1,
+            fn(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
+        ),
+    }
+}
+
+/// `openat64`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn openat64(
+    dir: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mode: mode_t,
+) -> c_int {
+    match device(path) {
+        Some(device) => open_device(device, flags),
+        None => real!(
+            c"openat64",
+            -1,
+            fn(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
+        ),
+    }
+}
+
+/// The fortified `open`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __open_2(path: *const c_char, flags: c_int) -> c_int {
+    match device(path) {
+        Some(device) => open_device(device, flags),
+        None => real!(c"__open_2", -1, fn(path: *const c_char, flags: c_int) -> c_int),
+    }
+}
+
+/// The fortified `open64`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __open64_2(path: *const c_char, flags: c_int) -> c_int {
+    match device(path) {
+        Some(device) => open_device(device, flags),
+        None => real!(c"__open64_2", -1, fn(path: *const c_char, flags: c_int) -> c_int),
+    }
+}
+
+/// The fortified `openat`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __openat_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int {
+    match device(path) {
+        Some(device) => open_device(device, flags),
+        None => {
+            real!(c"__openat_2", -1, fn(dir: c_int, path: *const c_char, flags: c_int) -> c_int)
+        }
+    }
+}
+
+/// The fortified `openat64`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __openat64_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int {
+    match device(path) {
+        Some(device) => open_device(device, flags),
+        None => {
+            real!(c"__openat64_2", -1, fn(dir: c_int, path: *const c_char, flags: c_int) -> c_int)
+        }
+    }
+}
+
+/// `access(2)`: monitors look for the devices before they open them.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
+    match device(path) {
+        Some(_) => 0,
+        None => real!(c"access", -1, fn(path: *const c_char, mode: c_int) -> c_int),
+    }
+}
+
+/// `ioctl(2)`.
+///
+/// # Safety
+/// As the C function; a missing argument is passed on as it lies in its register.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
+    /// The type byte of KVM's and of the SEV driver's requests.
+    const KVM: c_ulong = 0xae;
+    const SEV: c_ulong = 0x53;
+    if matches!(request >> 8 & 0xff, KVM | SEV)
+        && !front().objects.is_empty()
+        && let Some(answer) = front().ioctl(fd, request, arg as u64)
+    {
+        return finish(answer);
+    }
+    real!(c"ioctl", -1, fn(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int)
+}
+
+fn mmap_refused(fd: c_int, flags: c_int) -> Option<*mut c_void> {
+    if fd < 0 || flags & libc::MAP_ANONYMOUS != 0 || front().objects.is_empty() {
+        return None;
+    }
+    let private = flags & libc::MAP_TYPE == libc::MAP_PRIVATE;
+    let Errno(errno) = front().refuses_mmap(fd, private)?;
+    fail(errno);
+    Some(libc::MAP_FAILED)
+}
+
+/// `mmap(2)`: a guest memory descriptor without the MMAP flag cannot be mapped.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mmap(
+    address: *mut c_void,
+    len: size_t,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: off_t,
+) -> *mut c_void {
+    if let Some(refused) = mmap_refused(fd, flags) {
+        return refused;
+    }
+    real!(
+        c"mmap",
+        libc::MAP_FAILED,
+        fn(
+            address: *mut c_void,
+            len: size_t,
+            prot: c_int,
+            flags: c_int,
+            fd: c_int,
+            offset: off_t,
+        ) -> *mut c_void
+    )
+}
+
+/// `mmap64`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mmap64(
+    address: *mut c_void,
+    len: size_t,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: off_t,
+) -> *mut c_void {
+    if let Some(refused) = mmap_refused(fd, flags) {
+        return refused;
+    }
+    real!(
+        c"mmap64",
+        libc::MAP_FAILED,
+        fn(
+            address: *mut c_void,
+            len: size_t,
+            prot: c_int,
+            flags: c_int,
+            fd: c_int,
+            offset: off_t,
+        ) -> *mut c_void
+    )
+}
+
+fn punch(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> Option<c_int> {
+    if front().objects.is_empty() {
+        return None;
+    }
+    Some(finish(front().fallocate(fd, mode, offset, len)?.map(|()| 0)))
+}
+
+/// `fallocate(2)`: a hole punched into a guest memory descriptor gives its pages back.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int {
+    match punch(fd, mode, offset, len) {
+        Some(result) => result,
+        None => {
+            real!(c"fallocate", -1, fn(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int)
+        }
+    }
+}
+
+/// `fallocate64`.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fallocate64(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int {
+    match punch(fd, mode, offset, len) {
+        Some(result) => result,
+        None => real!(
+            c"fallocate64",
+            -1,
+            fn(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int
+        ),
+    }
+}

@@ -234,6 +234,12 @@ pub trait World {
     /// Whether an NMI waits; taking it clears it.
     fn take_nmi(&mut self) -> bool;
 
+    /// Whether the turn shall end before its budget is used up; asked when the processor looks for
+    /// events.
+    fn end_turn(&mut self) -> bool {
+        false
+    }
+
     /// Extra virtual cycles of an architectural event (PAUSE, RDTSC, #VC, PVALIDATE …).
     fn charge(&mut self, cycles: u64);
 }

@@ -1,1 +1,165 @@
-//! kvm (being built).
+//! KVM's interface: `/dev/kvm`, `/dev/sev` and what their ioctls return, with the ordering rules
+//! and errno values of Linux 7.2.
+//!
+//! [`Front`] is the whole of it, called with descriptors and request numbers. Every descriptor it
+//! hands out is a real memory file; see [`fd`]. A VM's state is in [`state`], its memory in
+//! [`memory`]; [`run`] is KVM_RUN and the order in which vCPUs run; [`world`] is what a processor
+//! sees of its VM.
+//!
+//! Not modelled: dirty logging, SMM, nested virtualisation, guest debugging, Hyper-V and Xen
+//! interfaces, coalesced MMIO. What a guest wants beyond that is said on stderr.
+
+pub mod caps;
+pub mod cpuid;
+pub mod errno;
+pub mod eventfd;
+pub mod fd;
+mod ghcb_host;
+pub mod machine;
+pub mod memory;
+pub mod msrs;
+pub mod number;
+pub mod profile;
+pub mod regs;
+pub mod replay;
+pub mod run;
+pub mod run_page;
+pub mod sev;
+pub mod signals;
+pub mod state;
+pub mod stats;
+pub mod system;
+pub mod user;
+pub mod vcpu;
+pub mod vm;
+pub mod world;
+
+use std::os::fd::RawFd;
+use std::sync::{Arc, OnceLock, Weak};
+
+pub use errno::{Answer, Errno};
+pub use machine::{Machine, Options};
+
+use fd::Registry;
+use memory::GmemId;
+use vm::Vm;
+
+/// What a descriptor stands for.
+#[derive(Clone)]
+pub enum Object {
+    /// `/dev/kvm`.
+    System(Arc<Machine>),
+    /// `/dev/sev`.
+    Sev {
+        /// The machine.
+        machine: Arc<Machine>,
+        /// Opened for writing.
+        writable: bool,
+    },
+    /// A VM.
+    Vm(Arc<Vm>),
+    /// A vCPU.
+    Vcpu {
+        /// Its VM.
+        vm: Arc<Vm>,
+        /// Its index.
+        index: usize,
+    },
+    /// A guest memory descriptor.
+    Gmem {
+        /// Its VM.
+        vm: Weak<Vm>,
+        /// Its name there.
+        id: GmemId,
+        /// Bytes.
+        size: u64,
+        /// User space may map it.
+        mappable: bool,
+    },
+    /// Statistics; only read.
+    Stats,
+}
+
+/// The front end of one process.
+#[derive(Default)]
+pub struct Front {
+    /// Everything that has a descriptor.
+    pub objects: Registry<Object>,
+}
+
+/// The front end of this process.
+pub fn front() -> &'static Front {
+    static FRONT: OnceLock<Front> = OnceLock::new();
+    FRONT.get_or_init(Front::default)
+}
+
+/// Whether a descriptor is `/dev/sev`.
+pub(crate) fn is_sev(fd: RawFd) -> bool {
+    matches!(front().objects.find(fd), Some(Object::Sev { .. }))
+}
+
+impl Front {
+    /// Opens `/dev/kvm`.
+    pub fn open_kvm(&self, machine: Arc<Machine>) -> Answer<RawFd> {
+        system::open_kvm(self, machine)
+    }
+
+    /// Opens `/dev/sev`.
+    pub fn open_sev(&self, machine: Arc<Machine>, writable: bool) -> Answer<RawFd> {
+        system::open_sev(self, machine, writable)
+    }
+
+    /// An ioctl; `None` if the descriptor is not one of ours.
+    pub fn ioctl(&self, fd: RawFd, request: u64, arg: u64) -> Option<Answer<i32>> {
+        let request = request & 0xffff_ffff;
+        Some(match self.objects.find(fd)? {
+            Object::System(machine) => system::ioctl(self, &machine, request, arg),
+            Object::Sev { machine, writable } => {
+                system::sev_ioctl(&machine, writable, request, arg)
+            }
+            Object::Vm(vm) => vm::ioctl(self, &vm, request, arg),
+            Object::Vcpu { vm, index } => vcpu::ioctl(self, &vm, index, request, arg),
+            Object::Gmem { .. } | Object::Stats => Err(Errno::ENOTTY),
+        })
+    }
+
+    /// fallocate on a guest memory descriptor; `None` if the descriptor is not one.
+    pub fn fallocate(&self, fd: RawFd, mode: i32, offset: i64, len: i64) -> Option<Answer> {
+        match self.objects.find(fd)? {
+            Object::Gmem { vm, id, size, .. } => Some(fallocate(&vm, id, size, mode, offset, len)),
+            _ => None,
+        }
+    }
+
+    /// Whether mapping a descriptor is to be refused, and how.
+    pub fn refuses_mmap(&self, fd: RawFd, private: bool) -> Option<Errno> {
+        match self.objects.find(fd)? {
+            Object::Gmem { mappable: false, .. } => Some(Errno::ENODEV),
+            Object::Gmem { mappable: true, .. } if private => Some(Errno::EINVAL),
+            _ => None,
+        }
+    }
+}
+
+fn fallocate(vm: &Weak<Vm>, id: GmemId, size: u64, mode: i32, offset: i64, len: i64) -> Answer {
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE;
+    if mode & KEEP == 0 || mode & !(KEEP | PUNCH) != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let (Ok(start), Ok(len)) = (u64::try_from(offset), u64::try_from(len)) else {
+        return Err(Errno::EINVAL);
+    };
+    Errno::require(len != 0 && start % 4096 == 0 && len % 4096 == 0)?;
+    if mode & PUNCH == 0 {
+        // Pages come into being when they are first used.
+        return Errno::require(start.checked_add(len).is_some_and(|end| end <= size));
+    }
+    let Some(vm) = vm.upgrade() else { return Ok(()) };
+    let mut state = vm.lock();
+    if let Some((host, len)) = state.memory.punch(id, start, len) {
+        state.code.host_wrote(host, len);
+    }
+    state.memory_changed(memory::Change::Translations);
+    Ok(())
+}

@@ -75,8 +75,13 @@ fn turn(p: &mut Processor, code: *mut CodeCache, fast: bool) -> Step<Option<Exit
         p.event_taken();
         deliver::pending(p)?;
     }
-    if p.core.attention && take_event(p)? {
-        return Ok(None);
+    if p.core.attention {
+        if p.world().end_turn() {
+            return Ok(Some(Exit::Turn));
+        }
+        if take_event(p)? {
+            return Ok(None);
+        }
     }
     // SAFETY: `run` holds the cache, and no other reference to it is alive here; no block is
     // running.

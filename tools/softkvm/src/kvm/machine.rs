@@ -1,0 +1,163 @@
+//! The machine that `/dev/kvm` and `/dev/sev` belong to: its security processor, its profile and
+//! what the run was asked for.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use abi::snp::CpuidFunction;
+use kvm_bindings::kvm_cpuid_entry2;
+
+use super::cpuid;
+use super::profile::{self, Profile, ProfileError};
+use super::vm::Vm;
+use crate::snp::Psp;
+
+/// What the run was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Built-in profile or file; [`profile::DEFAULT`] if `None`.
+    pub profile: Option<String>,
+    /// The guest's time follows the host's clock.
+    pub realtime: bool,
+    /// Where to write statistics when the process ends.
+    pub stats: Option<PathBuf>,
+    /// Seeds keys, RDRAND and the contents of fresh private pages.
+    pub seed: u64,
+    /// Execute one instruction at a time by the reference engine.
+    pub reference: bool,
+}
+
+impl Options {
+    /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED` and
+    /// `SOFTKVM_REFERENCE`.
+    pub fn from_env() -> Self {
+        let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
+        Self {
+            profile: std::env::var("SOFTKVM_PROFILE").ok(),
+            realtime: flag("SOFTKVM_REALTIME"),
+            stats: std::env::var_os("SOFTKVM_STATS").map(PathBuf::from),
+            seed: std::env::var("SOFTKVM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0),
+            reference: flag("SOFTKVM_REFERENCE"),
+        }
+    }
+}
+
+/// The machine.
+pub struct Machine {
+    /// What is modelled.
+    pub profile: Profile,
+    /// What the run was asked for.
+    pub options: Options,
+    /// KVM_GET_SUPPORTED_CPUID.
+    pub cpuid: Vec<kvm_cpuid_entry2>,
+    psp: Mutex<Psp>,
+    asids: Mutex<BTreeSet<u16>>,
+    vms: Mutex<Vec<Weak<Vm>>>,
+    retired: Mutex<Vec<serde_json::Value>>,
+    psp_cycles: AtomicU64,
+    started: Instant,
+}
+
+impl Machine {
+    /// Powers a machine on.
+    pub fn new(options: Options) -> Result<Arc<Self>, ProfileError> {
+        let profile = Profile::load(options.profile.as_deref().unwrap_or(profile::DEFAULT))?;
+        let mut platform = profile.platform(options.seed);
+        let table = cpuid::supported(&profile, &platform);
+        platform.host_cpuid = table
+            .iter()
+            .filter(|e| !matches!(e.function >> 16, 0x4000) && e.function != 0x8000_001f)
+            .map(|e| CpuidFunction {
+                eax_in: e.function,
+                ecx_in: e.index,
+                eax: e.eax,
+                ebx: e.ebx,
+                ecx: e.ecx,
+                edx: e.edx,
+                ..Default::default()
+            })
+            .collect();
+        Ok(Arc::new(Self {
+            profile,
+            options,
+            cpuid: table,
+            psp: Mutex::new(Psp::new(platform)),
+            asids: Mutex::new(BTreeSet::new()),
+            vms: Mutex::new(Vec::new()),
+            retired: Mutex::new(Vec::new()),
+            psp_cycles: AtomicU64::new(0),
+            started: Instant::now(),
+        }))
+    }
+
+    /// The security processor; it serves one command at a time.
+    pub fn psp(&self) -> MutexGuard<'_, Psp> {
+        self.psp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cycles the security processor has spent since the last call; they are also kept for the
+    /// statistics.
+    pub fn take_psp_cycles(&self, psp: &mut Psp) -> u64 {
+        let cycles = psp.take_cycles();
+        self.psp_cycles.fetch_add(cycles, Ordering::Relaxed);
+        cycles
+    }
+
+    /// Takes a free ASID.
+    pub fn take_asid(&self) -> Option<u16> {
+        let limit = u16::try_from(self.psp().platform().asids).unwrap_or(u16::MAX);
+        let mut taken = self.asids.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = (1..=limit).find(|asid| !taken.contains(asid))?;
+        taken.insert(free);
+        Some(free)
+    }
+
+    /// Gives an ASID back.
+    pub fn free_asid(&self, asid: u16) {
+        self.asids.lock().unwrap_or_else(PoisonError::into_inner).remove(&asid);
+    }
+
+    /// Remembers a VM for the statistics.
+    pub fn add_vm(&self, vm: &Arc<Vm>) {
+        let mut vms = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
+        vms.retain(|vm| vm.strong_count() > 0);
+        vms.push(Arc::downgrade(vm));
+    }
+
+    /// Keeps the statistics of a VM that goes away.
+    pub fn retire(&self, stats: serde_json::Value) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(stats);
+    }
+
+    /// All statistics.
+    pub fn statistics(&self) -> serde_json::Value {
+        let mut vms = self.retired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let live: Vec<Arc<Vm>> = {
+            let vms = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
+            vms.iter().filter_map(Weak::upgrade).collect()
+        };
+        vms.extend(live.iter().filter_map(|vm| vm.try_statistics()));
+        let psp = self.psp_cycles.load(Ordering::Relaxed);
+        serde_json::json!({
+            "profile": self.profile.name,
+            "tsc_khz": self.profile.tsc_khz,
+            "time": if self.options.realtime { "measured" } else { "modelled" },
+            "psp_cycles": psp,
+            "psp_seconds": psp as f64 / f64::from(self.profile.tsc_khz) / 1e3,
+            "wall_seconds": self.started.elapsed().as_secs_f64(),
+            "vms": vms,
+        })
+    }
+
+    /// Writes the statistics where they were asked for.
+    pub fn write_statistics(&self) {
+        let Some(path) = &self.options.stats else { return };
+        let text = serde_json::to_string_pretty(&self.statistics()).unwrap_or_default();
+        if let Err(error) = std::fs::write(path, text + "\n") {
+            eprintln!("softkvm: cannot write statistics to {}: {error}", path.display());
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Guest memory: slots, the private attribute, guest memory descriptors with their RMP entries.
+//!
+//! The rules and errno values are those of Linux virt/kvm/kvm_main.c `kvm_set_memory_region`,
+//! `kvm_vm_set_mem_attributes` and virt/kvm/guest_memfd.c.
+//!
+//! UNSAFETY: guest memory is the caller's mapping (shared half) or our own mapping of a guest
+//! memory descriptor (private half). A page of the caller's is made present before it is touched;
+//! what the caller unmaps behind a live slot crashes it, as a stray pointer would.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use abi::kvm_snp::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, UserMemoryRegion2};
+
+use super::errno::{Answer, Errno};
+use super::fd::Mapping;
+use super::number::{MEM_GUEST_MEMFD, MEM_LOG_DIRTY, MEM_READONLY, MEMORY_SLOTS};
+use super::user;
+use crate::snp::{Page, RmpEntry};
+
+const PAGE: u64 = 4096;
+
+/// Names a guest memory descriptor within its VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GmemId(u32);
+
+/// What sits behind a guest memory descriptor.
+#[derive(Debug)]
+pub struct Gmem {
+    map: Arc<Mapping>,
+    size: u64,
+    flags: u64,
+    rmp: Vec<RmpEntry>,
+}
+
+impl Gmem {
+    /// Whether user space may map it.
+    pub fn mappable(&self) -> bool {
+        self.flags & GUEST_MEMFD_FLAG_MMAP != 0
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(len: u64) -> Self {
+        Self(vec![0; len.div_ceil(64) as usize])
+    }
+    fn get(&self, index: u64) -> bool {
+        self.0[(index / 64) as usize] >> (index % 64) & 1 != 0
+    }
+    fn set(&mut self, index: u64) {
+        self.0[(index / 64) as usize] |= 1 << (index % 64);
+    }
+}
+
+/// A memory slot.
+#[derive(Debug)]
+pub struct Slot {
+    id: u32,
+    flags: u32,
+    gpa: u64,
+    size: u64,
+    hva: u64,
+    gmem: Option<(GmemId, u64)>,
+    /// Pages of the shared half known to be readable and writable.
+    readable: Bits,
+    writable: Bits,
+}
+
+impl Slot {
+    fn holds(&self, gpa: u64) -> bool {
+        gpa.wrapping_sub(self.gpa) < self.size
+    }
+
+    /// KVM_MEM_READONLY.
+    pub fn readonly(&self) -> bool {
+        self.flags & MEM_READONLY != 0
+    }
+}
+
+/// What a change of slots means for cached translations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing to forget.
+    None,
+    /// Translations are stale.
+    Translations,
+    /// Translations are stale, and host memory may come to hold something else.
+    Contents,
+}
+
+/// A page as an SNP guest's access meets it.
+pub enum Backing {
+    /// No slot.
+    None,
+    /// A slot without guest memory descriptor.
+    Shared,
+    /// A slot with one.
+    Guarded(RmpEntry),
+}
+
+/// All memory of a VM.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Sorted by address.
+    slots: Vec<Slot>,
+    /// Private ranges of frames: start to end, disjoint and not adjacent.
+    private: BTreeMap<u64, u64>,
+    gmems: BTreeMap<GmemId, Gmem>,
+    next: u32,
+    /// SNP: only guest memory descriptors hold private memory, no read-only slots.
+    pub protected: bool,
+}
+
+impl Memory {
+    /// No memory yet.
+    pub fn new(protected: bool) -> Self {
+        Self { protected, ..Self::default() }
+    }
+
+    /// KVM_CREATE_GUEST_MEMFD: what flags and size are allowed.
+    pub fn check_gmem(&self, size: u64, flags: u64) -> Answer {
+        let mut allowed = GUEST_MEMFD_FLAG_MMAP;
+        if !self.protected {
+            allowed |= GUEST_MEMFD_FLAG_INIT_SHARED;
+        }
+        Errno::require(flags & !allowed == 0)?;
+        Errno::require((size as i64) > 0 && size % PAGE == 0)
+    }
+
+    /// Adds a guest memory descriptor's memory.
+    pub fn add_gmem(&mut self, map: Arc<Mapping>, flags: u64) -> GmemId {
+        let id = GmemId(self.next);
+        self.next += 1;
+        let size = map.size() as u64;
+        let rmp =
+            if self.protected { vec![RmpEntry::default(); (size / PAGE) as usize] } else { vec![] };
+        self.gmems.insert(id, Gmem { map, size, flags, rmp });
+        id
+    }
+
+    /// A guest memory descriptor's memory.
+    pub fn gmem(&self, id: GmemId) -> Option<&Gmem> {
+        self.gmems.get(&id)
+    }
+
+    /// KVM_SET_USER_MEMORY_REGION2. `gmem` is what the descriptor in `region` turned out to be.
+    pub fn set_region(
+        &mut self,
+        region: &UserMemoryRegion2,
+        gmem: impl FnOnce() -> Answer<GmemId>,
+    ) -> Answer<Change> {
+        self.check_region(region)?;
+        let id = region.slot & 0xffff;
+        let old = self.slots.iter().position(|slot| slot.id == id);
+        if region.memory_size == 0 {
+            let index = old.ok_or(Errno::EINVAL)?;
+            self.slots.remove(index);
+            return Ok(Change::Contents);
+        }
+        if let Some(index) = old {
+            return self.modify(index, region);
+        }
+        self.check_overlap(region, None)?;
+        let gmem = if region.flags & MEM_GUEST_MEMFD != 0 {
+            let id = gmem()?;
+            self.check_binding(id, region)?;
+            Some((id, region.guest_memfd_offset))
+        } else {
+            None
+        };
+        let pages = region.memory_size / PAGE;
+        let slot = Slot {
+            id,
+            flags: region.flags,
+            gpa: region.guest_phys_addr,
+            size: region.memory_size,
+            hva: region.userspace_addr,
+            gmem,
+            readable: Bits::new(pages),
+            writable: Bits::new(pages),
+        };
+        let at = self.slots.partition_point(|other| other.gpa < slot.gpa);
+        self.slots.insert(at, slot);
+        Ok(Change::Translations)
+    }
+
+    fn check_region(&self, region: &UserMemoryRegion2) -> Answer {
+        let guarded = region.flags & MEM_GUEST_MEMFD != 0;
+        let mut allowed = MEM_GUEST_MEMFD;
+        if !guarded {
+            allowed |= MEM_LOG_DIRTY;
+            if !self.protected {
+                allowed |= MEM_READONLY;
+            }
+        }
+        let aligned = |value: u64| value % PAGE == 0;
+        Errno::require(region.flags & !allowed == 0)?;
+        Errno::require(aligned(region.memory_size) && aligned(region.guest_phys_addr))?;
+        // access_ok: the user half of the address space.
+        let end = region.userspace_addr.checked_add(region.memory_size);
+        Errno::require(
+            aligned(region.userspace_addr) && end.is_some_and(|end| end <= 0x7fff_ffff_f000),
+        )?;
+        if guarded {
+            Errno::require(
+                aligned(region.guest_memfd_offset)
+                    && region.guest_memfd_offset.checked_add(region.memory_size).is_some(),
+            )?;
+        }
+        Errno::require(region.slot >> 16 == 0 && region.slot & 0xffff < MEMORY_SLOTS)?;
+        Errno::require(region.guest_phys_addr.checked_add(region.memory_size).is_some())?;
+        Errno::require(region.memory_size / PAGE <= i32::MAX as u64)
+    }
+
+    fn check_overlap(&self, region: &UserMemoryRegion2, except: Option<usize>) -> Answer {
+        let end = region.guest_phys_addr + region.memory_size;
+        let hit = self.slots.iter().enumerate().any(|(index, slot)| {
+            Some(index) != except && slot.gpa < end && region.guest_phys_addr < slot.gpa + slot.size
+        });
+        if hit { Err(Errno::EEXIST) } else { Ok(()) }
+    }
+
+    fn check_binding(&self, id: GmemId, region: &UserMemoryRegion2) -> Answer {
+        let gmem = self.gmems.get(&id).ok_or(Errno::EINVAL)?;
+        let start = region.guest_memfd_offset;
+        let end = start + region.memory_size;
+        Errno::require(end <= gmem.size)?;
+        let taken = self.slots.iter().any(|slot| {
+            slot.gmem.is_some_and(|(other, at)| other == id && at < end && start < at + slot.size)
+        });
+        if taken { Err(Errno::EEXIST) } else { Ok(()) }
+    }
+
+    fn modify(&mut self, index: usize, region: &UserMemoryRegion2) -> Answer<Change> {
+        let old = &self.slots[index];
+        Errno::require(old.gmem.is_none() && region.flags & MEM_GUEST_MEMFD == 0)?;
+        Errno::require(
+            region.userspace_addr == old.hva
+                && region.memory_size == old.size
+                && (region.flags ^ old.flags) & MEM_READONLY == 0,
+        )?;
+        if region.guest_phys_addr != old.gpa {
+            self.check_overlap(region, Some(index))?;
+            let mut slot = self.slots.remove(index);
+            slot.gpa = region.guest_phys_addr;
+            slot.flags = region.flags;
+            let at = self.slots.partition_point(|other| other.gpa < slot.gpa);
+            self.slots.insert(at, slot);
+            return Ok(Change::Translations);
+        }
+        self.slots[index].flags = region.flags;
+        Ok(Change::None)
+    }
+
+    /// KVM_SET_MEMORY_ATTRIBUTES on a checked range of frames.
+    pub fn set_private(&mut self, start: u64, end: u64, private: bool) {
+        let mut from = start;
+        let mut to = end;
+        let touching: Vec<(u64, u64)> = self
+            .private
+            .range(..=end)
+            .rev()
+            .take_while(|(_, e)| **e >= start)
+            .map(|(s, e)| (*s, *e))
+            .collect();
+        for (s, e) in touching {
+            self.private.remove(&s);
+            if private {
+                from = from.min(s);
+                to = to.max(e);
+            } else {
+                if s < start {
+                    self.private.insert(s, start);
+                }
+                if e > end {
+                    self.private.insert(end, e);
+                }
+            }
+        }
+        if private {
+            self.private.insert(from, to);
+        }
+    }
+
+    /// Whether a frame has the private attribute.
+    pub fn is_private(&self, gfn: u64) -> bool {
+        self.private.range(..=gfn).next_back().is_some_and(|(_, end)| gfn < *end)
+    }
+
+    /// The slot at an address.
+    pub fn slot(&self, gpa: u64) -> Option<&Slot> {
+        let at = self.slots.partition_point(|slot| slot.gpa <= gpa);
+        let slot = &self.slots[at.checked_sub(1)?];
+        slot.holds(gpa).then_some(slot)
+    }
+
+    fn slot_index(&self, gpa: u64) -> Option<usize> {
+        let at = self.slots.partition_point(|slot| slot.gpa <= gpa).checked_sub(1)?;
+        self.slots[at].holds(gpa).then_some(at)
+    }
+
+    /// Pages from `gfn` on that lie in one slot with a guest memory descriptor.
+    pub fn guarded_run(&self, gfn: u64) -> u64 {
+        match self.slot(gfn * PAGE) {
+            Some(slot) if slot.gmem.is_some() => (slot.gpa + slot.size) / PAGE - gfn,
+            _ => 0,
+        }
+    }
+
+    /// What an SNP guest's access meets.
+    pub fn backing(&self, gpa: u64) -> Backing {
+        match self.slot(gpa) {
+            None => Backing::None,
+            Some(slot) => match slot.gmem {
+                None => Backing::Shared,
+                Some((id, offset)) => {
+                    let page = (offset + (gpa - slot.gpa)) / PAGE;
+                    let entry = self.gmems.get(&id).and_then(|g| g.rmp.get(page as usize));
+                    Backing::Guarded(entry.copied().unwrap_or_default())
+                }
+            },
+        }
+    }
+
+    /// Host page of the shared half (or of a descriptor that user space may map, which then serves
+    /// both); EFAULT if the caller has nothing there, ENOENT without slot.
+    pub fn shared_page(&mut self, gpa: u64, write: bool) -> Answer<*mut u8> {
+        let index = self.slot_index(gpa).ok_or(Errno::ENOENT)?;
+        let slot = &mut self.slots[index];
+        let offset = (gpa & !0xfff) - slot.gpa;
+        if let Some((id, at)) = slot.gmem
+            && !self.protected
+            && let Some(gmem) = self.gmems.get(&id).filter(|gmem| gmem.mappable())
+        {
+            // SAFETY: a slot's range lies inside its descriptor's mapping.
+            return Ok(unsafe { gmem.map.base().add((at + offset) as usize) });
+        }
+        let page = offset / PAGE;
+        let host = slot.hva + offset;
+        let known = if write { slot.writable.get(page) } else { slot.readable.get(page) };
+        if !known {
+            let write = write && !slot.readonly();
+            user::populate(host, write)?;
+            slot.readable.set(page);
+            if write {
+                slot.writable.set(page);
+            }
+        }
+        Ok(host as *mut u8)
+    }
+
+    /// Host page of the private half and its RMP entry.
+    pub fn private_page(&mut self, gpa: u64) -> Option<(*mut u8, &mut RmpEntry)> {
+        let slot = &self.slots[self.slot_index(gpa)?];
+        let (id, at) = slot.gmem?;
+        let offset = at + ((gpa & !0xfff) - slot.gpa);
+        let gmem = self.gmems.get_mut(&id)?;
+        // SAFETY: a slot's range lies inside its descriptor's mapping.
+        let host = unsafe { gmem.map.base().add(offset as usize) };
+        Some((host, gmem.rmp.get_mut((offset / PAGE) as usize)?))
+    }
+
+    /// Lends a private page and its RMP entry.
+    pub fn with_private_page(
+        &mut self,
+        gpa: u64,
+        with: &mut dyn FnMut(&mut Page, &mut RmpEntry),
+    ) -> Answer<*mut u8> {
+        let (host, rmp) = self.private_page(gpa).ok_or(Errno::EFAULT)?;
+        // SAFETY: the page is ours, mapped, and nobody runs while the VM is locked.
+        with(unsafe { &mut *host.cast::<Page>() }, rmp);
+        Ok(host)
+    }
+
+    /// Reads through the shared half.
+    pub fn read_shared(&mut self, gpa: u64, out: &mut [u8]) -> Answer {
+        self.each_page(gpa, out.len(), false, |host, at, len| {
+            // SAFETY: `each_page` gives present memory of that length.
+            unsafe { std::ptr::copy(host, out[at..at + len].as_mut_ptr(), len) };
+        })
+    }
+
+    /// Writes through the shared half; the host ranges written to are handed to `wrote`.
+    pub fn write_shared(
+        &mut self,
+        gpa: u64,
+        data: &[u8],
+        mut wrote: impl FnMut(*const u8, usize),
+    ) -> Answer {
+        self.each_page(gpa, data.len(), true, |host, at, len| {
+            // SAFETY: `each_page` gives present memory of that length.
+            unsafe { std::ptr::copy(data[at..at + len].as_ptr(), host, len) };
+            wrote(host, len);
+        })
+    }
+
+    fn each_page(
+        &mut self,
+        gpa: u64,
+        len: usize,
+        write: bool,
+        mut act: impl FnMut(*mut u8, usize, usize),
+    ) -> Answer {
+        let mut done = 0;
+        while done < len {
+            let at = gpa.wrapping_add(done as u64);
+            let host = self.shared_page(at, write)?;
+            let offset = (at & 0xfff) as usize;
+            let part = (4096 - offset).min(len - done);
+            // SAFETY: stays inside the page.
+            act(unsafe { host.add(offset) }, done, part);
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// fallocate(PUNCH_HOLE) on a descriptor: pages are freed and go back to the hypervisor.
+    /// Returns the host range.
+    pub fn punch(&mut self, id: GmemId, offset: u64, len: u64) -> Option<(*const u8, usize)> {
+        let gmem = self.gmems.get_mut(&id)?;
+        let end = offset.saturating_add(len).min(gmem.size);
+        let start = offset.min(end);
+        let pages = (start / PAGE) as usize..(end / PAGE) as usize;
+        if let Some(entries) = gmem.rmp.get_mut(pages) {
+            entries.iter_mut().for_each(RmpEntry::reclaim);
+        }
+        gmem.map.punch(start as usize, (end - start) as usize);
+        // SAFETY: `start` is within the mapping.
+        Some((unsafe { gmem.map.base().add(start as usize) }, (end - start) as usize))
+    }
+}

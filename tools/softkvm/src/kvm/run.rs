@@ -1,0 +1,524 @@
+//! KVM_RUN: turns of vCPUs under one baton, and what ends them.
+//!
+//! vCPUs run one at a time, in a fixed order and for a fixed number of instructions, so that a run
+//! depends on nothing outside. A vCPU whose exit user space is answering keeps the baton for a
+//! while; only if the answer takes long do the others go on. When all vCPUs in KVM_RUN are halted,
+//! virtual time jumps to the next timer.
+
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
+
+use super::errno::{Answer, Errno};
+use super::ghcb_host::Host;
+use super::number::mp_state;
+use super::replay::{Reply, Touch};
+use super::run_page::UserExit;
+use super::signals::Blocked;
+use super::state::{Completion, State};
+use super::vm::Vm;
+use super::world::Guest;
+use crate::chipset::Irqchip;
+use crate::cpu::{Core, Exit, engine, flags};
+use crate::snp::ghcb::{self, ApRequest, GhcbExit, Outcome};
+use crate::snp::vmsa;
+
+/// Instructions of a turn.
+const QUANTUM: u64 = 100_000;
+/// Instructions of a turn when another vCPU wants to run.
+const QUANTUM_SHARED: u64 = 20_000;
+/// How long the others wait for a vCPU whose exit user space is answering.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long an idle machine with devices in other threads waits for them before time jumps.
+const DEVICE_PATIENCE: Duration = Duration::from_millis(2);
+
+/// How KVM_RUN returns: an exit, or an errno (with an exit where there is one).
+enum Return {
+    Exit(UserExit),
+    Fail(Errno),
+}
+
+/// Who runs next.
+enum Next {
+    Run(usize),
+    /// User space has that vCPU; wait this long at most.
+    Outside(Duration),
+    Idle,
+}
+
+impl State {
+    fn runnable(&self, index: usize) -> bool {
+        let vcpu = &self.vcpus[index];
+        match vcpu.mp_state {
+            mp_state::RUNNABLE => true,
+            mp_state::HALTED | mp_state::AP_RESET_HOLD => self.has_event(index),
+            _ => false,
+        }
+    }
+
+    fn next(&mut self) -> Next {
+        if let Some(holder) = self.holder {
+            let vcpu = &self.vcpus[holder];
+            match vcpu.left.map(|left| left.elapsed()) {
+                Some(away) if away < PATIENCE => return Next::Outside(PATIENCE - away),
+                _ if vcpu.inside && vcpu.remaining > 0 && self.runnable(holder) => {
+                    return Next::Run(holder);
+                }
+                _ => self.holder = None,
+            }
+        }
+        let count = self.vcpus.len();
+        (1..=count)
+            .map(|step| (self.last + step) % count)
+            .find(|&index| self.vcpus[index].inside && self.runnable(index))
+            .map_or(Next::Idle, Next::Run)
+    }
+
+    /// Lets timers act, passes on eventfds and carries out what follows.
+    fn settle(&mut self) {
+        self.eventfds.poll(&mut self.chipset);
+        let now = self.clock.now();
+        self.chipset.advance(now);
+        self.chipset_events();
+    }
+
+    /// Instructions of the next turn of a vCPU.
+    fn budget(&mut self, index: usize) -> u64 {
+        let left = std::mem::take(&mut self.vcpus[index].remaining);
+        let others = (0..self.vcpus.len())
+            .any(|other| other != index && self.vcpus[other].inside && self.runnable(other));
+        let quantum = match left {
+            0 if others => QUANTUM_SHARED,
+            0 => QUANTUM,
+            left => left,
+        };
+        quantum.min(self.until_timer()).max(1)
+    }
+
+    /// Cycles until a timer is due; in real time that cannot be told in instructions.
+    fn until_timer(&self) -> u64 {
+        match self.chipset.next_event() {
+            Some(at) if !self.clock.is_real() => at.saturating_sub(self.clock.now()),
+            _ => u64::MAX,
+        }
+    }
+
+    /// One turn of a vCPU; `Some` if it leaves KVM_RUN.
+    fn turn(&mut self, index: usize, mut budget: u64) -> Option<Return> {
+        self.last = index;
+        self.holder = None;
+        if let Some(failure) = self.enter(index) {
+            return Some(failure);
+        }
+        while budget > 0 {
+            let Some(mut p) = self.vcpus[index].processor.take() else {
+                return Some(Return::Fail(Errno::EBUSY));
+            };
+            let mut code = std::mem::take(&mut self.code);
+            if std::mem::take(&mut self.vcpus[index].flush) {
+                p.flush_tlb();
+            }
+            p.core.attention = true;
+            let before = p.core.instructions;
+            self.clock.begin(&p.core);
+            let horizon = self.clock.now().saturating_add(budget);
+            let mut guest = Guest { state: self, me: index, end_turn: false, horizon };
+            let exit = p.with_world(&mut guest, |p| engine::run(p, &mut code, budget));
+            let ended = guest.end_turn;
+            budget = budget.saturating_sub(p.core.instructions.wrapping_sub(before).max(1));
+            self.clock.end(&p.core);
+            self.vcpus[index].replay.rewind();
+            self.vcpus[index].processor = Some(p);
+            self.code = code;
+            let leave = self.after(index, exit);
+            if leave.is_some() {
+                self.vcpus[index].remaining = budget;
+                return leave;
+            }
+            let others = self.chipset.has_events() || !self.deferred.is_empty();
+            if ended || others || self.vcpus[index].mp_state != mp_state::RUNNABLE {
+                break;
+            }
+            budget = budget.min(self.until_timer());
+            if let Some(vector) = self.vcpus[index].eois.pop() {
+                return Some(Return::Exit(UserExit::IoapicEoi(vector)));
+            }
+        }
+        None
+    }
+
+    /// What must happen before the guest is entered.
+    fn enter(&mut self, index: usize) -> Option<Return> {
+        let vcpu = &mut self.vcpus[index];
+        if matches!(vcpu.mp_state, mp_state::HALTED | mp_state::AP_RESET_HOLD) {
+            vcpu.mp_state = mp_state::RUNNABLE;
+        }
+        if let Some(ApRequest::Create(gpa)) = vcpu.ap {
+            vcpu.ap = None;
+            vcpu.vmsa_valid = false;
+            self.load_vmsa(index, gpa);
+        }
+        let vcpu = &mut self.vcpus[index];
+        if vcpu.protected() && !vcpu.vmsa_valid {
+            return Some(Return::Fail(Errno::EINVAL));
+        }
+        if let Some(vector) = vcpu.eois.pop() {
+            return Some(Return::Exit(UserExit::IoapicEoi(vector)));
+        }
+        None
+    }
+
+    /// Loads a vCPU from the VMSA another one has made for it.
+    fn load_vmsa(&mut self, index: usize, gpa: u64) {
+        let features = self.snp.features();
+        let private = self.memory.is_private(gpa >> 12);
+        let mut page = Box::new([0; 4096]);
+        let mut good = false;
+        let copied = self.memory.with_private_page(gpa, &mut |from, entry| {
+            good = private && entry.assigned() && entry.vmsa();
+            page.copy_from_slice(from);
+        });
+        let vcpu = &mut self.vcpus[index];
+        if copied.is_err() || !good {
+            self.complain(format!("vCPU {index}: no VMSA page at {gpa:#x}"));
+            return;
+        }
+        let Some(p) = &mut vcpu.processor else { return };
+        let loaded = vmsa::load(&mut p.core, &page, features);
+        p.core.pending = None;
+        p.flush_tlb();
+        match loaded {
+            Ok(()) => vcpu.vmsa_valid = true,
+            Err(error) => self.complain(format!("vCPU {index}: {error}")),
+        }
+    }
+
+    /// Acts on the end of a run of the processor.
+    fn after(&mut self, index: usize, exit: Exit) -> Option<Return> {
+        match exit {
+            Exit::Turn => None,
+            Exit::Halt => {
+                self.clock.charge(self.costs.exit);
+                self.vcpus[index].count("hlt");
+                if self.chipset.mode() == Irqchip::None {
+                    return Some(Return::Exit(UserExit::Hlt));
+                }
+                self.vcpus[index].mp_state = mp_state::HALTED;
+                None
+            }
+            Exit::Shutdown => Some(Return::Exit(UserExit::Shutdown)),
+            Exit::Vmgexit => {
+                self.clock.charge(self.costs.vmgexit);
+                self.vcpus[index].count("vmgexit");
+                self.ghcb(index, None)
+            }
+            Exit::World => {
+                let vcpu = &mut self.vcpus[index];
+                if let Some(failure) = vcpu.failure.take() {
+                    return Some(Return::Fail(failure));
+                }
+                let exit = vcpu.exit.take();
+                Some(Return::Exit(exit.unwrap_or(UserExit::Internal { bytes: Vec::new() })))
+            }
+            Exit::Unknown { rip, bytes, len, what } => {
+                let bytes = bytes[..usize::from(len)].to_vec();
+                self.report_unknown(index, rip, &bytes, what);
+                Some(Return::Exit(UserExit::Internal { bytes }))
+            }
+        }
+    }
+
+    fn report_unknown(&mut self, index: usize, rip: u64, bytes: &[u8], what: &str) {
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mode = self.vcpus[index].core().map(|core| format!("{:?}", core.mode));
+        let mode = mode.unwrap_or_default();
+        let hex = hex.join(" ");
+        self.complain(format!(
+            "vCPU {index} meets what is not modelled: {what} at {rip:#x} in {mode}, bytes {hex}"
+        ));
+    }
+
+    /// Starts (`answer` is `None`) or continues a VMGEXIT.
+    fn ghcb(&mut self, index: usize, answer: Option<ghcb::Answer<'_>>) -> Option<Return> {
+        let Some(mut state) = self.vcpus[index].ghcb.take() else {
+            return Some(Return::Fail(Errno::EINVAL));
+        };
+        let Some(mut p) = self.vcpus[index].processor.take() else {
+            return Some(Return::Fail(Errno::EBUSY));
+        };
+        self.clock.begin(&p.core);
+        let mut guest = Guest { state: self, me: index, end_turn: false, horizon: u64::MAX };
+        let mut host = Host { guest: &mut guest, core: &mut p.core };
+        let outcome = match answer {
+            None => state.handle(&mut host),
+            Some(answer) => state.complete(&mut host, answer),
+        };
+        self.vcpus[index].ghcb = Some(state);
+        self.vcpus[index].processor = Some(p);
+        match outcome {
+            Outcome::Resume => None,
+            Outcome::Hold => {
+                if self.chipset.mode() == Irqchip::None {
+                    self.vcpus[index].completion = Completion::Ghcb(UserExit::ApResetHold);
+                    return Some(Return::Exit(UserExit::ApResetHold));
+                }
+                self.vcpus[index].completion = Completion::Ghcb(UserExit::ApResetHold);
+                self.vcpus[index].mp_state = mp_state::AP_RESET_HOLD;
+                None
+            }
+            Outcome::Fail(errno) => Some(Return::Fail(Errno(errno))),
+            Outcome::Exit(exit) => {
+                let exit = user_exit(exit);
+                self.vcpus[index].completion = Completion::Ghcb(exit.clone());
+                Some(Return::Exit(exit))
+            }
+        }
+    }
+
+    /// Takes user space's answer to the last exit. `true` if the instruction has to be finished
+    /// before anything else; `Some` if this leads to the next exit.
+    fn complete(&mut self, index: usize) -> (bool, Option<Return>) {
+        let vcpu = &mut self.vcpus[index];
+        let page = vcpu.page.clone();
+        match std::mem::replace(&mut vcpu.completion, Completion::None) {
+            Completion::None => (false, None),
+            Completion::Touch(touch) => {
+                let reply = match touch {
+                    Touch::In { len, .. } => {
+                        let data = page.io_data(usize::from(len));
+                        Reply::Value(little_endian(&data))
+                    }
+                    Touch::Read { len, .. } => {
+                        Reply::Value(little_endian(&page.mmio_data()[..usize::from(len.min(8))]))
+                    }
+                    Touch::Out { .. } | Touch::Write { .. } => Reply::Value(0),
+                    Touch::Rdmsr(_) | Touch::Wrmsr(..) => match page.msr_answer() {
+                        (true, _) => Reply::Refused,
+                        (false, value) => Reply::Value(value),
+                    },
+                    Touch::Hypercall(_) => Reply::Value(page.hypercall_ret()),
+                };
+                vcpu.replay.add(touch, reply);
+                vcpu.replay.rewind();
+                (true, None)
+            }
+            Completion::Ghcb(exit) => {
+                let data;
+                let answer = match exit {
+                    UserExit::Io { data: None, size, count, .. } => {
+                        data = page.io_data(usize::from(size) * count as usize);
+                        ghcb::Answer::Io(&data)
+                    }
+                    UserExit::Mmio { data: None, .. } => ghcb::Answer::Mmio(page.mmio_data()),
+                    UserExit::MapGpaRange { .. } => ghcb::Answer::Hypercall(page.hypercall_ret()),
+                    UserExit::ReqCerts { .. } => {
+                        let (ret, npages) = page.certs_answer();
+                        ghcb::Answer::Certs { ret, npages }
+                    }
+                    _ => ghcb::Answer::None,
+                };
+                (false, self.ghcb(index, Some(answer)))
+            }
+        }
+    }
+
+    /// A vCPU that a hold has released tells its guest so.
+    fn end_hold(&mut self, index: usize) -> Option<Return> {
+        let held = self.vcpus[index].completion == Completion::Ghcb(UserExit::ApResetHold);
+        if held && self.runnable(index) { self.complete(index).1 } else { None }
+    }
+
+    /// What every return tells user space.
+    fn put_state(&self, index: usize) {
+        let vcpu = &self.vcpus[index];
+        let if_flag = vcpu.core().is_ok_and(|core| core.rflags & flags::IF != 0);
+        let shadow = vcpu.core().is_ok_and(|core: &Core| core.shadow);
+        let ready = self.chipset.ready_for_external(index) && if_flag && !shadow;
+        vcpu.page.put_state(ready, if_flag, self.chipset.cr8(index), self.chipset.apic_base(index));
+    }
+
+    fn wants_window(&self, index: usize) -> bool {
+        let vcpu = &self.vcpus[index];
+        vcpu.page.wants_interrupt_window()
+            && self.chipset.mode() != Irqchip::Full
+            && self.chipset.ready_for_external(index)
+            && vcpu.core().is_ok_and(|core| core.rflags & flags::IF != 0 && !core.shadow)
+    }
+}
+
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+fn user_exit(exit: GhcbExit) -> UserExit {
+    match exit {
+        GhcbExit::Io { data, port, size, count } => UserExit::Io { data, port, size, count },
+        GhcbExit::Mmio { gpa, len, data } => UserExit::Mmio { gpa, len, data },
+        GhcbExit::MapGpaRange { gpa, npages, attributes, flags } => {
+            UserExit::MapGpaRange { args: [gpa, npages, attributes], flags }
+        }
+        GhcbExit::Terminate { data } => UserExit::SevTerm(data),
+        GhcbExit::ReqCerts { gpa, npages } => UserExit::ReqCerts { gpa, npages },
+    }
+}
+
+/// KVM_RUN on a vCPU.
+pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
+    let mask = vm.take_baton().vcpus[index].signal_mask;
+    let signals = Blocked::new(mask);
+    let mut state = vm.take_baton();
+    if state.vcpus[index].inside {
+        return Err(Errno::EBUSY);
+    }
+    let sync = state.vcpus[index].page.wants_sync();
+    if sync || state.is_snp() && !state.snp.active() {
+        return Err(Errno::EINVAL);
+    }
+    let vcpu = &mut state.vcpus[index];
+    vcpu.inside = true;
+    vcpu.has_run = true;
+    vcpu.left = None;
+    let result = if state.is_snp() && !state.vcpus[index].protected() {
+        Return::Exit(UserExit::FailEntry)
+    } else {
+        let (guard, result) = Turns { vm, index, signals: &signals }.run(state);
+        state = guard;
+        result
+    };
+    let user_cost = state.costs.user_exit;
+    state.clock.charge(user_cost);
+    state.put_state(index);
+    let vcpu = &mut state.vcpus[index];
+    vcpu.inside = false;
+    vcpu.counts.exits += 1;
+    let (exit, errno) = match result {
+        Return::Exit(exit @ UserExit::Interrupted) => (Some(exit), Some(Errno::EINTR)),
+        Return::Exit(exit @ UserExit::MemoryFault { .. }) => (Some(exit), Some(Errno::EFAULT)),
+        Return::Exit(exit) => (Some(exit), None),
+        Return::Fail(errno) => (None, Some(errno)),
+    };
+    if let Some(exit) = &exit {
+        vcpu.page.put_exit(exit);
+        *vcpu.counts.user_exits.entry(exit.name()).or_default() += 1;
+        let comes_back = !matches!(
+            exit,
+            UserExit::Interrupted | UserExit::Shutdown | UserExit::FailEntry | UserExit::SevTerm(_)
+        );
+        if comes_back {
+            vcpu.left = Some(Instant::now());
+            state.holder = Some(index);
+        }
+    }
+    state.refresh_stats(index);
+    drop(state);
+    match errno {
+        None => Ok(0),
+        Some(errno) => Err(errno),
+    }
+}
+
+/// The loop of one KVM_RUN.
+struct Turns<'a> {
+    vm: &'a Vm,
+    index: usize,
+    signals: &'a Blocked,
+}
+
+impl<'a> Turns<'a> {
+    fn run(&self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Return) {
+        let index = self.index;
+        let parked = state.vcpus[index].mp_state == mp_state::UNINITIALIZED;
+        let mut finish = false;
+        if !parked {
+            let hold = state.vcpus[index].mp_state == mp_state::AP_RESET_HOLD;
+            if !hold {
+                let (must, result) = state.complete(index);
+                finish = must;
+                if let Some(result) = result {
+                    return (state, result);
+                }
+            }
+        }
+        loop {
+            state.settle();
+            if parked
+                && (state.vcpus[index].mp_state != mp_state::UNINITIALIZED
+                    || state.vcpus[index].ap.is_some())
+            {
+                return (state, Return::Fail(Errno::EAGAIN));
+            }
+            if let Some(result) = state.end_hold(index) {
+                return (state, result);
+            }
+            if self.signals.pending() || state.vcpus[index].page.immediate_exit() {
+                if finish && let Some(result) = state.turn(index, 1) {
+                    return (state, result);
+                }
+                return (state, Return::Exit(UserExit::Interrupted));
+            }
+            if state.wants_window(index) {
+                return (state, Return::Exit(UserExit::IrqWindow));
+            }
+            match state.next() {
+                Next::Run(next) if next == index => {
+                    let budget = state.budget(index);
+                    if let Some(result) = state.turn(index, budget) {
+                        return (state, result);
+                    }
+                    finish = false;
+                    state = self.vm.pass(state);
+                }
+                Next::Run(next) => {
+                    state.vcpus[next].wake.signal();
+                    state = self.wait(state, Some(PATIENCE), false);
+                }
+                Next::Outside(time) => state = self.wait(state, Some(time), false),
+                Next::Idle => state = self.idle(state),
+            }
+        }
+    }
+
+    /// Nobody can run: time jumps to the next timer, or really passes.
+    fn idle(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let Some(at) = state.chipset.next_event() else {
+            return self.wait(state, None, true);
+        };
+        let gap = at.saturating_sub(state.clock.now());
+        let time = state.chipset.time().at(gap).ns;
+        if state.clock.is_real() {
+            let time = Duration::from_nanos(time.max(1000));
+            return self.wait(state, Some(time), true);
+        }
+        if state.eventfds.any_io() && time > 1_000_000 {
+            let before = state.clock.now();
+            state = self.wait(state, Some(DEVICE_PATIENCE.min(Duration::from_nanos(time))), true);
+            state.settle();
+            if state.clock.now() != before || !matches!(state.next(), Next::Idle) {
+                return state;
+            }
+        }
+        state.clock.jump(at);
+        state
+    }
+
+    /// Waits until somebody signals this vCPU, a signal comes or time is up.
+    fn wait(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        time: Option<Duration>,
+        idle: bool,
+    ) -> MutexGuard<'a, State> {
+        let vcpu = &mut state.vcpus[self.index];
+        vcpu.waiting = true;
+        let wake = vcpu.wake.clone();
+        let mut fds = vec![libc::pollfd { fd: wake.number(), events: libc::POLLIN, revents: 0 }];
+        if idle {
+            state.eventfds.add_poll(&mut fds);
+        }
+        drop(state);
+        self.signals.wait(&mut fds, time);
+        let mut state = self.vm.take_baton();
+        wake.drain();
+        state.vcpus[self.index].waiting = false;
+        state
+    }
+}

@@ -1,0 +1,666 @@
+//! The machine as one of its processors sees it: memory, devices, MSRs, CPUID, intercepts.
+
+use super::errno::Errno;
+use super::memory::Backing;
+use super::msrs;
+use super::number::mp_state;
+use super::replay::{Reply, Touch};
+use super::run_page::UserExit;
+use super::state::{Completion, State, Vcpu};
+use crate::chipset::Event;
+use crate::cpu::state::{RAX, RBX, RCX, RDX, RSI, cr4};
+use crate::cpu::{Access, Core, Exception, Exit, HostPage, PageAnswer, Stop, World};
+use crate::snp::rmp::{self, Gate, Slot};
+use abi::ghcb::exit as vc;
+
+/// KVM_MSR_EXIT_REASON_*.
+const MSR_UNKNOWN: u32 = 2;
+const MSR_FILTER: u32 = 4;
+const MSR_INVALID: u32 = 1;
+/// KVM_ENOSYS as a guest sees it.
+const KVM_ENOSYS: i64 = -1000;
+
+/// A running processor's view of its VM.
+pub struct Guest<'a> {
+    /// The VM.
+    pub state: &'a mut State,
+    /// Index of the running vCPU.
+    pub me: usize,
+    /// The turn shall end: a timer or another vCPU has become due.
+    pub end_turn: bool,
+    /// When the turn was to end for a timer.
+    pub horizon: u64,
+}
+
+const EXIT: Stop = Stop::Exit(Exit::World);
+
+fn refuse<T>() -> Result<T, Stop> {
+    Err(Stop::Fault(Exception::gp(0)))
+}
+
+fn vc_fault<T>(code: u64) -> Result<T, Stop> {
+    Err(Stop::Fault(Exception::vc(code as u32)))
+}
+
+impl Guest<'_> {
+    fn vcpu(&mut self) -> &mut Vcpu {
+        &mut self.state.vcpus[self.me]
+    }
+
+    fn protected(&self) -> bool {
+        self.state.vcpus[self.me].protected()
+    }
+
+    fn now(&self, core: &Core) -> u64 {
+        self.state.clock.now_in(core)
+    }
+
+    /// After the chips were touched: does anything become due before the turn's end?
+    fn after_chips(&mut self, core: &mut Core) {
+        let me = self.me;
+        let due = self.state.chipset.next_event().is_some_and(|at| at < self.horizon);
+        if due {
+            self.end_turn = true;
+        }
+        if self.state.chipset.has_events() {
+            let mut others = Vec::new();
+            for event in self.state.chipset.take_events() {
+                match event {
+                    Event::Wake(index) if index == me => core.attention = true,
+                    other => others.push(other),
+                }
+            }
+            if !others.is_empty() {
+                self.end_turn = true;
+                self.state.deferred.extend(others);
+            }
+        }
+        if self.end_turn {
+            core.attention = true;
+        }
+    }
+
+    /// Leaves to user space for the answer to an access.
+    fn ask<T>(&mut self, touch: Touch, exit: UserExit) -> Result<T, Stop> {
+        let vcpu = self.vcpu();
+        vcpu.completion = Completion::Touch(touch);
+        vcpu.exit = Some(exit);
+        Err(EXIT)
+    }
+
+    fn known(&mut self, core: &Core, touch: Touch) -> Option<u64> {
+        match self.vcpu().replay.find(core, touch)? {
+            Reply::Value(value) => Some(value),
+            Reply::Refused => None,
+        }
+    }
+
+    fn answered(&mut self, touch: Touch, value: u64) {
+        self.vcpu().replay.add(touch, Reply::Value(value));
+    }
+
+    /// The access of an SNP guest (AMD APM vol. 2, 15.36.10; KVM's routing by attribute).
+    fn snp_page(&mut self, gpa: u64, access: Access, c_bit: bool) -> Result<PageAnswer, Stop> {
+        loop {
+            let backing = self.state.memory.backing(gpa);
+            let request = rmp::Request {
+                gpa,
+                access,
+                c_bit,
+                asid: self.state.snp.asid(),
+                attribute: self.state.memory.is_private(gpa >> 12),
+                slot: match backing {
+                    Backing::None => Slot::None,
+                    Backing::Shared => Slot::SharedOnly,
+                    Backing::Guarded(entry) => Slot::Guarded(entry),
+                },
+            };
+            match rmp::gate(&request) {
+                Gate::Shared => return self.shared_page(gpa, access),
+                Gate::Private => {
+                    return match self.state.memory.private_page(gpa) {
+                        Some((host, _)) => Ok(memory(host)),
+                        None => self.stuck("private page without backing", gpa),
+                    };
+                }
+                Gate::Fill => self.fill(gpa)?,
+                Gate::Vc(code) => {
+                    self.vcpu().count("vc_page");
+                    return vc_fault(u64::from(code));
+                }
+                Gate::MemoryFault { private } => {
+                    self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private });
+                    return Err(EXIT);
+                }
+                Gate::Stuck(why) => return self.stuck(why, gpa),
+            }
+        }
+    }
+
+    /// Assigns a private page on its first use: what it holds then is noise.
+    fn fill(&mut self, gpa: u64) -> Result<(), Stop> {
+        let asid = self.state.snp.asid();
+        let mut seed = self.state.machine.options.seed ^ gpa ^ 0x5851_f42d_4c95_7f2d;
+        let mut done = false;
+        let answer = self.state.memory.with_private_page(gpa, &mut |page, entry| {
+            for chunk in page.chunks_exact_mut(8) {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                chunk.copy_from_slice(&seed.to_le_bytes());
+            }
+            done = entry.make_private(gpa & !0xfff, asid, false).is_ok();
+        });
+        let cost = self.state.costs.rmpupdate + self.state.costs.exit;
+        self.state.clock.charge(cost);
+        self.vcpu().count("rmpupdate");
+        match answer {
+            Ok(host) if done => {
+                self.state.code.host_wrote(host, 4096);
+                Ok(())
+            }
+            _ => self.stuck("page cannot be assigned", gpa).map(|_| ()),
+        }
+    }
+
+    /// The processor would fault for ever: the run ends.
+    fn stuck(&mut self, why: &str, gpa: u64) -> Result<PageAnswer, Stop> {
+        self.state.complain(format!("access to {gpa:#x} can never succeed: {why}"));
+        self.vcpu().exit = Some(UserExit::Internal { bytes: Vec::new() });
+        Err(EXIT)
+    }
+
+    fn shared_page(&mut self, gpa: u64, access: Access) -> Result<PageAnswer, Stop> {
+        let write = matches!(access, Access::Write | Access::WalkWrite);
+        match self.state.memory.shared_page(gpa, write) {
+            Ok(host) => Ok(memory(host)),
+            Err(Errno::ENOENT) => Ok(PageAnswer::Mmio),
+            Err(_) => {
+                // KVM_RUN fails with EFAULT; KVM describes the address as well.
+                self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private: false });
+                Err(EXIT)
+            }
+        }
+    }
+
+    /// A device in the kernel reads.
+    pub fn chip_read(&mut self, core: &mut Core, gpa: u64, len: u8) -> Option<u64> {
+        let now = self.now(core);
+        let value = self.state.chipset.mmio_read(self.me, gpa, len, now)?;
+        self.state.clock.charge(self.state.costs.exit);
+        self.vcpu().count("apic_access");
+        self.after_chips(core);
+        Some(value)
+    }
+
+    /// A device in the kernel, or an ioeventfd, is written to.
+    pub fn chip_write(&mut self, core: &mut Core, gpa: u64, len: u8, value: u64) -> bool {
+        let now = self.now(core);
+        if self.state.chipset.mmio_write(self.me, gpa, len, value, now).is_some() {
+            self.state.clock.charge(self.state.costs.exit);
+            self.vcpu().count("apic_access");
+            self.after_chips(core);
+            return true;
+        }
+        self.ioeventfd(false, gpa, len, value)
+    }
+
+    fn ioeventfd(&mut self, pio: bool, addr: u64, len: u8, value: u64) -> bool {
+        let hit = self.state.eventfds.write(pio, addr, len, value);
+        if hit {
+            self.state.clock.charge(self.state.costs.exit);
+            self.vcpu().count("ioeventfd");
+        }
+        hit
+    }
+
+    /// A port of a device in the kernel is read.
+    pub fn chip_in(&mut self, core: &mut Core, port: u16, len: u8) -> Option<u32> {
+        let now = self.now(core);
+        let value = self.state.chipset.port_in(port, len, now)?;
+        self.state.clock.charge(self.state.costs.exit);
+        self.vcpu().count("port_in_kernel");
+        self.after_chips(core);
+        Some(value)
+    }
+
+    /// A port of a device in the kernel, or an ioeventfd, is written to.
+    pub fn chip_out(&mut self, core: &mut Core, port: u16, len: u8, value: u32) -> bool {
+        let now = self.now(core);
+        if self.state.chipset.port_out(port, len, value, now).is_some() {
+            self.state.clock.charge(self.state.costs.exit);
+            self.vcpu().count("port_out_kernel");
+            self.after_chips(core);
+            return true;
+        }
+        self.ioeventfd(true, u64::from(port), len, u64::from(value))
+    }
+
+    /// An MSR that KVM emulates; `None` if there is none.
+    pub fn read_msr(&mut self, core: &mut Core, index: u32) -> Option<u64> {
+        let now = self.now(core);
+        let offset = self.state.chipset.tsc_offset(self.me);
+        if index == msrs::TSC {
+            return Some(now.wrapping_add(offset));
+        }
+        if let Some(answer) = self.state.chipset.msr_read(self.me, index, now) {
+            self.after_chips(core);
+            return answer.ok();
+        }
+        self.vcpu().msrs.read(index)
+    }
+
+    /// As [`Guest::read_msr`]; `false` if it is refused.
+    pub fn write_msr(&mut self, core: &mut Core, index: u32, value: u64) -> bool {
+        let now = self.now(core);
+        match index {
+            msrs::TSC => {
+                self.state.chipset.set_tsc_offset(self.me, value.wrapping_sub(now));
+                self.after_chips(core);
+                return true;
+            }
+            msrs::TSC_ADJUST => {
+                let old = self.vcpu().msrs.read(index).unwrap_or(0);
+                let offset = self.state.chipset.tsc_offset(self.me);
+                let moved = offset.wrapping_add(value.wrapping_sub(old));
+                self.state.chipset.set_tsc_offset(self.me, moved);
+                self.vcpu().msrs.write(index, value, false);
+                self.after_chips(core);
+                return true;
+            }
+            _ => {}
+        }
+        if let Some(answer) = self.state.chipset.msr_write(self.me, index, value, false, now) {
+            self.after_chips(core);
+            return answer.is_ok();
+        }
+        self.vcpu().msrs.write(index, value, false)
+    }
+
+    fn msr_exit_reason(&self, index: u32, write: bool, unknown: bool) -> Option<u32> {
+        let switches = &self.state.switches;
+        let filtered = !switches.filter.allows(index, write);
+        let reason = match (filtered, unknown) {
+            (true, _) => MSR_FILTER,
+            (false, true) => MSR_UNKNOWN,
+            (false, false) => MSR_INVALID,
+        };
+        (switches.msr_exits & reason != 0).then_some(reason)
+    }
+
+    fn complain_msr(&mut self, core: &Core, what: &str, index: u32) {
+        let rip = core.rip;
+        self.state.complain(format!("{what} of unknown MSR {index:#x} at {rip:#x}: #GP"));
+    }
+
+    /// CPUID with what changes at run time.
+    pub fn cpuid_now(&mut self, core: &Core, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let enabled = self.state.chipset.apic_base(self.me) & crate::chipset::BASE_ENABLE != 0;
+        let mut words = self.state.vcpus[self.me].table.answer(leaf, subleaf);
+        match leaf {
+            1 => {
+                words[3] = words[3] & !(1 << 9) | u32::from(enabled) << 9;
+                let osxsave = core.cr4 & cr4::OSXSAVE != 0;
+                words[2] = words[2] & !(1 << 27) | u32::from(osxsave) << 27;
+            }
+            0x8000_0001 => words[3] = words[3] & !(1 << 9) | u32::from(enabled) << 9,
+            _ => {}
+        }
+        words
+    }
+}
+
+/// Ordinary, writable memory.
+fn memory(host: *mut u8) -> PageAnswer {
+    PageAnswer::Memory(HostPage { host, writable: true })
+}
+
+impl World for Guest<'_> {
+    fn page(&mut self, gpa: u64, access: Access, private: bool) -> Result<PageAnswer, Stop> {
+        if self.protected() {
+            return self.snp_page(gpa, access, private);
+        }
+        let write = matches!(access, Access::Write | Access::WalkWrite);
+        match self.state.memory.slot(gpa) {
+            None => Ok(PageAnswer::Mmio),
+            Some(slot) if slot.readonly() => {
+                if write {
+                    return Ok(PageAnswer::Mmio);
+                }
+                let host = match self.shared_page(gpa, access)? {
+                    PageAnswer::Memory(page) => page.host,
+                    PageAnswer::Mmio => return Ok(PageAnswer::Mmio),
+                };
+                Ok(PageAnswer::Memory(HostPage { host, writable: false }))
+            }
+            Some(_) => self.shared_page(gpa, access),
+        }
+    }
+
+    fn c_bit(&self) -> Option<u8> {
+        self.protected().then_some(self.state.c_bit)
+    }
+
+    fn mmio_read(&mut self, core: &mut Core, gpa: u64, len: u8) -> Result<u64, Stop> {
+        let touch = Touch::Read { gpa, len };
+        if let Some(value) = self.known(core, touch) {
+            return Ok(value);
+        }
+        match self.chip_read(core, gpa, len) {
+            Some(value) => {
+                self.answered(touch, value);
+                Ok(value)
+            }
+            None => self.ask(touch, UserExit::Mmio { gpa, len, data: None }),
+        }
+    }
+
+    fn mmio_write(&mut self, core: &mut Core, gpa: u64, len: u8, value: u64) -> Result<(), Stop> {
+        let touch = Touch::Write { gpa, len, value };
+        if self.known(core, touch).is_some() {
+            return Ok(());
+        }
+        if self.chip_write(core, gpa, len, value) {
+            self.answered(touch, 0);
+            return Ok(());
+        }
+        self.ask(touch, UserExit::Mmio { gpa, len, data: Some(value.to_le_bytes()) })
+    }
+
+    fn port_in(&mut self, core: &mut Core, port: u16, len: u8) -> Result<u32, Stop> {
+        if self.protected() {
+            return vc_fault(vc::IOIO);
+        }
+        let touch = Touch::In { port, len };
+        if let Some(value) = self.known(core, touch) {
+            return Ok(value as u32);
+        }
+        match self.chip_in(core, port, len) {
+            Some(value) => {
+                self.answered(touch, u64::from(value));
+                Ok(value)
+            }
+            None => self.ask(touch, UserExit::Io { data: None, port, size: len, count: 1 }),
+        }
+    }
+
+    fn port_out(&mut self, core: &mut Core, port: u16, len: u8, value: u32) -> Result<(), Stop> {
+        if self.protected() {
+            return vc_fault(vc::IOIO);
+        }
+        let touch = Touch::Out { port, len, value };
+        if self.known(core, touch).is_some() {
+            return Ok(());
+        }
+        if self.chip_out(core, port, len, value) {
+            self.answered(touch, 0);
+            return Ok(());
+        }
+        let data = value.to_le_bytes()[..usize::from(len)].to_vec();
+        self.ask(touch, UserExit::Io { data: Some(data), port, size: len, count: 1 })
+    }
+
+    fn cpuid(&mut self, core: &mut Core, leaf: u32, subleaf: u32) -> Result<[u32; 4], Stop> {
+        self.state.clock.charge(self.state.costs.exit);
+        self.vcpu().count("cpuid");
+        Ok(self.cpuid_now(core, leaf, subleaf))
+    }
+
+    fn rdmsr(&mut self, core: &mut Core, index: u32) -> Result<u64, Stop> {
+        if self.protected() {
+            return match index {
+                msrs::GHCB => Ok(self.vcpu().ghcb.as_ref().map_or(0, |ghcb| ghcb.msr())),
+                msrs::SEV_STATUS => Ok(self.state.snp.features().0 << 2 | 3),
+                _ => vc_fault(vc::MSR),
+            };
+        }
+        let touch = Touch::Rdmsr(index);
+        match self.vcpu().replay.find(core, touch) {
+            Some(Reply::Value(value)) => return Ok(value),
+            Some(Reply::Refused) => return refuse(),
+            None => {}
+        }
+        self.state.clock.charge(self.state.costs.exit);
+        self.vcpu().count("rdmsr");
+        let allowed = self.state.switches.filter.allows(index, false);
+        if allowed && let Some(value) = self.read_msr(core, index) {
+            self.answered(touch, value);
+            return Ok(value);
+        }
+        if let Some(reason) = self.msr_exit_reason(index, false, true) {
+            return self.ask(touch, UserExit::Rdmsr { index, reason });
+        }
+        self.complain_msr(core, "RDMSR", index);
+        refuse()
+    }
+
+    fn wrmsr(&mut self, core: &mut Core, index: u32, value: u64) -> Result<(), Stop> {
+        if self.protected() {
+            if index == msrs::GHCB {
+                if let Some(ghcb) = &mut self.vcpu().ghcb {
+                    ghcb.set_msr(value);
+                }
+                return Ok(());
+            }
+            return vc_fault(vc::MSR);
+        }
+        let touch = Touch::Wrmsr(index, value);
+        match self.vcpu().replay.find(core, touch) {
+            Some(Reply::Value(_)) => return Ok(()),
+            Some(Reply::Refused) => return refuse(),
+            None => {}
+        }
+        self.state.clock.charge(self.state.costs.exit);
+        self.vcpu().count("wrmsr");
+        let allowed = self.state.switches.filter.allows(index, true);
+        if allowed && self.write_msr(core, index, value) {
+            self.answered(touch, 0);
+            return Ok(());
+        }
+        if let Some(reason) = self.msr_exit_reason(index, true, true) {
+            return self.ask(touch, UserExit::Wrmsr { index, value, reason });
+        }
+        self.complain_msr(core, "WRMSR", index);
+        refuse()
+    }
+
+    fn tsc(&mut self, core: &Core) -> u64 {
+        self.now(core).wrapping_add(self.state.chipset.tsc_offset(self.me))
+    }
+
+    fn random(&mut self) -> u64 {
+        self.state.random()
+    }
+
+    fn intercept(&mut self, _core: &mut Core, exit_code: u32) -> Result<(), Stop> {
+        if !self.protected() {
+            return Ok(());
+        }
+        match u64::from(exit_code) {
+            vc::CPUID
+            | vc::RDPMC
+            | vc::INVD
+            | vc::WBINVD
+            | vc::VMMCALL
+            | vc::MONITOR
+            | vc::MWAIT
+            | vc::READ_DR7
+            | vc::WRITE_DR7 => {
+                self.state.clock.charge(self.state.costs.vc);
+                self.vcpu().count("vc_instruction");
+                vc_fault(u64::from(exit_code))
+            }
+            // RDTSC, HLT, XSETBV: not intercepted, or an automatic exit.
+            _ => Ok(()),
+        }
+    }
+
+    fn cr8(&mut self) -> u64 {
+        self.state.chipset.cr8(self.me)
+    }
+
+    fn set_cr8(&mut self, value: u64) {
+        self.state.chipset.set_cr8(self.me, value);
+    }
+
+    fn hypercall(&mut self, core: &mut Core) -> Result<(), Stop> {
+        let long = core.long_mode() && core.mode == crate::cpu::Mode::Long64;
+        let cut = |value: u64| if long { value } else { value & 0xffff_ffff };
+        let nr = cut(core.gpr[RAX]);
+        let args = [RBX, RCX, RDX, RSI].map(|register| cut(core.gpr[register]));
+        let touch = Touch::Hypercall(nr);
+        let known = self.vcpu().replay.find(core, touch);
+        let result = match known {
+            Some(Reply::Value(value)) => value as i64,
+            Some(Reply::Refused) => KVM_ENOSYS,
+            None => {
+                self.state.clock.charge(self.state.costs.exit);
+                self.vcpu().count("hypercall");
+                let exits = self.state.switches.map_gpa_exits;
+                if nr == abi::kvm_snp::KVM_HC_MAP_GPA_RANGE && exits && core.cpl == 0 {
+                    let args = [args[0], args[1], args[2]];
+                    let exit = UserExit::MapGpaRange { args, flags: u64::from(long) };
+                    return self.ask(touch, exit);
+                }
+                self.kvm_hypercall(nr, args, core.cpl)
+            }
+        };
+        core.gpr[RAX] = cut(result as u64);
+        Ok(())
+    }
+
+    fn vmgexit(&mut self, _core: &mut Core) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn pvalidate(
+        &mut self,
+        gpa: u64,
+        private: bool,
+        huge: bool,
+        validate: bool,
+    ) -> Result<(u32, bool), Stop> {
+        self.state.clock.charge(self.state.costs.pvalidate);
+        self.vcpu().count("pvalidate");
+        self.own_page(gpa, private)?;
+        let Some((_, entry)) = self.state.memory.private_page(gpa) else {
+            return self.stuck("PVALIDATE of a page without backing", gpa).map(|_| (0, false));
+        };
+        let answer = entry.pvalidate(huge, validate);
+        if !validate {
+            self.others_forget();
+        }
+        Ok(answer)
+    }
+
+    fn rmpadjust(&mut self, gpa: u64, private: bool, huge: bool, rdx: u64) -> Result<u32, Stop> {
+        self.state.clock.charge(self.state.costs.rmpadjust);
+        self.vcpu().count("rmpadjust");
+        self.own_page(gpa, private)?;
+        if let Backing::Guarded(entry) = self.state.memory.backing(gpa)
+            && !entry.validated()
+        {
+            return vc_fault(vc::PAGE_NOT_VALIDATED);
+        }
+        let Some((_, entry)) = self.state.memory.private_page(gpa) else {
+            return self.stuck("RMPADJUST of a page without backing", gpa).map(|_| 0);
+        };
+        let answer = entry.rmpadjust(huge, rdx);
+        self.others_forget();
+        Ok(answer)
+    }
+
+    fn take_interrupt(&mut self) -> Option<u8> {
+        let vector = self.state.chipset.take_interrupt(self.me);
+        if vector.is_some() {
+            self.vcpu().count("interrupt");
+        }
+        vector
+    }
+
+    fn take_nmi(&mut self) -> bool {
+        self.state.chipset.take_nmi(self.me)
+    }
+
+    fn charge(&mut self, cycles: u64) {
+        self.state.clock.charge(cycles);
+    }
+
+    fn end_turn(&mut self) -> bool {
+        self.end_turn
+    }
+}
+
+impl Guest<'_> {
+    /// Makes sure that the page PVALIDATE or RMPADJUST names belongs to the guest.
+    fn own_page(&mut self, gpa: u64, private: bool) -> Result<(), Stop> {
+        if !private {
+            // The page is not the guest's through this mapping: nested page fault with the RMP
+            // bit, which KVM turns into a memory fault if the attribute differs.
+            self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private: false });
+            return Err(EXIT);
+        }
+        if !self.state.memory.is_private(gpa >> 12) {
+            self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private: true });
+            return Err(EXIT);
+        }
+        match self.state.memory.backing(gpa) {
+            Backing::Guarded(entry) if !entry.assigned() => self.fill(gpa),
+            Backing::Guarded(entry) => {
+                let asid = self.state.snp.asid();
+                match rmp::check(&entry, asid, gpa, Access::Read) {
+                    rmp::Verdict::Denied(why) => self.stuck(why, gpa).map(|_| ()),
+                    _ => Ok(()),
+                }
+            }
+            Backing::None | Backing::Shared => {
+                self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private: true });
+                Err(EXIT)
+            }
+        }
+    }
+
+    fn others_forget(&mut self) {
+        let me = self.me;
+        for (index, vcpu) in self.state.vcpus.iter_mut().enumerate() {
+            vcpu.flush |= index != me;
+        }
+    }
+
+    /// KVM's hypercalls that the kernel handles (Linux arch/x86/kvm/x86.c
+    /// `____kvm_emulate_hypercall`).
+    pub fn kvm_hypercall(&mut self, nr: u64, args: [u64; 4], cpl: u8) -> i64 {
+        const VAPIC_POLL_IRQ: u64 = 1;
+        const KICK_CPU: u64 = 5;
+        const SEND_IPI: u64 = 10;
+        const SCHED_YIELD: u64 = 11;
+        const KVM_EPERM: i64 = -1;
+        if cpl != 0 {
+            return KVM_EPERM;
+        }
+        let [a0, a1, a2, a3] = args;
+        match nr {
+            VAPIC_POLL_IRQ => 0,
+            KICK_CPU => {
+                let target = self.state.vcpus.iter_mut().find(|v| u64::from(v.id) == a1);
+                if let Some(vcpu) = target
+                    && vcpu.mp_state == mp_state::HALTED
+                {
+                    vcpu.mp_state = mp_state::RUNNABLE;
+                }
+                self.end_turn = true;
+                0
+            }
+            SEND_IPI => {
+                let bitmap = u128::from(a1) << 64 | u128::from(a0);
+                self.end_turn = true;
+                self.state.chipset.pv_send_ipi(bitmap, a2 as u32, a3 as u32)
+            }
+            SCHED_YIELD => {
+                self.end_turn = true;
+                0
+            }
+            _ => KVM_ENOSYS,
+        }
+    }
+}
