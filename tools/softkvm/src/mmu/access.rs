@@ -236,7 +236,8 @@ impl Processor {
     }
 
     /// The fast engine's TLB miss: host address of `len` bytes, or null when the access crosses a
-    /// page, meets a device or code, or faults; the reference engine then does it.
+    /// page or meets a device or code (the reference engine then does it), or when it faults (the
+    /// fault is in [`crate::cpu::Core::stop`]).
     #[cold]
     #[inline(never)]
     pub(crate) fn fast_miss(&mut self, la: u64, len: usize, write: bool) -> *mut u8 {
@@ -247,11 +248,7 @@ impl Processor {
         let access = if write { Access::Write } else { Access::Read };
         match self.resolve(la, access, self.core.cpl == 3) {
             Ok(Target::Memory(host)) if !write || !self.overlaps_code(host, len) => host,
-            Ok(_) => std::ptr::null_mut(),
-            Err(_) => {
-                self.core.stop = None;
-                std::ptr::null_mut()
-            }
+            Ok(_) | Err(_) => std::ptr::null_mut(),
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) const USER: usize = 1;
 /// Index of the supervisor table with RFLAGS.AC set.
 pub(crate) const SUPERVISOR_AC: usize = 2;
 const TABLES: usize = 3;
+/// Longest list of slots to forget one by one.
+const LISTED: usize = 1024;
 /// Counters of write tags.
 const WRITERS: usize = 4096;
 
@@ -63,7 +65,10 @@ pub struct TlbStats {
 pub struct Tlb {
     tables: Box<[Entry]>,
     fetch: Box<[FetchEntry]>,
-    dirty: bool,
+    /// Data slots filled since the last flush; most flushes have few entries to forget.
+    touched: Vec<u16>,
+    /// Instruction slots, likewise.
+    fetched: Vec<u16>,
     /// How many write tags lead to host pages of each hash: withholding writes from a page that
     /// none leads to needs no search.
     writers: Box<[u32]>,
@@ -85,7 +90,8 @@ impl Default for Tlb {
         Self {
             tables: vec![EMPTY; TABLES * ENTRIES].into(),
             fetch: vec![FETCH_EMPTY; 2 * FETCH_ENTRIES].into(),
-            dirty: false,
+            touched: Vec::with_capacity(LISTED),
+            fetched: Vec::with_capacity(LISTED),
             writers: vec![0; WRITERS].into(),
             stats: TlbStats::default(),
         }
@@ -106,9 +112,11 @@ impl Tlb {
 
     /// Enters a data translation: `host` stands behind the page of `la`.
     pub(crate) fn fill(&mut self, table: usize, la: u64, host: *mut u8, right: Right) {
-        self.dirty = true;
         self.stats.fills += 1;
         let page = la & !0xfff;
+        if self.touched.len() < LISTED {
+            self.touched.push(slot(table, la) as u16);
+        }
         let addend = (host as u64).wrapping_sub(page);
         let entry = &mut self.tables[slot(table, la)];
         let before = *entry;
@@ -146,19 +154,36 @@ impl Tlb {
 
     /// Enters an instruction page.
     pub(crate) fn fill_fetch(&mut self, user: bool, la: u64, host: *mut u8) {
-        self.dirty = true;
         self.stats.fills += 1;
+        if self.fetched.len() < LISTED {
+            self.fetched.push(fetch_slot(user, la) as u16);
+        }
         self.fetch[fetch_slot(user, la)] = FetchEntry { tag: la & !0xfff, host };
     }
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
-        if self.dirty {
-            self.dirty = false;
-            self.stats.flushes += 1;
+        if self.touched.is_empty() && self.fetched.is_empty() {
+            return;
+        }
+        self.stats.flushes += 1;
+        if self.touched.len() < LISTED {
+            while let Some(at) = self.touched.pop() {
+                let before = std::mem::replace(&mut self.tables[usize::from(at)], EMPTY);
+                self.count(&before, u32::MAX);
+            }
+        } else {
+            self.touched.clear();
             self.tables.fill(EMPTY);
-            self.fetch.fill(FETCH_EMPTY);
             self.writers.fill(0);
+        }
+        if self.fetched.len() < LISTED {
+            while let Some(at) = self.fetched.pop() {
+                self.fetch[usize::from(at)] = FETCH_EMPTY;
+            }
+        } else {
+            self.fetched.clear();
+            self.fetch.fill(FETCH_EMPTY);
         }
     }
 

@@ -37,6 +37,7 @@ mod engine_test;
 pub fn run(p: &mut Processor, code: &mut CodeCache, budget: u64) -> Exit {
     p.hot.budget = i64::try_from(budget).unwrap_or(i64::MAX);
     p.hot.limit = p.core.instructions.wrapping_add(p.hot.budget as u64);
+    p.core.stop = None;
     let fast = code.kind == Kind::Fast;
     code.bury();
     p.catch_up(code);
@@ -99,6 +100,9 @@ fn turn(p: &mut Processor, code: *mut CodeCache, fast: bool) -> Step<Option<Exit
     let first = p.find_block(unsafe { &mut *code });
     // SAFETY: `first` is null or a live block, and none is freed before this has been left.
     unsafe {
+        if first.is_null() && p.core.stop.is_some() {
+            return Err(Trapped);
+        }
         if first.is_null() || (*first).count > p.hot.budget {
             return step_once(p, code);
         }
@@ -126,7 +130,8 @@ unsafe fn left(p: &mut Processor, code: *mut CodeCache) -> Step<Option<Exit>> {
         Leave::Redo => {
             p.hot.budget += ahead;
             p.core.rip = block.rip.wrapping_add(u64::from(op.rip));
-            step_once(p, code)
+            // A fault of its memory operand has been met already.
+            if p.core.stop.is_some() { Err(Trapped) } else { step_once(p, code) }
         }
         Leave::Stopped => match p.core.stop.take() {
             // These have happened when they are reported.
@@ -234,7 +239,7 @@ impl Processor {
     }
 
     /// The block at RIP, built if need be, and linked from where the last one was left. Null when
-    /// the reference engine must go on.
+    /// the reference engine must go on or the fetch has faulted.
     fn find_block(&mut self, code: &mut CodeCache) -> *const Head {
         let link = std::mem::replace(&mut self.hot.link, std::ptr::null());
         let rip = self.core.rip;
@@ -261,11 +266,7 @@ impl Processor {
         if self.core.mode == Mode::Long64 && !self.canonical(rip) {
             return std::ptr::null();
         }
-        let Ok(page) = self.fetch_page(rip) else {
-            // The reference engine meets the same fault and reports it.
-            self.core.stop = None;
-            return std::ptr::null();
-        };
+        let Ok(page) = self.fetch_page(rip) else { return std::ptr::null() };
         let key = Key { rip, page: page as u64, mode: self.hot.mode };
         if let Some(head) = code.find(&key) {
             return head;

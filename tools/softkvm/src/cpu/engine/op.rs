@@ -6,8 +6,8 @@
 //! have one signature and nothing to drop); in debug builds the handler returns the next operation
 //! to the loop in [`super::run`] instead, because unoptimised code would use up the stack.
 //!
-//! Handlers never fault and never meet a device: whatever is not plain memory work leaves the
-//! block at that instruction, and the reference engine executes it.
+//! Handlers never meet a device and change nothing before a fault: whatever is not plain memory
+//! work leaves the block at that instruction, and the reference engine executes it.
 //!
 //! UNSAFETY: operations are reached by raw pointer and hold byte offsets into
 //! [`crate::cpu::Core`]. Only [`super::build`] makes them; it keeps every offset inside the
@@ -108,7 +108,8 @@ const _: () = assert!(size_of::<Slot>() == 40 && size_of::<Op>() == 40);
 pub(crate) enum Leave {
     /// All of it is done and RIP is set.
     Done,
-    /// The operation at [`Hot::at`] must be executed by the reference engine.
+    /// The operation at [`Hot::at`] must be executed by the reference engine, or has met a fault
+    /// before it changed anything.
     Redo,
     /// The operation at [`Hot::at`] is done, RIP is set, and something wants to be looked at.
     After,

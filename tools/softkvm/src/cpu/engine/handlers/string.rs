@@ -62,11 +62,14 @@ pub(crate) unsafe fn rep_movs<T: Word>(p: &mut Processor, op: *const Op) -> *con
             if count == 0 {
                 return redo(p, op);
             }
-            let target = writable_page::<T>(p, to);
             let source = readable::<T>(p, from);
-            // Filling the second translation may have evicted the first, but host addresses stay
-            // valid until a flush, and none happens here.
-            if target.is_null() || source.is_null() {
+            if source.is_null() {
+                return redo(p, op);
+            }
+            // Filling the second translation may evict the first, but host addresses stay valid
+            // until a flush, and none happens here.
+            let target = writable_page::<T>(p, to);
+            if target.is_null() {
                 return redo(p, op);
             }
             copy_up(source, target, count as usize);
