@@ -40,7 +40,7 @@ use super::{Core, Event, Exception, Features, Mode, Processor, Step, sse};
 /// and the trap of a single step is left in [`Core::pending`] for [`super::deliver::pending`]; a fault is
 /// left in [`Core::stop`] for [`super::deliver::exception`].
 pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
-    let trap = p.core.rflags & flags::TF != 0;
+    let before = p.core.rflags & flags::TF != 0;
     let shadow = std::mem::take(&mut p.core.shadow);
     let at = p.core.rip;
     let result = checked(p, insn);
@@ -50,8 +50,15 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
         }
         return result;
     }
-    // INT n and its kin have delivered their own event, and MOV SS holds the trap off.
-    if trap && !p.core.shadow && !is_software_interrupt(insn) {
+    let trap = match insn.mnemonic() {
+        // These have delivered their own event.
+        M::Int | M::Int3 | M::Into | M::Int1 => false,
+        // System calls trap if TF is set behind them.
+        M::Syscall | M::Sysret | M::Sysretq => p.core.rflags & flags::TF != 0,
+        _ => before,
+    };
+    // MOV SS holds the trap off.
+    if trap && !p.core.shadow {
         p.core.dr[6] |= cr::DR6_BS;
         p.core.pending = Some(Event::Exception(Exception::DB));
     }
@@ -62,10 +69,6 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
 fn next_rip(core: &Core, insn: &Instruction) -> u64 {
     let next = core.rip.wrapping_add(insn.len() as u64);
     if core.mode == Mode::Long64 { next } else { next & 0xffff_ffff }
-}
-
-fn is_software_interrupt(insn: &Instruction) -> bool {
-    matches!(insn.mnemonic(), M::Int | M::Int3 | M::Into | M::Int1)
 }
 
 fn checked(p: &mut Processor, insn: &Instruction) -> Step {

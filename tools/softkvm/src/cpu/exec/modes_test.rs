@@ -319,3 +319,16 @@ fn system_segments() {
     m.p.core.rip = CODE;
     assert_eq!(m.vector(), 13);
 }
+
+#[test]
+fn instructions_may_cross_pages_in_real_mode() {
+    use crate::cpu::engine::{CodeCache, Kind, run};
+    for kind in [Kind::Reference, Kind::Fast] {
+        let mut m = Machine::real();
+        m.world.put(0x8fff, &[0x0f, 0x94, 0xc1, 0xf4]);
+        m.p.core.rip = 0x8fff;
+        let mut code = CodeCache::new(kind);
+        let exit = m.p.with_world(&mut m.world, |p| run(p, &mut code, 100));
+        assert_eq!((exit, m.p.core.rip), (Exit::Halt, 0x9003), "{kind:?}");
+    }
+}

@@ -145,9 +145,11 @@ pub(super) fn invpcid(p: &mut Processor, insn: &Instruction) -> Step {
     let offset = effective(p, insn);
     let descriptor: u128 = p.load(seg, offset)?;
     let (pcid, address) = (descriptor as u64, (descriptor >> 64) as u64);
+    // Without PCIDs only number zero exists.
+    let numbers = if p.core.cr4 & cr4::PCIDE != 0 { 12 } else { 0 };
     let bad = match kind {
-        0 => pcid >> 12 != 0 || !p.canonical(address),
-        1 => pcid >> 12 != 0,
+        0 => pcid >> numbers != 0 || !p.canonical(address),
+        1 => pcid >> numbers != 0,
         2 | 3 => false,
         _ => true,
     };

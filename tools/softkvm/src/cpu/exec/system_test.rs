@@ -256,3 +256,48 @@ fn page_flags_of_supervisor_access() {
     m.step().unwrap();
     assert_eq!(m.p.core.rflags() & 1 << 18, 0);
 }
+
+#[test]
+fn system_calls_trap_by_the_flag_behind_them() {
+    // SYSCALL that masks TF does not trap; SYSRET that sets it does.
+    let mut m = Machine::long().user().asm(|a| a.syscall().unwrap());
+    m.p.core.star = u64::from(USER_CODE32) << 48 | u64::from(KERNEL_CODE) << 32;
+    m.p.core.lstar = DATA;
+    m.p.core.sfmask = 0x100;
+    m.p.core.rflags |= 0x100;
+    m.world.put(DATA, &[0x48, 0x0f, 0x07]);
+    m.step().unwrap();
+    assert_eq!(m.p.core.pending, None);
+    assert_eq!(m.p.core.gpr[11] & 0x100, 0x100);
+    m.step().unwrap();
+    assert_eq!(m.p.core.cpl, 3);
+    assert_eq!(m.vector(), 1);
+    assert_eq!(m.stack64(0), CODE + 2);
+}
+
+#[test]
+fn invpcid_checks_its_descriptor() {
+    for (kind, number, address, pcide, good) in [
+        (0, 0, 0, false, true),
+        (0, 1, 0, false, false),
+        (1, 1, 0, false, false),
+        (2, 1, 0, false, true),
+        (1, 10, 0, true, true),
+        (0, 10, 1 << 47, true, false),
+        (1, 1 << 12, 0, true, false),
+        (4, 0, 0, true, false),
+    ] {
+        let mut m = Machine::long().asm(|a| a.invpcid(rax, xmmword_ptr(rbx)).unwrap());
+        m.p.core.cr4 |= if pcide { cr4::PCIDE } else { 0 };
+        m.p.core.gpr[RAX] = kind;
+        m.p.core.gpr[RBX] = DATA;
+        m.world.put64(DATA, number);
+        m.world.put64(DATA + 8, address);
+        if good {
+            m.step().unwrap();
+            assert_ne!(m.p.core.rip, CODE);
+        } else {
+            assert_eq!(m.vector(), 13, "{kind} {number:x}");
+        }
+    }
+}
