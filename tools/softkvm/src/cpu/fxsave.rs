@@ -6,7 +6,7 @@ use iced_x86::{Instruction, Mnemonic};
 use super::operand::{self, next};
 use super::processor::Processor;
 use super::sse;
-use super::state::{Fpu, Mode, RAX, RCX, RDX, cr0, cr4, efer};
+use super::state::{Fpu, Mode, RAX, RDX, cr0, cr4, efer};
 use super::world::{Access, Exception, Step};
 
 /// MXCSR bits that can be set; FXSAVE reports them as MXCSR_MASK.
@@ -149,8 +149,6 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Option<Step> {
         M::Xsavec64 => xsave(p, insn, true, true),
         M::Xrstor => xrstor(p, insn, false),
         M::Xrstor64 => xrstor(p, insn, true),
-        M::Xgetbv => xgetbv(p, insn),
-        M::Xsetbv => xsetbv(p, insn),
         _ => return None,
     })
 }
@@ -276,6 +274,9 @@ fn xsave_features(p: &mut Processor) -> Step<u64> {
     if p.core.cr0 & cr0::TS != 0 {
         return Err(p.fault(Exception::NM));
     }
+    if p.core.xcr0 & !XCR0_SUPPORTED != 0 {
+        return Err(p.unknown("XSAVE of a component beyond x87 and SSE"));
+    }
     let requested = p.core.gpr[RDX] << 32 | p.core.gpr[RAX] & 0xffff_ffff;
     Ok(requested & p.core.xcr0)
 }
@@ -363,35 +364,5 @@ fn xrstor(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
             fpu.xmm[..count].fill(0);
         }
     }
-    next(p, insn)
-}
-
-fn xgetbv(p: &mut Processor, insn: &Instruction) -> Step {
-    if p.core.cr4 & cr4::OSXSAVE == 0 {
-        return Err(p.fault(Exception::UD));
-    }
-    let value = match p.core.gpr[RCX] as u32 {
-        0 => p.core.xcr0,
-        1 => p.core.xcr0 & in_use(&p.core.fpu, 16),
-        _ => return Err(p.fault(Exception::gp(0))),
-    };
-    p.core.gpr[RAX] = value & 0xffff_ffff;
-    p.core.gpr[RDX] = value >> 32;
-    next(p, insn)
-}
-
-fn xsetbv(p: &mut Processor, insn: &Instruction) -> Step {
-    if p.core.cr4 & cr4::OSXSAVE == 0 {
-        return Err(p.fault(Exception::UD));
-    }
-    let value = p.core.gpr[RDX] << 32 | p.core.gpr[RAX] & 0xffff_ffff;
-    let valid = p.core.cpl == 0
-        && p.core.gpr[RCX] as u32 == 0
-        && value & 1 != 0
-        && value & !XCR0_SUPPORTED == 0;
-    if !valid {
-        return Err(p.fault(Exception::gp(0)));
-    }
-    p.core.xcr0 = value;
     next(p, insn)
 }

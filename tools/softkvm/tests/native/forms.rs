@@ -24,6 +24,7 @@ pub struct Instance {
     pub bytes: Vec<u8>,
     pub insn: Instruction,
     pub rip: u64,
+    pub bits: u32,
     pub plan: Option<Plan>,
 }
 
@@ -39,7 +40,7 @@ fn excluded(code: Code) -> bool {
             | M::Xsaveopt64 | M::Xrstor | M::Xrstor64
             // Segment registers and descriptor tables are the operating system's.
             | M::Lar | M::Lsl | M::Verr | M::Verw | M::Sldt | M::Str | M::Smsw | M::Sgdt | M::Sidt
-            | M::Lss | M::Lfs | M::Lgs | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase
+            | M::Lss | M::Lds | M::Les | M::Lfs | M::Lgs | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase
             // Undefined or not executable everywhere.
             | M::Ud0 | M::Ud1 | M::Ud2 | M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umonitor | M::Umwait
             | M::Tpause | M::Wrpkru | M::Rdpkru | M::Getsec | M::Enqcmd | M::Pvalidate
@@ -155,27 +156,36 @@ pub fn kernel() -> Vec<Code> {
 }
 
 /// All forms, in the decoder's order.
-pub fn all() -> Vec<Code> {
+pub fn all(bits: u32) -> Vec<Code> {
     Code::values()
         .filter(|&code| {
             let info = code.op_code();
             (info.encoding() == EncodingKind::Legacy || bit_manipulation(code))
                 && info.is_instruction()
-                && info.mode64()
+                && if bits == 64 { info.mode64() } else { info.mode32() }
                 && info.cpl3()
                 && !info.is_privileged()
                 && !info.is_input_output()
                 && !matches!(info.mnemonic(), Mnemonic::INVALID)
-                && plain_flow(code)
+                && plain_flow(code, bits)
                 && !excluded(code)
                 && !extension_excluded(code)
+                && !forgotten(code)
                 && (0..info.op_count()).all(|i| !kind_excluded(info.op_kind(i)))
         })
         .collect()
 }
 
-/// Straight-line code and near branches of 64-bit mode.
-fn plain_flow(code: Code) -> bool {
+/// Forms of a few steppings of the 386 and 486 and of the Itanium, whose encodings mean something
+/// else today.
+fn forgotten(code: Code) -> bool {
+    use Mnemonic as M;
+    matches!(code.mnemonic(), M::Jmpe | M::Umov | M::Xbts | M::Ibts | M::Altinst)
+        || code.cpuid_features().contains(&CpuidFeature::INTEL486_A_ONLY)
+}
+
+/// Straight-line code and near branches of the mode's own width.
+fn plain_flow(code: Code, bits: u32) -> bool {
     use Mnemonic as M;
     let near = !matches!(code, Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16)
         && !matches!(
@@ -194,6 +204,7 @@ fn plain_flow(code: Code) -> bool {
                 | M::Vmcall
                 | M::Vmmcall
                 | M::Xbegin
+                | M::Into
         );
     match code.flow_control() {
         FlowControl::Next => true,
@@ -209,7 +220,9 @@ fn plain_flow(code: Code) -> bool {
                 && !code.is_jmp_far_indirect()
                 && !code.is_call_far_indirect()
                 && !(0..info.op_count()).any(|i| {
-                    matches!(info.op_kind(i), K::br16_1 | K::br16_2 | K::br32_1 | K::br32_4)
+                    let kind = info.op_kind(i);
+                    matches!(kind, K::br16_1 | K::br16_2)
+                        || bits == 64 && matches!(kind, K::br32_1 | K::br32_4)
                 })
         }
         _ => false,
@@ -239,10 +252,10 @@ const GPR8: [Register; 20] = [
     Register::R15L,
 ];
 
-fn general(random: &mut Random, size: usize) -> Register {
-    let n = random.below(16) as u32;
+fn general(random: &mut Random, bits: u32, size: usize) -> Register {
+    let n = random.below(if bits == 64 { 16 } else { 8 }) as u32;
     match size {
-        1 => GPR8[random.below(20) as usize],
+        1 => GPR8[random.below(if bits == 64 { 20 } else { 8 }) as usize],
         2 => Register::AX + n,
         4 => Register::EAX + n,
         _ => Register::RAX + n,
@@ -250,15 +263,21 @@ fn general(random: &mut Random, size: usize) -> Register {
 }
 
 /// Sets a memory operand; registers in `taken` are left alone.
-fn memory(random: &mut Random, insn: &mut Instruction, i: u32, taken: &[Register]) -> Plan {
+fn memory(
+    random: &mut Random,
+    insn: &mut Instruction,
+    bits: u32,
+    i: u32,
+    taken: &[Register],
+) -> Plan {
     insn.set_op_kind(i, OpKind::Memory);
     let fixed = crate::host::SANDBOX + 0x600 + random.below(0x1400);
     let fixed = if random.below(2) == 0 { fixed & !0x3f } else { fixed };
     let none = Register::None;
-    let narrow = random.below(8) == 0;
+    let narrow = random.below(8) == 0 || bits == 32;
     let first = if narrow { Register::EAX } else { Register::RAX };
     let mut pick = |avoid: &[Register]| loop {
-        let register = first + random.below(16) as u32;
+        let register = first + random.below(if bits == 64 { 16 } else { 8 }) as u32;
         if !avoid.iter().any(|r| r.full_register() == register.full_register()) {
             return register;
         }
@@ -275,16 +294,18 @@ fn memory(random: &mut Random, insn: &mut Instruction, i: u32, taken: &[Register
     };
     let mask = if narrow { 0xffff_ffff } else { u64::MAX };
     let plan = match random.below(8) {
-        0 => Plan {
+        0 if bits == 64 => Plan {
             base: Register::RIP,
             index: none,
             scale: 1,
             displacement: fixed,
             fixed: Some(fixed),
         },
-        1 => Plan { base: none, index: none, scale: 1, displacement: fixed, fixed: Some(fixed) },
+        0 | 1 => {
+            Plan { base: none, index: none, scale: 1, displacement: fixed, fixed: Some(fixed) }
+        }
         2 | 3 => Plan { base, index, scale, displacement, fixed: None },
-        4 if base.full_register() != Register::RSP => {
+        4 if base.number() != 4 => {
             // No base: the index alone must reach the place, so only scale 1.
             Plan { base: none, index: base, scale: 1, displacement, fixed: None }
         }
@@ -334,7 +355,13 @@ pub fn variants(code: Code) -> Vec<bool> {
 }
 
 /// One instance of a form; `None` if the encoder refuses the choice of operands.
-pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> Option<Instance> {
+pub fn instance(
+    code: Code,
+    in_memory: bool,
+    random: &mut Random,
+    rip: u64,
+    bits: u32,
+) -> Option<Instance> {
     let info = code.op_code();
     let mut insn = Instruction::default();
     insn.set_code(code);
@@ -359,16 +386,18 @@ pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> O
                 place = Some(i);
                 continue;
             }
-            K::r8_or_mem | K::r8_reg | K::r8_opcode => general(random, 1),
-            K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode => general(random, 2),
+            K::r8_or_mem | K::r8_reg | K::r8_opcode => general(random, bits, 1),
+            K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode => general(random, bits, 2),
             K::r32_or_mem | K::r32_vvvv | K::r32_reg | K::r32_rm | K::r32_opcode => {
-                general(random, 4)
+                general(random, bits, 4)
             }
             K::r64_or_mem | K::r64_vvvv | K::r64_reg | K::r64_rm | K::r64_opcode => {
-                general(random, 8)
+                general(random, bits, 8)
             }
             K::mm_or_mem | K::mm_reg | K::mm_rm => Register::MM0 + random.below(8) as u32,
-            K::xmm_or_mem | K::xmm_reg | K::xmm_rm => Register::XMM0 + random.below(16) as u32,
+            K::xmm_or_mem | K::xmm_reg | K::xmm_rm => {
+                Register::XMM0 + random.below(if bits == 64 { 16 } else { 8 }) as u32
+            }
             K::al => Register::AL,
             K::cl => Register::CL,
             K::ax => Register::AX,
@@ -383,7 +412,7 @@ pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> O
             K::dr_reg => Register::DR0 + random.below(8) as u32,
             K::sti_opcode => Register::ST0 + random.below(8) as u32,
             _ => {
-                other_operand(random, &mut insn, i, kind, &mut immediates, rip)?;
+                other_operand(random, &mut insn, i, kind, &mut immediates, rip, bits)?;
                 continue;
             }
         };
@@ -391,12 +420,12 @@ pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> O
         insn.set_op_register(i, register);
         taken.push(register);
     }
-    let mut plan = place.map(|i| memory(random, &mut insn, i, &taken));
+    let mut plan = place.map(|i| memory(random, &mut insn, bits, i, &taken));
     if code.op_code().op_count() > 0 && (0..info.op_count()).any(|i| info.op_kind(i) == K::mem_offs)
     {
         let fixed = crate::host::SANDBOX + 0x800 + random.below(0x1000);
         insn.set_memory_displacement64(fixed);
-        insn.set_memory_displ_size(8);
+        insn.set_memory_displ_size(bits / 8);
         let none = Register::None;
         plan = Some(Plan {
             base: none,
@@ -407,20 +436,26 @@ pub fn instance(code: Code, in_memory: bool, random: &mut Random, rip: u64) -> O
         });
     }
     prefixes(random, &mut insn, code);
-    let mut encoder = Encoder::new(64);
+    let mut encoder = Encoder::new(bits);
     let len = encoder.encode(&insn, rip).ok()?;
-    if insn.op0_kind() == OpKind::NearBranch64 {
-        insn.set_near_branch64(crate::host::Host::target(rip, len));
-        encoder = Encoder::new(64);
+    if matches!(insn.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32) {
+        let target = crate::host::Host::target(rip, len);
+        if bits == 64 {
+            insn.set_near_branch64(target);
+        } else {
+            insn.set_near_branch32(target as u32);
+        }
+        encoder = Encoder::new(bits);
         encoder.encode(&insn, rip).ok()?;
     }
     let bytes = encoder.take_buffer();
-    let decoded = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE).decode();
+    let decoded = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE).decode();
     // A few forms share an encoding (NOP and XCHG EAX, EAX).
     (decoded.code() == code && decoded.len() == bytes.len()).then_some(Instance {
         bytes,
         insn: decoded,
         rip,
+        bits,
         plan,
     })
 }
@@ -446,6 +481,7 @@ fn other_operand(
     kind: K,
     immediates: &mut u32,
     rip: u64,
+    bits: u32,
 ) -> Option<()> {
     let value = random.operand();
     let second = *immediates > 0;
@@ -500,15 +536,22 @@ fn other_operand(
             // Corrected once the instruction's length is known.
             insn.set_near_branch64(rip + 32);
         }
-        K::seg_rSI => insn.set_op_kind(i, OpKind::MemorySegRSI),
-        K::es_rDI => insn.set_op_kind(i, OpKind::MemoryESRDI),
-        K::seg_rDI => insn.set_op_kind(i, OpKind::MemorySegRDI),
+        K::br32_1 | K::br32_4 => {
+            insn.set_op_kind(i, OpKind::NearBranch32);
+            insn.set_near_branch32(rip as u32 + 32);
+        }
+        K::seg_rSI if bits == 64 => insn.set_op_kind(i, OpKind::MemorySegRSI),
+        K::es_rDI if bits == 64 => insn.set_op_kind(i, OpKind::MemoryESRDI),
+        K::seg_rDI if bits == 64 => insn.set_op_kind(i, OpKind::MemorySegRDI),
+        K::seg_rSI => insn.set_op_kind(i, OpKind::MemorySegESI),
+        K::es_rDI => insn.set_op_kind(i, OpKind::MemoryESEDI),
+        K::seg_rDI => insn.set_op_kind(i, OpKind::MemorySegEDI),
         K::mem_offs => {
             insn.set_op_kind(i, OpKind::Memory);
         }
         K::seg_rBX_al => {
             insn.set_op_kind(i, OpKind::Memory);
-            insn.set_memory_base(Register::RBX);
+            insn.set_memory_base(if bits == 64 { Register::RBX } else { Register::EBX });
             insn.set_memory_index(Register::AL);
         }
         _ => return None,

@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use softkvm::cpu::Exception;
 
@@ -48,6 +49,8 @@ const TAKEN: u32 = (BASE + 648) as u32;
 const HOST_RSP: u32 = (BASE + 704) as u32;
 const HOST_MXCSR: u32 = (BASE + 712) as u32;
 const GPR: u32 = (BASE + 512) as u32;
+/// Top of a stack for loading and storing EFLAGS in 32-bit code.
+const STACK: u32 = (BASE + 0xf00) as u32;
 
 /// Vector, error code and CR2 of the fault; a vector of [`NONE`] if there was none.
 static FAULT: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
@@ -59,39 +62,83 @@ const JUMP: usize = 5;
 
 /// The stub around the instruction.
 pub struct Host {
+    bits: u32,
     entry_len: usize,
-    exit: Vec<u8>,
+    _alone: MutexGuard<'static, ()>,
 }
 
-/// `[disp32]` without base: ModRM with the given register field, SIB, displacement.
+/// The addresses are fixed, so there is one stub at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// `[disp32]` without base, in 64-bit code: ModRM with the given register field, SIB, displacement.
 fn absolute(code: &mut Vec<u8>, opcode: &[u8], field: u8, address: u32) {
     code.extend_from_slice(opcode);
-    code.push(field << 3 | 4);
-    code.push(0x25);
+    code.extend_from_slice(&[field << 3 | 4, 0x25]);
     code.extend_from_slice(&address.to_le_bytes());
 }
 
-fn entry() -> Vec<u8> {
+/// The same in 32-bit code.
+fn absolute32(code: &mut Vec<u8>, opcode: &[u8], field: u8, address: u32) {
+    code.extend_from_slice(opcode);
+    code.push(field << 3 | 5);
+    code.extend_from_slice(&address.to_le_bytes());
+}
+
+/// From the call to the instruction: saves what the ABI preserves, loads the state.
+fn entry(bits: u32) -> Vec<u8> {
     let mut code = vec![0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57];
     absolute(&mut code, &[0x48, 0x89], 4, HOST_RSP);
     absolute(&mut code, &[0x0f, 0xae], 3, HOST_MXCSR);
     absolute(&mut code, &[0x48, 0x0f, 0xae], 1, BASE as u32);
-    absolute(&mut code, &[0xff], 6, RFLAGS);
+    if bits == 64 {
+        absolute(&mut code, &[0xff], 6, RFLAGS);
+        code.push(0x9d);
+        for i in 0..16u8 {
+            absolute(&mut code, &[0x48 | i >> 3 << 2, 0x8b], i & 7, GPR + 8 * u32::from(i));
+        }
+        return code;
+    }
+    // PUSH the selector and the address after RETFQ, which enters compatibility mode.
+    code.extend_from_slice(&[0x6a, 0x23, 0x68]);
+    let next = CODE as u32 + code.len() as u32 + 6;
+    code.extend_from_slice(&next.to_le_bytes());
+    code.extend_from_slice(&[0x48, 0xcb]);
+    // MOV EAX, 2Bh; MOV DS, EAX; MOV ES, EAX; MOV ESP, imm32.
+    code.extend_from_slice(&[0xb8, 0x2b, 0, 0, 0, 0x8e, 0xd8, 0x8e, 0xc0, 0xbc]);
+    code.extend_from_slice(&STACK.to_le_bytes());
+    absolute32(&mut code, &[0xff], 6, RFLAGS);
     code.push(0x9d);
-    for i in 0..16u8 {
-        absolute(&mut code, &[0x48 | i >> 3 << 2, 0x8b], i & 7, GPR + 8 * u32::from(i));
+    for i in 0..8u8 {
+        absolute32(&mut code, &[0x8b], i, GPR + 8 * u32::from(i));
     }
     code
 }
 
-fn exit() -> Vec<u8> {
+/// From the instruction to the return. `at` is where it will lie.
+fn exit(bits: u32, at: u64) -> Vec<u8> {
     let mut code = Vec::new();
-    for i in 0..16u8 {
-        absolute(&mut code, &[0x48 | i >> 3 << 2, 0x89], i & 7, GPR + 8 * u32::from(i));
+    if bits == 64 {
+        for i in 0..16u8 {
+            absolute(&mut code, &[0x48 | i >> 3 << 2, 0x89], i & 7, GPR + 8 * u32::from(i));
+        }
+        absolute(&mut code, &[0x48, 0x8b], 4, HOST_RSP);
+        code.push(0x9c);
+        absolute(&mut code, &[0x8f], 0, RFLAGS);
+    } else {
+        for i in 0..8u8 {
+            absolute32(&mut code, &[0x89], i, GPR + 8 * u32::from(i));
+        }
+        code.push(0xbc);
+        code.extend_from_slice(&STACK.to_le_bytes());
+        code.push(0x9c);
+        absolute32(&mut code, &[0x8f], 0, RFLAGS);
+        // JMP FAR back to 64-bit code.
+        let next = at as u32 + code.len() as u32 + 7;
+        code.push(0xea);
+        code.extend_from_slice(&next.to_le_bytes());
+        code.extend_from_slice(&[0x33, 0]);
+        absolute(&mut code, &[0x48, 0x8b], 4, HOST_RSP);
     }
-    absolute(&mut code, &[0x48, 0x8b], 4, HOST_RSP);
-    code.push(0x9c);
-    absolute(&mut code, &[0x8f], 0, RFLAGS);
     code.push(0xfc);
     absolute(&mut code, &[0x48, 0x0f, 0xae], 0, BASE as u32);
     code.extend_from_slice(&[0xdb, 0xe3]);
@@ -135,8 +182,10 @@ fn map(at: u64, len: usize, protection: i32) -> bool {
 }
 
 impl Host {
-    /// Maps the pages and installs the signal handlers; `None` if the address range is taken.
-    pub fn new() -> Option<Self> {
+    /// Maps the pages and installs the signal handlers for code of 32 or 64 bits; `None` if the
+    /// address range is taken.
+    pub fn new(bits: u32) -> Option<Self> {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let len = (END - BASE) as usize;
         // SAFETY: a new mapping that replaces nothing.
@@ -164,8 +213,8 @@ impl Host {
                 libc::sigaction(signal, &action, std::ptr::null_mut());
             }
         }
-        let code = entry();
-        let host = Self { entry_len: code.len(), exit: exit() };
+        let code = entry(bits);
+        let host = Self { bits, entry_len: code.len(), _alone: alone };
         host.code()[..code.len()].copy_from_slice(&code);
         Some(host)
     }
@@ -197,11 +246,15 @@ impl Host {
         let next = at + bytes.len();
         // The target records that it was reached and falls into the exit.
         let mut rest = vec![0xe9, 0, 0, 0, 0];
-        absolute(&mut rest, &[0x48, 0xc7], 0, TAKEN);
+        if self.bits == 64 {
+            absolute(&mut rest, &[0x48, 0xc7], 0, TAKEN);
+        } else {
+            absolute32(&mut rest, &[0xc7], 0, TAKEN);
+        }
         rest.extend_from_slice(&1u32.to_le_bytes());
         rest[1] = (rest.len() - JUMP) as u8;
         let exit = next + rest.len();
-        rest.extend_from_slice(&self.exit);
+        rest.extend_from_slice(&self::exit(self.bits, CODE + exit as u64));
         code[next..next + rest.len()].copy_from_slice(&rest);
         EXIT.store(CODE + exit as u64, Ordering::SeqCst);
     }
@@ -223,5 +276,12 @@ impl Host {
             *state = (*frame).state.clone();
         }
         fault()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: the range was reserved in `new`; nothing refers to it any more.
+        unsafe { libc::munmap(BASE as *mut _, (END - BASE) as usize) };
     }
 }

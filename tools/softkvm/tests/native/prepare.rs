@@ -26,6 +26,9 @@ pub fn state(random: &mut Random, instance: &Instance) -> (State, Option<u64>) {
         let pops = matches!(instance.insn.mnemonic(), Mnemonic::Pop | Mnemonic::Popf);
         at = if pops { at.or(Some(aimed)) } else { Some(aimed) };
     }
+    if instance.bits == 32 {
+        state.gpr.iter_mut().for_each(|gpr| *gpr &= 0xffff_ffff);
+    }
     (state, at)
 }
 
@@ -112,9 +115,22 @@ fn implicit(random: &mut Random, instance: &Instance, state: &mut State) -> Opti
     let gpr = &mut state.gpr;
     let spot = |random: &mut Random| SANDBOX + 0x800 + random.below(0x1000);
     match insn.mnemonic() {
-        M::Call | M::Ret | M::Push | M::Pop | M::Pushf | M::Pushfq | M::Popf | M::Popfq => {
+        M::Call
+        | M::Ret
+        | M::Push
+        | M::Pop
+        | M::Pushf
+        | M::Pushfd
+        | M::Pushfq
+        | M::Popf
+        | M::Popfd
+        | M::Popfq
+        | M::Pusha
+        | M::Pushad
+        | M::Popa
+        | M::Popad => {
             let base_is_rsp = instance.plan.is_some_and(|plan| {
-                plan.base.full_register() == Register::RSP && plan.fixed.is_none()
+                plan.base != Register::None && plan.base.number() == 4 && plan.fixed.is_none()
             });
             if base_is_rsp {
                 return None;
@@ -177,7 +193,9 @@ pub fn adjust(
         return;
     }
     match insn.mnemonic() {
-        M::Cmpxchg if random.below(2) == 0 => state.gpr[0] = quad(0),
+        M::Cmpxchg if random.below(2) == 0 => {
+            state.gpr[0] = quad(0) & if instance.bits == 64 { u64::MAX } else { 0xffff_ffff };
+        }
         M::Cmpxchg8b if random.below(2) == 0 => {
             state.gpr[0] = quad(0) & 0xffff_ffff;
             state.gpr[2] = quad(4) & 0xffff_ffff;
@@ -250,7 +268,7 @@ pub fn fill(random: &mut Random, instance: &Instance, at: u64) -> Vec<u8> {
     let target = Host::target(instance.rip, instance.bytes.len()).to_le_bytes();
     match instance.insn.mnemonic() {
         Mnemonic::Call | Mnemonic::Jmp | Mnemonic::Ret => bytes[..8].copy_from_slice(&target),
-        Mnemonic::Popf | Mnemonic::Popfq => {
+        Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => {
             // Nothing that would trap or change how the host runs.
             let flags = random.next() & (ARITH_MASK | DF) | 0x202;
             bytes[..8].copy_from_slice(&flags.to_le_bytes());

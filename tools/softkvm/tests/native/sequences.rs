@@ -35,14 +35,19 @@ fn pick(random: &mut Random, all: &[Code], integer: &[Code]) -> Code {
 
 /// Code and its disassembly. Memory operands lie at fixed places, since no register keeps its
 /// value for long.
-fn sequence(random: &mut Random, all: &[Code], integer: &[Code]) -> (Vec<u8>, Vec<String>) {
+fn sequence(
+    random: &mut Random,
+    bits: u32,
+    all: &[Code],
+    integer: &[Code],
+) -> (Vec<u8>, Vec<String>) {
     let (mut bytes, mut text) = (Vec::new(), Vec::new());
     let length = 2 + random.below(LENGTH);
     while (text.len() as u64) < length {
         let code = pick(random, all, integer);
         let rip = CODE + bytes.len() as u64;
         let in_memory = random.below(3) == 0;
-        let Some(instance) = forms::instance(code, in_memory, random, rip) else { continue };
+        let Some(instance) = forms::instance(code, in_memory, random, rip, bits) else { continue };
         let reachable = instance.plan.is_none_or(|plan| plan.fixed.is_some());
         if !prepare::suitable(&instance) || !reachable && random.below(64) != 0 {
             continue;
@@ -177,6 +182,7 @@ fn number(name: &str) -> Option<u64> {
 /// Runs random sequences; `vary` changes the machine before a run.
 fn compare_engines(
     name: &str,
+    bits: u32,
     mut pair: Pair,
     all: &[Code],
     vary: impl Fn(&mut Random, &mut Pair, &[u8], &mut State) -> String,
@@ -185,7 +191,7 @@ fn compare_engines(
     let sequences = number("NATIVE_SEQUENCES").unwrap_or(SEQUENCES);
     let mut random = Random::new(number("NATIVE_SEED").unwrap_or(7));
     for _ in 0..sequences {
-        let (bytes, text) = sequence(&mut random, all, &integer);
+        let (bytes, text) = sequence(&mut random, bits, all, &integer);
         pair.each(|engine| engine.place(CODE, &bytes));
         for _ in 0..STATES {
             let mut before = prepare::registers(&mut random);
@@ -215,8 +221,17 @@ fn compare_engines(
 
 #[test]
 fn user_sequences_run_alike_in_both_engines() {
-    let pair = Pair::new(Engine::new);
-    compare_engines("user", pair, &forms::all(), |_, _, _, _| String::new());
+    let pair = Pair::new(|kind| Engine::new(kind, 64));
+    compare_engines("user", 64, pair, &forms::all(64), |_, _, _, _| String::new());
+}
+
+#[test]
+fn user_sequences_of_32_bits_run_alike_in_both_engines() {
+    let pair = Pair::new(|kind| Engine::new(kind, 32));
+    compare_engines("32-bit", 32, pair, &forms::all(32), |_, _, _, state| {
+        state.gpr.iter_mut().for_each(|gpr| *gpr &= 0xffff_ffff);
+        String::new()
+    });
 }
 
 /// Table entries for the sandbox's second page: rights, no memory, and aliases.
@@ -235,7 +250,7 @@ const ENTRIES: [(&str, u64); 9] = [
 #[test]
 fn kernel_sequences_run_alike_in_both_engines() {
     let pair = Pair::new(Engine::kernel);
-    compare_engines("kernel", pair, &forms::kernel(), |random, pair, bytes, state| {
+    compare_engines("kernel", 64, pair, &forms::kernel(), |random, pair, bytes, state| {
         pair.reset();
         let (name, entry) = ENTRIES[random.below(ENTRIES.len() as u64) as usize];
         pair.each(|engine| {

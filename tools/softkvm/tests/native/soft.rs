@@ -34,7 +34,7 @@ const TABLES: u64 = host::BASE + 0x8000;
 pub const SPINS: u64 = host::CODE + 0xc00;
 
 impl Soft {
-    pub fn new() -> Self {
+    pub fn new(bits: u32) -> Self {
         let mut world = Bare::new(16);
         let (base, present) = (host::BASE, 7);
         world.put64(0x1000 + (base >> 39 & 511) * 8, 0x2000 | present);
@@ -57,14 +57,18 @@ impl Soft {
         core.seg = [data; 6];
         core.seg[Seg::Cs as usize] =
             Segment { selector: 0x33, attrib: 0xafb, limit: u32::MAX, base: 0 };
+        if bits == 32 {
+            core.seg[Seg::Cs as usize].selector = 0x23;
+            core.seg[Seg::Cs as usize].attrib = 0xcfb;
+        }
         core.update_mode();
-        assert_eq!(core.mode, Mode::Long64);
+        assert_eq!(core.mode, if bits == 64 { Mode::Long64 } else { Mode::Prot32 });
         Self { p: Processor::new(core), world }
     }
 
     /// At CPL 0, with an IDT whose handlers are endless loops.
     pub fn kernel() -> Self {
-        let mut soft = Self::new();
+        let mut soft = Self::new(64);
         for vector in 0..256 {
             let handler = SPINS + 2 * vector;
             let gate = handler & 0xffff | 8 << 16 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
@@ -167,8 +171,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(kind: Kind) -> Self {
-        let mut soft = Soft::new();
+    pub fn new(kind: Kind, bits: u32) -> Self {
+        let mut soft = Soft::new(bits);
         // Without an IDT every exception ends in a shutdown.
         soft.p.core.idtr.limit = 0;
         Self { soft, code: CodeCache::new(kind) }

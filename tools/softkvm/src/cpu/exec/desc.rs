@@ -131,15 +131,15 @@ pub(super) fn verify(p: &mut Processor, insn: &Instruction) -> Step {
     Ok(())
 }
 
-/// ARPL.
+/// ARPL. Memory is written only if it changes.
 pub(super) fn adjust_rpl(p: &mut Processor, insn: &Instruction) -> Step {
     protected_only(p)?;
     let rpl = read(p, insn, 1, 2)? & 3;
-    let mut raised = false;
-    update(p, insn, 0, 2, |selector| {
-        raised = selector & 3 < rpl;
-        if raised { selector & !3 | rpl } else { selector }
-    })?;
+    let selector = read(p, insn, 0, 2)?;
+    let raised = selector & 3 < rpl;
+    if raised {
+        update(p, insn, 0, 2, |selector| selector & !3 | rpl)?;
+    }
     set_zf(p, raised);
     Ok(())
 }
