@@ -55,6 +55,15 @@ impl State {
         }
     }
 
+    /// A vCPU leaves: whoever can run must not wait for it.
+    fn wake_runnable(&self, leaving: usize) {
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            if index != leaving && vcpu.waiting && self.runnable(index) {
+                vcpu.wake.signal();
+            }
+        }
+    }
+
     fn next(&mut self) -> Next {
         if let Some(holder) = self.holder {
             let vcpu = &self.vcpus[holder];
@@ -148,7 +157,12 @@ impl State {
 
     /// What must happen before the guest is entered.
     fn enter(&mut self, index: usize) -> Option<Return> {
+        let snp = self.is_snp();
         let vcpu = &mut self.vcpus[index];
+        if snp && !vcpu.protected() {
+            // VMRUN on a page that is no VMSA.
+            return Some(Return::Exit(UserExit::FailEntry));
+        }
         if matches!(vcpu.mp_state, mp_state::HALTED | mp_state::AP_RESET_HOLD) {
             vcpu.mp_state = mp_state::RUNNABLE;
         }
@@ -377,13 +391,7 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
     vcpu.inside = true;
     vcpu.has_run = true;
     vcpu.left = None;
-    let result = if state.is_snp() && !state.vcpus[index].protected() {
-        Return::Exit(UserExit::FailEntry)
-    } else {
-        let (guard, result) = Turns { vm, index, signals: &signals }.run(state);
-        state = guard;
-        result
-    };
+    let (mut state, result) = Turns { vm, index, signals: &signals }.run(state);
     let user_cost = state.costs.user_exit;
     state.clock.charge(user_cost);
     state.put_state(index);
@@ -409,6 +417,7 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
         }
     }
     state.refresh_stats(index);
+    state.wake_runnable(index);
     drop(state);
     match errno {
         None => Ok(0),

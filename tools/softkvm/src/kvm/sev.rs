@@ -51,7 +51,8 @@ pub fn memory_encrypt_op(vm: &Arc<Vm>, arg: u64) -> Answer<i32> {
     let mut command: SevCmd = user::get(arg)?;
     let mut state =
         if command.id == cmd::SNP_LAUNCH_FINISH { vm.lock_when_quiet() } else { vm.lock() };
-    if state.kind != VmKind::Snp {
+    let snp_command = (cmd::SNP_LAUNCH_START..=cmd::SNP_ENABLE_REQ_CERTS).contains(&command.id);
+    if state.kind != VmKind::Snp && !snp_command {
         // Plain VMs could become SEV or SEV-ES guests, which this machine does not offer.
         return Err(Errno::EINVAL);
     }

@@ -149,9 +149,11 @@ pub fn populate(address: u64, writable: bool) -> Answer {
         return Ok(());
     }
     if Errno::last() == Errno::EINVAL {
-        // A special mapping or an old kernel: see whether it can be read at least.
+        // A special mapping, one that does not allow this, or an old kernel: try one byte, and put
+        // back what was there.
         let mut byte = [0];
-        return read(address, &mut byte);
+        read(address, &mut byte)?;
+        return if writable { write(address, &byte) } else { Ok(()) };
     }
     Err(Errno::EFAULT)
 }
