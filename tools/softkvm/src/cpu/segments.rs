@@ -2,9 +2,9 @@
 //!
 //! Task switches and virtual-8086 mode are not modelled and end the run.
 
-use super::exec::operand::{mask, peek, set_gpr, set_stack, stack_at};
 use super::exec::stack::set_flags;
 use super::flags;
+use super::operand::{mask, peek, set_gpr, set_stack, stack_at};
 use super::processor::Processor;
 use super::state::{Mode, RSP, Seg, Segment, cr0};
 use super::world::{Exception, Step};
@@ -305,7 +305,7 @@ impl Stack {
         Self {
             ss: p.core.seg[Seg::Ss as usize],
             sp: stack_at(p, 0),
-            width: super::exec::operand::stack_size(p),
+            width: super::operand::stack_size(p),
             cpl: p.core.cpl,
         }
     }

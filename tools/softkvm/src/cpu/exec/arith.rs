@@ -2,8 +2,8 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::operand::{mask, operand_size, read, set_gpr, sext, update, write};
 use crate::cpu::flags::Flags;
+use crate::cpu::operand::{mask, operand_size, read, set_gpr, sext, update, write};
 use crate::cpu::state::{RAX, RDX};
 use crate::cpu::{Processor, Step};
 

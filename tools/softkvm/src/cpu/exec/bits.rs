@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::operand::{
+use crate::cpu::operand::{
     effective_plus, load, mask, memory_segment, modify, operand_size, read, reg, set_reg, sext,
     update, write,
 };

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::operand::{operand_size, read, reg, set_reg, supervisor_only, write};
+use crate::cpu::operand::{operand_size, read, reg, set_reg, supervisor_only, write};
 use crate::cpu::state::{cr0, cr4, efer};
 use crate::cpu::{Exception, Features, Mode, Processor, Seg, Step};
 

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::arith::{add, sub};
 use super::condition;
-use super::operand::{
+use crate::cpu::operand::{
     address_size, effective, gpr, load, mask, memory_linear, memory_segment, operand_size, read,
     reg, segment, set_gpr, set_reg, sext, update, write,
 };
@@ -176,7 +176,7 @@ pub(super) fn load_far_pointer(p: &mut Processor, insn: &Instruction) -> Step {
 
 /// Offset `by` bytes into the memory operand.
 pub(super) fn effective_after(p: &Processor, insn: &Instruction, by: usize) -> u64 {
-    super::operand::effective_plus(p, insn, by as u64)
+    crate::cpu::operand::effective_plus(p, insn, by as u64)
 }
 
 /// LAHF and SAHF.

@@ -4,7 +4,7 @@ use iced_x86::{Code, Instruction, Mnemonic};
 
 use super::cr::user_mode_prevention;
 use super::data::effective_after;
-use super::operand::{
+use crate::cpu::operand::{
     load, memory_segment, operand_size, read, set_reg, store, supervisor_only, update, write,
 };
 use crate::cpu::segments::{self, Descriptor};

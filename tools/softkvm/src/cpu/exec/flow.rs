@@ -6,7 +6,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use super::condition;
 use super::data::effective_after;
-use super::operand::{
+use crate::cpu::operand::{
     gpr, load, mask, memory_segment, operand_size, peek, push, read, set_gpr, set_stack, sext,
     stack_at,
 };

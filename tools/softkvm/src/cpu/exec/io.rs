@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::operand::{gpr, mask, operand_size, read, set_gpr};
+use crate::cpu::operand::{gpr, mask, operand_size, read, set_gpr};
 use crate::cpu::state::{RAX, RDX, cr0};
 use crate::cpu::{Exception, Processor, Step, flags};
 

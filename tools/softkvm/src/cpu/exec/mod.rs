@@ -13,7 +13,6 @@ mod flow;
 mod io;
 pub mod msr;
 mod muldiv;
-pub(super) mod operand;
 mod shift;
 pub(super) mod stack;
 mod string;
@@ -51,18 +50,22 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
         return result;
     }
     let trap = match insn.mnemonic() {
-        // These have delivered their own event.
-        M::Int | M::Int3 | M::Into | M::Int1 => false,
-        // System calls trap if TF is set behind them.
-        M::Syscall | M::Sysret | M::Sysretq => p.core.rflags & flags::TF != 0,
+        // These have delivered their own event, or look at TF themselves.
+        M::Int | M::Int3 | M::Into | M::Int1 | M::Syscall | M::Sysret | M::Sysretq => false,
         _ => before,
     };
     // MOV SS holds the trap off.
     if trap && !p.core.shadow {
-        p.core.dr[6] |= cr::DR6_BS;
-        p.core.pending = Some(Event::Exception(Exception::DB));
+        single_step(p);
     }
     Ok(())
+}
+
+/// Leaves the single-step trap to the next delivery.
+fn single_step(p: &mut Processor) {
+    p.core.dr[6] |= cr::DR6_BS;
+    p.core.pending = Some(Event::Exception(Exception::DB));
+    p.core.attention = true;
 }
 
 /// RIP of the instruction after `insn`.

@@ -3,7 +3,7 @@
 use crate::cpu::state::{RAX, RCX, RDX, cr0, cr4, efer};
 use crate::cpu::{Core, Exception, Features, Processor, Seg, Step};
 
-use super::operand::{gpr, set_gpr, supervisor_only};
+use crate::cpu::operand::{gpr, set_gpr, supervisor_only};
 
 /// IA32_SPEC_CTRL.
 pub const SPEC_CTRL: u32 = 0x48;

@@ -3,8 +3,8 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::arith::{add, sub};
-use super::operand::{gpr, mask, operand_size, read, set_gpr, set_reg, sext, write};
 use crate::cpu::flags::{self, Flags};
+use crate::cpu::operand::{gpr, mask, operand_size, read, set_gpr, set_reg, sext, write};
 use crate::cpu::state::{RAX, RDX};
 use crate::cpu::{Exception, Processor, Step};
 

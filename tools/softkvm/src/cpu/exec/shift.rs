@@ -5,8 +5,8 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::operand::{mask, operand_size, read, sext, update};
 use crate::cpu::flags::Flags;
+use crate::cpu::operand::{mask, operand_size, read, sext, update};
 use crate::cpu::{Processor, Step};
 
 /// Result, CF, OF.

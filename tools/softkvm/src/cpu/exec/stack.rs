@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Instruction, OpKind};
 
-use super::operand::{
+use crate::cpu::operand::{
     effective, gpr, load, mask, memory_segment, peek, pop, push, read, segment, set_gpr, set_reg,
     set_stack, stack_at, stack_size, store,
 };

@@ -8,7 +8,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::arith::sub;
 use super::io;
-use super::operand::{gpr, load, mask, segment, set_gpr, store};
+use crate::cpu::operand::{gpr, load, mask, segment, set_gpr, store};
 use crate::cpu::state::{RAX, RCX, RDI, RDX, RSI};
 use crate::cpu::{Access, Exit, Processor, Seg, Step, flags};
 

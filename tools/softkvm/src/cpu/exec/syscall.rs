@@ -2,8 +2,8 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::operand::{gpr, read, set_gpr, set_reg, supervisor_only};
 use super::stack::set_flags;
+use crate::cpu::operand::{gpr, read, set_gpr, set_reg, supervisor_only};
 use crate::cpu::segments::{FLAT_CODE32, FLAT_CODE64, FLAT_DATA};
 use crate::cpu::state::{RCX, RDX, RSP, cr0, cr4, efer};
 use crate::cpu::{Exception, Features, Mode, Processor, Seg, Segment, Step, flags};
@@ -47,7 +47,15 @@ pub(super) fn syscall(p: &mut Processor, next: u64) -> Step {
         p.core.rip = p.core.star & 0xffff_ffff;
         p.core.set_rflags(old & !(flags::IF | flags::VM | flags::RF));
     }
+    trap(p);
     Ok(())
+}
+
+/// Both instructions trap if TF is set behind them.
+fn trap(p: &mut Processor) {
+    if p.core.rflags & flags::TF != 0 {
+        super::single_step(p);
+    }
 }
 
 /// SYSRET. RCX is not checked: a bad address faults when it is fetched, as on AMD.
@@ -78,6 +86,7 @@ pub(super) fn sysret(p: &mut Processor, insn: &Instruction) -> Step {
         let value = p.core.rflags() | flags::IF;
         set_flags(p, value);
     }
+    trap(p);
     Ok(())
 }
 

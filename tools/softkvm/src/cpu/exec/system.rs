@@ -4,7 +4,7 @@
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 
 use super::msr::set_edx_eax;
-use super::operand::{
+use crate::cpu::operand::{
     effective, gpr, mask, memory_linear, memory_segment, operand_size, read, reg, segment, set_gpr,
     set_reg, supervisor_only, write,
 };

@@ -142,7 +142,7 @@ fn register(p: &Processor, register: Register) -> u128 {
     } else if register.is_mm() {
         u128::from(p.core.fpu.mm(register.number()))
     } else {
-        u128::from(operand::gpr(p, register))
+        u128::from(operand::reg(p, register))
     }
 }
 
@@ -157,7 +157,7 @@ fn finish(p: &mut Processor, insn: &Instruction, value: u128) -> Step {
             } else if register.is_mm() {
                 p.core.fpu.set_mm(register.number(), value as u64);
             } else {
-                operand::set_gpr(p, register, value as u64);
+                operand::set_reg(p, register, value as u64);
             }
         }
         _ => {

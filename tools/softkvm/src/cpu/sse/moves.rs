@@ -78,7 +78,7 @@ fn copy(p: &mut Processor, insn: &Instruction) -> Step {
 
 /// MOVNTI moves a general register and needs no SIMD state.
 fn nontemporal_gpr(p: &mut Processor, insn: &Instruction) -> Step {
-    let value = u128::from(operand::gpr(p, insn.op1_register()));
+    let value = u128::from(operand::reg(p, insn.op1_register()));
     finish(p, insn, value)
 }
 
