@@ -23,6 +23,11 @@ const EDX_8000_0001: u32 = 0x0183_f3ff | 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 |
 /// Function 8000_0001 ECX: LAHF, CMP_LEGACY, CR8_LEGACY, 3DNOWPREFETCH, OSVW, TOPOEXT.
 const ECX_8000_0001: u32 = 1 | 1 << 1 | 1 << 4 | 1 << 8 | 1 << 22;
 
+/// Highest basic function. Without XSAVE it must stay below 0xD: an SNP guest that can ask for
+/// subleaf 1 there takes it for broken if it shows neither XSAVEC nor XSAVES (Linux 7.2
+/// arch/x86/boot/startup/sev-shared.c `snp_cpuid_postprocess`).
+const MAX_BASIC: u32 = 7;
+
 /// KVM's features: CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE.
 const KVM_FEATURES: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
 
@@ -56,7 +61,7 @@ pub fn supported(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2
     let [sev_eax, _, _, _] = platform.cpuid_sev();
     let phys = u32::from(profile.phys_bits);
     let mut table = vec![
-        entry(0, None, [0xd, ebx, ecx, edx]),
+        entry(0, None, [MAX_BASIC, ebx, ecx, edx]),
         // CLFLUSH lines of 64 bytes, one logical processor.
         entry(1, None, [signature, 0x0001_0800, ECX_1, EDX_1]),
         // ARAT.
