@@ -2,7 +2,6 @@
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -116,35 +115,28 @@ fn row_44_finish_out_of_order() {
     assert_eq!(plain.finish(&Default::default()), Err((ENOTTY, 0)));
 }
 
-extern "C" fn ignore(_: i32) {}
-
 #[test]
 fn row_45_finish_waits_for_running_vcpus() {
-    // SAFETY: installs a handler that does nothing, so that the signal only interrupts.
-    unsafe { libc::signal(libc::SIGUSR1, ignore as *const () as libc::sighandler_t) };
     let host = Host::new();
     let launch = host.launch(2);
     let finished = AtomicBool::new(false);
-    let (send, receive) = mpsc::channel();
     thread::scope(|scope| {
-        let parked = scope.spawn(|| {
-            // SAFETY: names the calling thread.
-            send.send(unsafe { libc::pthread_self() }).unwrap();
-            // An AP that was never started blocks.
-            host.call(launch.vcpus[1], RUN, 0)
-        });
-        thread::sleep(Duration::from_millis(100));
-        let finish = scope.spawn(|| {
-            let answer = launch.vm.finish(&Default::default());
-            finished.store(true, Ordering::SeqCst);
-            answer
-        });
-        thread::sleep(Duration::from_millis(100));
-        assert!(!finished.load(Ordering::SeqCst), "a vCPU is in KVM_RUN");
-        // SAFETY: the thread lives until it is joined below.
-        unsafe { libc::pthread_kill(receive.recv().unwrap(), libc::SIGUSR1) };
-        assert_eq!(parked.join().unwrap(), Err(libc::EINTR));
-        assert_eq!(finish.join().unwrap(), Ok(()));
+        let mut finish = None;
+        // An AP that was never started blocks.
+        let run = interrupting(
+            || host.call(launch.vcpus[1], RUN, 0),
+            || {
+                finish = Some(scope.spawn(|| {
+                    let answer = launch.vm.finish(&Default::default());
+                    finished.store(true, Ordering::SeqCst);
+                    answer
+                }));
+                thread::sleep(Duration::from_millis(100));
+                assert!(!finished.load(Ordering::SeqCst), "a vCPU is in KVM_RUN");
+            },
+        );
+        assert_eq!(run, Err(libc::EINTR));
+        assert_eq!(finish.unwrap().join().unwrap(), Ok(()));
     });
 }
 

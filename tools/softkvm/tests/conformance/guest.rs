@@ -38,6 +38,7 @@ pub enum Exit {
     Mmio { gpa: u64, len: u32, write: bool },
     MemoryFault { flags: u64, gpa: u64, size: u64 },
     FailEntry(u64),
+    Certs { gpa: u64, npages: u64 },
     Errno(i32),
     Other(u32),
 }
@@ -70,6 +71,12 @@ impl Run {
         unsafe { &mut *self.0 }
     }
 
+    /// The first words of the exit's description, for what kvm-bindings does not know.
+    pub fn words(&mut self) -> &mut [u64; 3] {
+        // SAFETY: inside the mapping, at the union's place.
+        unsafe { &mut *self.0.cast::<u8>().add(abi::kvm_snp::KVM_RUN_EXIT_OFFSET).cast() }
+    }
+
     /// Bytes behind an I/O exit.
     pub fn io_data(&mut self, len: usize) -> &mut [u8] {
         // SAFETY: KVM places the data inside the mapping.
@@ -87,6 +94,7 @@ impl Run {
                 answer => break answer,
             }
         };
+        let words = *self.words();
         let run = self.page();
         if let Err(errno) = answer
             && !(errno == libc::EFAULT && run.exit_reason == 39)
@@ -125,6 +133,7 @@ impl Run {
                     gpa: u.memory_fault.gpa,
                     size: u.memory_fault.size,
                 },
+                43 => Exit::Certs { gpa: words[0], npages: words[1] },
                 other => Exit::Other(other),
             }
         }
@@ -230,7 +239,15 @@ impl<'h> Guest<'h> {
         spare: &[[u8; 4096]],
         code: impl FnOnce(&mut CodeAssembler),
     ) -> Self {
-        let mut launch = host.launch(vcpus);
+        Self::over(host.launch(vcpus), spare, code)
+    }
+
+    /// The same over a launch that was started elsewhere.
+    pub fn over(
+        mut launch: Launch<'h>,
+        spare: &[[u8; 4096]],
+        code: impl FnOnce(&mut CodeAssembler),
+    ) -> Self {
         let vm = &launch.vm;
         vm.enable(abi::kvm_snp::KVM_CAP_EXIT_HYPERCALL, 0x1000).unwrap();
         vm.attributes(GHCB, (UNACCEPTED - SHARED) << 12, 0).unwrap();

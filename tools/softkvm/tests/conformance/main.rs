@@ -5,7 +5,7 @@
 //! - 1, second half: there is no profile without SNP;
 //! - 60 to 63, 67 and 70 in all their cases: those are tested with the GHCB protocol itself
 //!   (`src/snp/ghcb_test.rs`); here a guest shows that the protocol is wired up;
-//! - 71, second half (`/dev/sev` closed under a running guest) and 74 (a PIC in user space).
+//! - 74 (a PIC in user space).
 //!
 //! UNSAFETY: maps and protects pages of the test's own, and reads `kvm_run`.
 #![allow(unsafe_code)]

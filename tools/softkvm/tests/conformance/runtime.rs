@@ -15,6 +15,8 @@ use crate::guest::*;
 use crate::harness::*;
 
 const SET_MP_STATE: u64 = 0x4004_ae99;
+const RUNNABLE: u32 = 0;
+const UNINITIALIZED: u32 = 1;
 const HALTED: u32 = 3;
 
 fn answer_hypercall(run: &mut kvm_run, ret: u64) {
@@ -332,6 +334,112 @@ fn row_67_a_second_processor_is_created() {
     guest.finish();
     let seen = ghcb(&mut guest);
     assert_eq!((seen.sw_exit_info_1, seen.sw_exit_info_2), (2, 5), "other features");
+}
+
+#[test]
+fn row_68_an_uninitialised_processor_is_never_started() {
+    let host = Host::new();
+    let mut guest = two_processors(&host, 1);
+    let vcpu = guest.launch.vcpus[1];
+    let mut state = kvm_mp_state { mp_state: UNINITIALIZED };
+    host.with(vcpu, SET_MP_STATE, &mut state).unwrap();
+    guest.finish();
+    for _ in 0..3 {
+        assert_eq!(host.call(vcpu, RUN, 0), Err(libc::EAGAIN));
+    }
+}
+
+#[test]
+fn row_69_a_destroyed_processor_cannot_be_forced_to_run() {
+    let host = Host::new();
+    let mut guest = two_processors(&host, 1);
+    prepare(&mut guest, exit::AP_CREATION, [1 << 32 | 2, 0], |_| {});
+    guest.finish();
+    let vcpu = guest.launch.vcpus[1];
+    let mut state = kvm_mp_state { mp_state: RUNNABLE };
+    host.with(vcpu, SET_MP_STATE, &mut state).unwrap();
+    assert_eq!(host.call(vcpu, RUN, 0), Err(EINVAL));
+}
+
+/// A guest that sends the message in its shared request page once.
+fn requester<'h>(host: &'h Host, vm: Vm<'h>, code: u64) -> Guest<'h> {
+    let mut guest = Guest::over(host.launch_in(vm, 1), &[], |a| {
+        register_ghcb(a);
+        vmgexit(a);
+        terminate(a);
+    })
+    .seal();
+    guest.launch.shared.page((REQUEST >> 12) as usize)[0x34] = 5;
+    prepare(&mut guest, code, [REQUEST, RESPONSE], |ghcb| {
+        (ghcb.rax, ghcb.rbx) = (CERTS, 1);
+        ghcb.set_valid(offset_of!(Ghcb, rax));
+        ghcb.set_valid(offset_of!(Ghcb, rbx));
+    });
+    guest.launch.shared.page((CERTS >> 12) as usize).fill(0xff);
+    guest
+}
+
+const REQUEST: u64 = (SHARED + 2) << 12;
+const RESPONSE: u64 = (SHARED + 3) << 12;
+const CERTS: u64 = (SHARED + 4) << 12;
+
+#[test]
+fn row_70_certificates_come_from_the_monitor() {
+    let host = Host::new();
+    for (ret, npages, pages, error) in
+        [(28, 3, 3, 1u64), (11, 1, 1, 2), (5, 1, 1, 0xffff_ffff), (0, 1, 1, 0)]
+    {
+        let vm = host.ready();
+        vm.op(abi::kvm_snp::cmd::SNP_ENABLE_REQ_CERTS, 0).unwrap();
+        let mut guest = requester(&host, vm, exit::EXT_GUEST_REQUEST);
+        assert_eq!(guest.run(), Exit::Certs { gpa: CERTS, npages: 1 });
+        *guest.runs[0].words() = [CERTS, npages, ret];
+        guest.finish();
+        let seen = ghcb(&mut guest);
+        assert_eq!((seen.rbx, seen.sw_exit_info_2 >> 32), (pages, error), "answer {ret}");
+        assert_eq!(seen.sw_exit_info_2 as u32 != 0, ret == 0, "firmware was asked");
+    }
+    let vm = host.ready();
+    vm.op(abi::kvm_snp::cmd::SNP_ENABLE_REQ_CERTS, 0).unwrap();
+    let mut guest = requester(&host, vm, exit::EXT_GUEST_REQUEST);
+    guest.run();
+    guest.runs[0].words()[2] = 7;
+    assert_eq!(guest.run(), Exit::Errno(EINVAL));
+
+    let mut guest = requester(&host, host.ready(), exit::EXT_GUEST_REQUEST);
+    guest.finish();
+    let table = *guest.launch.shared.page((CERTS >> 12) as usize);
+    assert_eq!((table[..24].to_vec(), table[24]), (vec![0; 24], 0xff), "an empty table");
+}
+
+#[test]
+fn row_71_requests_that_fail() {
+    let host = Host::new();
+    let mut guest = requester(&host, host.ready(), exit::GUEST_REQUEST);
+    guest.launch.shared.page((RESPONSE >> 12) as usize).fill(0xff);
+    guest.finish();
+    assert_ne!(ghcb(&mut guest).sw_exit_info_2 as u32, 0, "not a message");
+    assert_eq!(guest.launch.shared.page((RESPONSE >> 12) as usize)[0], 0, "written all the same");
+
+    let mut vm = host.ready();
+    // SAFETY: a descriptor of our own, closed below before the guest asks.
+    vm.sev_fd = unsafe { libc::dup(host.sev) };
+    let mut guest = requester(&host, vm, exit::GUEST_REQUEST);
+    // SAFETY: as above.
+    unsafe { libc::close(guest.launch.vm.sev_fd) };
+    assert_eq!(guest.run(), Exit::Errno(libc::EBADF));
+}
+
+#[test]
+fn row_72_a_halted_processor_does_not_exit() {
+    let host = Host::new();
+    let guest = Guest::new(&host, |a| {
+        a.hlt().unwrap();
+        terminate(a);
+    })
+    .seal();
+    let vcpu = guest.launch.vcpus[0];
+    assert_eq!(interrupting(|| host.call(vcpu, RUN, 0), || {}), Err(libc::EINTR));
 }
 
 #[test]
