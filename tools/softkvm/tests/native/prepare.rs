@@ -303,6 +303,8 @@ pub fn suitable(instance: &Instance) -> bool {
     match insn.mnemonic() {
         // Counts beyond a 16-bit operand and 16-bit BSWAP give undefined results.
         M::Shld | M::Shrd => insn.op2_kind() == OpKind::Register || insn.immediate8() & 31 < 16,
+        // The return address would overwrite the stub.
+        M::Call => insn.op0_kind() != OpKind::Register || insn.op0_register().number() != 4,
         M::Bswap => insn.op0_register().size() != 2,
         // Vendors differ in how much memory is read.
         M::Movsxd => insn.code() != Code::Movsxd_r16_rm16 || instance.plan.is_none(),

@@ -236,12 +236,12 @@ fn user_sequences_of_32_bits_run_alike_in_both_engines() {
 
 /// Table entries for the sandbox's second page: rights, no memory, and aliases.
 const ENTRIES: [(&str, u64); 9] = [
-    ("plain", SANDBOX_GPA + 0x1000 | 3),
-    ("plain", SANDBOX_GPA + 0x1000 | 3),
-    ("plain", SANDBOX_GPA + 0x1000 | 3),
-    ("read-only", SANDBOX_GPA + 0x1000 | 1),
-    ("user", SANDBOX_GPA + 0x1000 | 7),
-    ("no execute", SANDBOX_GPA + 0x1000 | 1 << 63 | 3),
+    ("plain", (SANDBOX_GPA + 0x1000) | 3),
+    ("plain", (SANDBOX_GPA + 0x1000) | 3),
+    ("plain", (SANDBOX_GPA + 0x1000) | 3),
+    ("read-only", (SANDBOX_GPA + 0x1000) | 1),
+    ("user", (SANDBOX_GPA + 0x1000) | 7),
+    ("no execute", (SANDBOX_GPA + 0x1000) | 1 << 63 | 3),
     ("absent", 0),
     ("device", 0x10_0000 | 3),
     ("code", CODE_GPA | 3),

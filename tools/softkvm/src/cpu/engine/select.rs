@@ -594,6 +594,12 @@ fn bit_test<const OP: u8>(insn: &Instruction, op: &mut Op) -> Option<Chosen> {
         )?
     } else {
         memory(insn, op, 0)?;
+        // With a 32-bit address size the bit offset would wrap at 4 GiB; it shows only in operands
+        // without registers, since others have been refused above.
+        let absolute = insn.memory_base() == Register::None;
+        if imm.is_none() && absolute && insn.memory_displ_size() != 8 {
+            return None;
+        }
         by(
             insn.memory_size().size(),
             [bits::memory::<u32, OP, false>, bits::memory::<u64, OP, false>],
