@@ -11,6 +11,7 @@ use abi::snp::CpuidFunction;
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::cpuid;
+use super::hostile::Hostile;
 use super::profile::{self, Profile, ProfileError};
 use super::vm::Vm;
 use crate::snp::Psp;
@@ -28,11 +29,13 @@ pub struct Options {
     pub seed: u64,
     /// Execute one instruction at a time by the reference engine.
     pub reference: bool,
+    /// How the host cheats; see [`super::hostile`].
+    pub hostile: String,
 }
 
 impl Options {
-    /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED` and
-    /// `SOFTKVM_REFERENCE`.
+    /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
+    /// `SOFTKVM_REFERENCE` and `SOFTKVM_HOSTILE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -41,6 +44,7 @@ impl Options {
             stats: std::env::var_os("SOFTKVM_STATS").map(PathBuf::from),
             seed: std::env::var("SOFTKVM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0),
             reference: flag("SOFTKVM_REFERENCE"),
+            hostile: std::env::var("SOFTKVM_HOSTILE").unwrap_or_default(),
         }
     }
 }
@@ -51,6 +55,8 @@ pub struct Machine {
     pub profile: Profile,
     /// What the run was asked for.
     pub options: Options,
+    /// How the host cheats each VM.
+    pub hostile: Hostile,
     /// KVM_GET_SUPPORTED_CPUID.
     pub cpuid: Vec<kvm_cpuid_entry2>,
     psp: Mutex<Psp>,
@@ -81,6 +87,7 @@ impl Machine {
             })
             .collect();
         Ok(Arc::new(Self {
+            hostile: Hostile::parse(&options.hostile)?,
             profile,
             options,
             cpuid: table,

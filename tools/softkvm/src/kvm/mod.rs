@@ -15,6 +15,7 @@ pub mod errno;
 pub mod eventfd;
 pub mod fd;
 mod ghcb_host;
+pub mod hostile;
 pub mod machine;
 pub mod memory;
 pub mod msrs;

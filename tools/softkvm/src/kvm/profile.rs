@@ -42,6 +42,9 @@ pub enum ProfileError {
         /// Why.
         source: Box<toml::de::Error>,
     },
+    /// The host is asked to cheat in a way it cannot.
+    #[error(transparent)]
+    Hostile(#[from] super::hostile::HostileError),
     /// A cost is missing or unknown.
     #[error("profile {name:?}: cost {cost:?} is {problem}")]
     Cost {

@@ -281,6 +281,11 @@ impl State {
             }
             Outcome::Fail(errno) => Some(Return::Fail(Errno(errno))),
             Outcome::Exit(exit) => {
+                if let GhcbExit::MapGpaRange { .. } = exit
+                    && let Some(answer) = self.hostile.lie()
+                {
+                    return self.ghcb(index, Some(ghcb::Answer::Hypercall(answer)));
+                }
                 let exit = user_exit(exit);
                 self.vcpus[index].completion = Completion::Ghcb(exit.clone());
                 Some(Return::Exit(exit))
@@ -387,6 +392,7 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
     if sync || state.is_snp() && !state.snp.active() {
         return Err(Errno::EINVAL);
     }
+    state.be_hostile();
     let vcpu = &mut state.vcpus[index];
     vcpu.inside = true;
     vcpu.has_run = true;

@@ -6,6 +6,7 @@ use abi::kvm_snp::{SevCmd, SevInit, SnpLaunchFinish, SnpLaunchStart, SnpLaunchUp
 
 use super::caps::VmKind;
 use super::errno::{Answer, Errno};
+use super::hostile::FlippedSource;
 use super::memory::{Change, Memory};
 use super::state::State;
 use super::user;
@@ -106,6 +107,7 @@ fn dispatch(state: &mut State, command: &SevCmd) -> Launch {
         }
         cmd::SNP_LAUNCH_UPDATE => {
             let mut params = fetch::<SnpLaunchUpdate>(command.data);
+            let _changed = params.as_ref().map(|p| FlippedSource::new(&state.hostile, p));
             let State { snp, memory, .. } = state;
             let result = snp.launch_update(
                 &mut machine.psp(),
@@ -119,7 +121,10 @@ fn dispatch(state: &mut State, command: &SevCmd) -> Launch {
             }
             result
         }
-        cmd::SNP_LAUNCH_FINISH => finish(state, command, good),
+        cmd::SNP_LAUNCH_FINISH => {
+            state.add_hostile_pages(good)?;
+            finish(state, command, good)
+        }
         _ => Err(failure(libc::EINVAL)),
     }
 }

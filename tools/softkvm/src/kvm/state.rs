@@ -10,6 +10,7 @@ use super::cpuid::Table;
 use super::errno::{Answer, Errno};
 use super::eventfd::Eventfds;
 use super::fd::{Mapping, Owned};
+use super::hostile::Hostile;
 use super::machine::Machine;
 use super::memory::{Change, Memory};
 use super::msrs::{Filter, Msrs};
@@ -262,6 +263,8 @@ pub struct State {
     pub deferred: Vec<chipset::Event>,
     /// Host address ranges handed to the kernel as encrypted regions.
     pub regions: Vec<(u64, u64)>,
+    /// How the host cheats.
+    pub hostile: Hostile,
 }
 
 impl State {
@@ -302,6 +305,7 @@ impl State {
             random: machine.options.seed ^ 0x9e37_79b9_7f4a_7c15,
             deferred: Vec::new(),
             regions: Vec::new(),
+            hostile: machine.hostile.clone(),
             machine,
         }
     }

@@ -91,8 +91,20 @@ pub(super) fn launch(
         id_block: config.id_block.as_ref().map(|id| (&*id.block, &*id.auth)),
         author_key: config.id_block.as_ref().is_some_and(|id| id.has_author_key()),
     };
-    snp::launch_finish(recorder, &vm, &sev, &finish)?;
+    snp::launch_finish(recorder, &vm, &sev, &finish).map_err(|error| blame(error, config, plan))?;
     Ok(Guest { vcpus, vm, serial_interrupt, memory: GuestMemory { ram, private, _sev: Some(sev) } })
+}
+
+/// An ID block for our own digest that the firmware finds wrong means that it has measured other pages.
+fn blame(error: SysError, config: &SnpConfig, plan: &Plan) -> SysError {
+    match (&error, &config.id_block) {
+        (SysError::Launch { status: FirmwareStatus::BAD_MEASUREMENT, .. }, Some(id))
+            if id.block[..48] == launch_digest(plan).0 =>
+        {
+            SysError::PagesChanged { status: FirmwareStatus::BAD_MEASUREMENT }
+        }
+        _ => error,
+    }
 }
 
 /// Adds a region from a page-aligned copy. A CPUID page that the firmware would change is a failure, never accepted in

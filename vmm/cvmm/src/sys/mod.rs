@@ -68,6 +68,14 @@ pub enum SysError {
         /// The rows it would have accepted, beside ours.
         differences: Vec<CpuidDifference>,
     },
+    /// The firmware measured something else than what cvmm had given to it.
+    #[error(
+        "the launch pages that reached the firmware are not those that cvmm gave to the kernel"
+    )]
+    PagesChanged {
+        /// The firmware's answer.
+        status: FirmwareStatus,
+    },
     /// Guest memory could not be mapped.
     #[error("cannot map {mib} MiB of guest memory")]
     MapMemory {
@@ -106,7 +114,9 @@ impl SysError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             SysError::Open { .. } | SysError::Missing { .. } => ExitCode::Host,
-            SysError::Launch { .. } | SysError::CpuidRefused { .. } => ExitCode::Launch,
+            SysError::Launch { .. }
+            | SysError::CpuidRefused { .. }
+            | SysError::PagesChanged { .. } => ExitCode::Launch,
             SysError::Ioctl { .. } | SysError::MapMemory { .. } | SysError::WriteMemory { .. } => {
                 ExitCode::Io
             }
@@ -131,6 +141,17 @@ impl SysError {
                     || "check `dmesg` for the reason".to_owned(),
                     |text| text.cure.to_owned(),
                 ),
+            ),
+            SysError::CpuidRefused { differences } if differences.is_empty() => (
+                "it would accept the page that cvmm gave to the kernel, so something on the host changed the page on its way"
+                    .into(),
+                "do not trust this host".into(),
+            ),
+            SysError::PagesChanged { status } => (
+                format!(
+                    "{status}; but the ID block names the digest of cvmm's own pages, so something on the host changed the page table, the shim, the parameters, the ACPI tables or another launch page, or added one"
+                ),
+                "do not trust this host".into(),
             ),
             SysError::CpuidRefused { differences } => {
                 let rows: Vec<String> = differences.iter().map(ToString::to_string).collect();

@@ -14,6 +14,8 @@ impl FirmwareStatus {
     pub const SUCCESS: FirmwareStatus = FirmwareStatus(0);
     /// The policy, or the ID block's policy, is refused.
     pub const POLICY_FAILURE: FirmwareStatus = FirmwareStatus(7);
+    /// The ID block names another launch digest.
+    pub const BAD_MEASUREMENT: FirmwareStatus = FirmwareStatus(0xb);
     /// A parameter is refused: for a CPUID page, its contents.
     pub const INVALID_PARAM: FirmwareStatus = FirmwareStatus(0x16);
 }

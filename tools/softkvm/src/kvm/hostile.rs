@@ -1,0 +1,311 @@
+//! A host that cheats: what an attacker who controls the hypervisor may do to a guest, for tests of
+//! guests and monitors.
+//!
+//! `SOFTKVM_HOSTILE` holds deeds, separated by `;`. An address is a guest physical one, in
+//! hexadecimal with `0x` or decimal; `@N` is the N-th KVM_RUN of the VM before which it happens
+//! (the first, if not given).
+//!
+//! | deed | what the host does |
+//! |---|---|
+//! | `flip=GPA[@N]` | flips bit 0 of a byte in shared memory |
+//! | `flip-launch=GPA` | flips bit 0 of a byte of a launch page on its way to the firmware |
+//! | `add-launch=GPA` | adds a page of zeros to the launch, just before LAUNCH_FINISH |
+//! | `swap=GPA,GPA[@N]` | exchanges two private pages, and assigns both anew |
+//! | `remap=GPA,GPA[@N]` | lets the first address point to the private page of the second |
+//! | `share=GPA[@N]` | takes a private page away and makes it shared |
+//! | `unshare=GPA[@N]` | makes a shared page private |
+//! | `psc-refuse=N` | answers the N-th page state change with an error |
+//! | `psc-ignore=N` | answers the N-th page state change with success, and does nothing |
+//!
+//! What the host cannot do is not offered: read or write a private page, or set an RMP entry's
+//! validated flag.
+//!
+//! UNSAFETY: one bit of the launching program's own buffer is flipped and restored around a call,
+//! and guest memory is written as [`super::memory`] does it.
+#![allow(unsafe_code)]
+
+use abi::kvm_snp::SnpLaunchUpdate;
+use abi::snp::PageType;
+use thiserror::Error;
+
+use super::memory::Change;
+use super::state::State;
+use super::user;
+use crate::snp::launch::Launch;
+
+const PAGE: u64 = 4096;
+
+/// What the host does to a VM's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Flip(u64),
+    Swap(u64, u64),
+    Remap(u64, u64),
+    Share(u64),
+    Unshare(u64),
+}
+
+/// An answer to a page state change that is not user space's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    Refuse,
+    Ignore,
+}
+
+/// Text that names no deed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("SOFTKVM_HOSTILE: {0:?} is nothing that a host can do here")]
+pub struct HostileError(String);
+
+/// The host's plans for one VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hostile {
+    deeds: Vec<(u64, Deed)>,
+    lies: Vec<(u64, Lie)>,
+    flipped_pages: Vec<u64>,
+    added_pages: Vec<u64>,
+    runs: u64,
+    conversions: u64,
+}
+
+impl Hostile {
+    /// Reads the value of `SOFTKVM_HOSTILE`.
+    pub fn parse(text: &str) -> Result<Self, HostileError> {
+        let mut plan = Self::default();
+        for word in text.split(';').map(str::trim).filter(|word| !word.is_empty()) {
+            plan.add(word).ok_or_else(|| HostileError(word.to_owned()))?;
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, word: &str) -> Option<()> {
+        let (name, value) = word.split_once('=')?;
+        let (what, when) = match value.split_once('@') {
+            Some((what, when)) => (what, Some(number(when)?)),
+            None => (value, None),
+        };
+        let pair = || {
+            let (first, second) = what.split_once(',')?;
+            Some((number(first)?, number(second)?))
+        };
+        let deed = match name {
+            "flip" => Deed::Flip(number(what)?),
+            "swap" => pair().map(|(a, b)| Deed::Swap(a, b))?,
+            "remap" => pair().map(|(a, b)| Deed::Remap(a, b))?,
+            "share" => Deed::Share(number(what)?),
+            "unshare" => Deed::Unshare(number(what)?),
+            _ if when.is_some() => return None,
+            _ => return self.add_timeless(name, number(what)?),
+        };
+        self.deeds.push((when.unwrap_or(1), deed));
+        Some(())
+    }
+
+    fn add_timeless(&mut self, name: &str, value: u64) -> Option<()> {
+        match name {
+            "flip-launch" => self.flipped_pages.push(value),
+            "add-launch" => self.added_pages.push(value),
+            "psc-refuse" => self.lies.push((value, Lie::Refuse)),
+            "psc-ignore" => self.lies.push((value, Lie::Ignore)),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// A page state change is about to exit to user space: the result to give the guest instead.
+    pub fn lie(&mut self) -> Option<u64> {
+        const EINVAL: u64 = 22;
+        if self.lies.is_empty() {
+            return None;
+        }
+        self.conversions += 1;
+        let lie = self.lies.iter().find(|(at, _)| *at == self.conversions)?.1;
+        Some(if lie == Lie::Refuse { EINVAL } else { 0 })
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// A launch command's source with bits flipped, until it is dropped.
+pub struct FlippedSource(Vec<(*mut u8, u8)>);
+
+impl FlippedSource {
+    /// Flips what the host wants flipped of these pages, in the caller's buffer.
+    pub fn new(hostile: &Hostile, params: &SnpLaunchUpdate) -> Self {
+        let start = params.gfn_start * PAGE;
+        let has_source = PageType(params.page_type) != PageType::ZERO;
+        let hits = hostile
+            .flipped_pages
+            .iter()
+            .filter(|gpa| has_source && gpa.wrapping_sub(start) < params.len)
+            .map(|gpa| params.uaddr.wrapping_add(gpa - start))
+            .filter(|address| user::populate(*address, true).is_ok());
+        let flip = |address: u64| {
+            let byte = address as *mut u8;
+            // SAFETY: the byte is present and writable; it is part of a buffer that the caller
+            // lends to the kernel for the time of the call.
+            unsafe {
+                *byte ^= 1;
+                (byte, *byte)
+            }
+        };
+        Self(hits.map(flip).collect())
+    }
+}
+
+impl Drop for FlippedSource {
+    fn drop(&mut self) {
+        for (byte, flipped) in &self.0 {
+            // SAFETY: as above. What the firmware has corrected stays.
+            unsafe {
+                if **byte == *flipped {
+                    **byte ^= 1;
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Before KVM_RUN: does what the host has planned for this moment.
+    pub fn be_hostile(&mut self) {
+        if self.hostile.deeds.is_empty() {
+            return;
+        }
+        self.hostile.runs += 1;
+        let now = self.hostile.runs;
+        let due: Vec<Deed> =
+            self.hostile.deeds.iter().filter(|(at, _)| *at == now).map(|(_, deed)| *deed).collect();
+        for deed in due {
+            let done = match deed {
+                Deed::Flip(gpa) => self.flip(gpa),
+                Deed::Swap(a, b) => self.swap(a, b),
+                Deed::Remap(a, b) => self.remap(a, b),
+                Deed::Share(gpa) => self.set_owner(gpa, false),
+                Deed::Unshare(gpa) => self.set_owner(gpa, true),
+            };
+            let word = if done.is_some() { "done" } else { "impossible: no such page" };
+            self.complain(format!("hostile host, before KVM_RUN {now}: {deed:x?}: {word}"));
+        }
+    }
+
+    fn flip(&mut self, gpa: u64) -> Option<()> {
+        let page = self.memory.shared_page(gpa, true).ok()?;
+        // SAFETY: the page is present and writable, and no vCPU runs while the VM is locked.
+        unsafe { *page.add((gpa % PAGE) as usize) ^= 1 };
+        self.code.host_wrote(page, PAGE as usize);
+        Some(())
+    }
+
+    /// RMPUPDATE assigns the pages to their new addresses, and clears their validated flags.
+    fn swap(&mut self, a: u64, b: u64) -> Option<()> {
+        let (a, b) = (a & !(PAGE - 1), b & !(PAGE - 1));
+        let asid = self.snp.asid();
+        let mut first = Box::new([0; PAGE as usize]);
+        self.memory.with_private_page(a, &mut |page, _| *first = *page).ok()?;
+        let mut moved = false;
+        self.memory
+            .with_private_page(b, &mut |page, entry| {
+                std::mem::swap(page, &mut first);
+                moved = entry.make_private(b, asid, false).is_ok();
+            })
+            .ok()?;
+        self.memory
+            .with_private_page(a, &mut |page, entry| {
+                *page = *first;
+                moved &= entry.make_private(a, asid, false).is_ok();
+            })
+            .ok()?;
+        self.memory_changed(Change::Contents);
+        moved.then_some(())
+    }
+
+    /// The nested page table is the host's, so it may say so; the RMP still knows the address.
+    fn remap(&mut self, a: u64, b: u64) -> Option<()> {
+        let mut other = None;
+        self.memory
+            .with_private_page(b, &mut |page, entry| other = Some((Box::new(*page), *entry)))
+            .ok()?;
+        let (contents, owner) = other?;
+        self.memory
+            .with_private_page(a, &mut |page, entry| {
+                *page = *contents;
+                *entry = owner;
+            })
+            .ok()?;
+        self.memory_changed(Change::Contents);
+        Some(())
+    }
+
+    fn set_owner(&mut self, gpa: u64, private: bool) -> Option<()> {
+        let frame = gpa / PAGE;
+        let (_, entry) = self.memory.private_page(gpa)?;
+        if !private {
+            entry.make_shared().ok()?;
+        }
+        self.memory.set_private(frame, frame + 1, private);
+        self.memory_changed(Change::Contents);
+        Some(())
+    }
+
+    /// Before LAUNCH_FINISH: adds the pages the host wants in the guest.
+    pub fn add_hostile_pages(&mut self, sev_fd_good: bool) -> Launch {
+        let machine = self.machine.clone();
+        for gpa in std::mem::take(&mut self.hostile.added_pages) {
+            let mut params = SnpLaunchUpdate {
+                gfn_start: gpa / PAGE,
+                len: PAGE,
+                page_type: PageType::ZERO.0,
+                ..SnpLaunchUpdate::default()
+            };
+            let State { snp, memory, .. } = self;
+            snp.launch_update(&mut machine.psp(), Ok(&mut params), sev_fd_good, memory)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_deed_can_be_written() {
+        let text = "flip=0x1000; swap=0x2000,12288@7;remap=1,2;share=0x5000@2;unshare=0x6000;\
+                    flip-launch=0x14018;add-launch=0x1200000;psc-refuse=1;psc-ignore=2;";
+        let plan = Hostile::parse(text).unwrap();
+        assert_eq!(
+            plan.deeds,
+            [
+                (1, Deed::Flip(0x1000)),
+                (7, Deed::Swap(0x2000, 0x3000)),
+                (1, Deed::Remap(1, 2)),
+                (2, Deed::Share(0x5000)),
+                (1, Deed::Unshare(0x6000)),
+            ]
+        );
+        assert_eq!(plan.lies, [(1, Lie::Refuse), (2, Lie::Ignore)]);
+        assert_eq!(plan.flipped_pages, [0x1_4018]);
+        assert_eq!(plan.added_pages, [0x120_0000]);
+        assert_eq!(Hostile::parse(""), Ok(Hostile::default()));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["flip", "flip=", "flip=zz", "swap=1", "read=0x1000", "psc-refuse=1@2", "=1"] {
+            assert_eq!(Hostile::parse(text), Err(HostileError(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn lies_are_counted() {
+        let mut plan = Hostile::parse("psc-refuse=2;psc-ignore=3").unwrap();
+        let answers: Vec<_> = (0..4).map(|_| plan.lie()).collect();
+        assert_eq!(answers, [None, Some(22), Some(0), None]);
+    }
+}
