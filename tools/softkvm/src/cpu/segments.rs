@@ -2,6 +2,7 @@
 //!
 //! Task switches and virtual-8086 mode are not modelled and end the run.
 
+use super::exec::breakpoints;
 use super::exec::stack::set_flags;
 use super::flags;
 use super::operand::{mask, peek, set_gpr, set_stack, stack_at};
@@ -691,12 +692,15 @@ pub(super) fn iret(p: &mut Processor, size: usize) -> Step {
     Ok(())
 }
 
-/// RFLAGS after IRET at the present privilege level. RF is dropped: it matters only to
-/// instruction breakpoints.
+/// RFLAGS after IRET at the present privilege level. RF matters only to instruction breakpoints
+/// and is dropped without them, so that blocks need not clear it.
 fn returned_flags(p: &Processor, image: u64, size: usize) -> u64 {
     let old = p.core.rflags();
     let mut writable =
         flags::ARITH_MASK | flags::TF | flags::DF | flags::NT | flags::AC | flags::ID;
+    if breakpoints::enabled(p) {
+        writable |= flags::RF;
+    }
     if p.core.cpl == 0 {
         writable |= flags::IOPL;
     }

@@ -160,6 +160,8 @@ pub struct Core {
     pub shadow: bool,
     /// Set whenever the run loop must look for events before the next block.
     pub attention: bool,
+    /// Data breakpoints (DR6 bits) met by the instruction in progress.
+    pub debug_hits: u8,
     /// NMIs are blocked until IRET.
     pub nmi_blocked: bool,
     /// Instructions retired.
@@ -328,6 +330,7 @@ impl Core {
             mode: Mode::Real16,
             shadow: false,
             attention: false,
+            debug_hits: 0,
             nmi_blocked: false,
             instructions: 0,
             stop: None,

@@ -1,5 +1,6 @@
 //! Segmentation: from `segment:offset` to a checked linear address.
 
+use crate::cpu::exec::breakpoints;
 use crate::cpu::flags;
 use crate::cpu::state::{cr0, cr4};
 use crate::cpu::{Access, Exception, Mode, Processor, Seg, Step};
@@ -22,6 +23,9 @@ impl Processor {
         }
         if self.core.rflags & flags::AC != 0 {
             self.check_alignment(la, len)?;
+        }
+        if breakpoints::enabled(self) {
+            breakpoints::data(self, la, len, access);
         }
         Ok(la)
     }
@@ -86,6 +90,9 @@ impl Processor {
         let la = s.base.wrapping_add(offset) & 0xffff_ffff;
         if self.core.rflags & flags::AC != 0 && access != Access::Fetch {
             self.check_alignment(la, len)?;
+        }
+        if breakpoints::enabled(self) {
+            breakpoints::data(self, la, len, access);
         }
         Ok(la)
     }

@@ -20,6 +20,7 @@ pub use cache::{CodeCache, CodeStats, Kind};
 use self::cache::Key;
 use self::handlers::generic::head;
 use self::op::{Head, Hot, Leave, Link, Slot};
+use super::exec::breakpoints;
 use super::state::Seg;
 use super::world::{Exit, Step, Stop, Trapped};
 use super::{Mode, Processor, deliver, flags};
@@ -92,7 +93,8 @@ fn turn(p: &mut Processor, code: *mut CodeCache, fast: bool) -> Step<Option<Exit
             (*code).bury();
         }
     }
-    let careful = p.core.shadow || p.core.rflags & (flags::TF | flags::RF) != 0;
+    let careful =
+        p.core.shadow || p.core.rflags & (flags::TF | flags::RF) != 0 || breakpoints::enabled(p);
     if !fast || careful || !p.mode_for_blocks() {
         return step_once(p, code);
     }

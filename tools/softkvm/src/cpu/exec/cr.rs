@@ -9,14 +9,10 @@ use crate::cpu::{Exception, Features, Mode, Processor, Seg, Step};
 /// SVM exit codes of DR7 accesses.
 const EXIT_READ_DR7: u32 = 0x27;
 const EXIT_WRITE_DR7: u32 = 0x37;
-/// DR7 bits that enable a breakpoint.
-const DR7_ENABLES: u64 = 0xff;
 /// DR7.GD.
 const DR7_GD: u64 = 1 << 13;
 /// DR6.BD.
 const DR6_BD: u64 = 1 << 13;
-/// DR6.BS: single step.
-pub(super) const DR6_BS: u64 = 1 << 14;
 /// CR3 bit that asks to keep translations.
 const CR3_NO_FLUSH: u64 = 1 << 63;
 /// Bits that CR0 has; others read as written zero.
@@ -268,7 +264,7 @@ fn read_dr(p: &mut Processor, number: usize) -> Step<u64> {
     Ok(p.core.dr[number])
 }
 
-/// Hardware breakpoints are not modelled: enabling one ends the run.
+/// Enabling a breakpoint moves execution to the reference engine, which looks for them.
 fn write_dr(p: &mut Processor, number: usize, value: u64) -> Step {
     let number = debug_register(p, number)?;
     intercept_dr7(p, number, EXIT_WRITE_DR7)?;
@@ -277,10 +273,10 @@ fn write_dr(p: &mut Processor, number: usize, value: u64) -> Step {
     }
     p.core.dr[number] = match number {
         6 => value & 0xe00f | 0xffff_0ff0,
-        7 if value & DR7_ENABLES != 0 => return Err(p.unknown("hardware breakpoint")),
         7 => value & 0xffff_2fff | 0x400,
         _ => value,
     };
+    p.core.attention = true;
     Ok(())
 }
 

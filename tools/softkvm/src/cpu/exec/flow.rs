@@ -4,8 +4,8 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
-use super::condition;
 use super::data::effective_after;
+use super::{breakpoints, condition};
 use crate::cpu::operand::{
     gpr, load, mask, memory_segment, operand_size, peek, push, read, set_gpr, set_stack, sext,
     stack_at,
@@ -184,7 +184,11 @@ pub(super) fn counted(p: &mut Processor, insn: &Instruction, next: u64) -> Step 
 pub(super) fn interrupt(p: &mut Processor, insn: &Instruction, next: u64) -> Step {
     match insn.mnemonic() {
         Mnemonic::Int3 => deliver::software(p, 3, next),
-        Mnemonic::Int1 => deliver::icebp(p, next),
+        Mnemonic::Int1 => {
+            deliver::icebp(p, next)?;
+            breakpoints::join(p);
+            Ok(())
+        }
         Mnemonic::Into => {
             if p.core.flags.of() {
                 return deliver::software(p, 4, next);

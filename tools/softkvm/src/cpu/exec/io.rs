@@ -2,6 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
+use super::breakpoints;
 use crate::cpu::operand::{gpr, mask, operand_size, read, set_gpr};
 use crate::cpu::state::{RAX, RDX, cr0};
 use crate::cpu::{Exception, Processor, Step, flags};
@@ -38,6 +39,7 @@ pub(super) fn allowed(p: &mut Processor, port: u16, size: usize) -> Step {
 
 /// Reads a port.
 pub(super) fn port_in(p: &mut Processor, port: u16, size: usize) -> Step<u32> {
+    breakpoints::port(p, port, size);
     let (core, world) = p.parts();
     let answer = world.port_in(core, port, size as u8);
     p.lift(answer)
@@ -45,6 +47,7 @@ pub(super) fn port_in(p: &mut Processor, port: u16, size: usize) -> Step<u32> {
 
 /// Writes a port.
 pub(super) fn port_out(p: &mut Processor, port: u16, size: usize, value: u32) -> Step {
+    breakpoints::port(p, port, size);
     let (core, world) = p.parts();
     let answer = world.port_out(core, port, size as u8, value);
     p.lift(answer)

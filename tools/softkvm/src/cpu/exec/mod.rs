@@ -1,11 +1,11 @@
 //! The meaning of every instruction, in every mode; SIMD and x87 are handed on to their modules.
 //!
 //! [`execute`] is the reference: the fast handlers of the engine must agree with it. Virtual-8086
-//! mode, task switches, hardware breakpoints and the shadow stack are not modelled; meeting them
-//! ends the run.
+//! mode and task switches are not modelled; meeting them ends the run.
 
 mod arith;
 mod bits;
+pub(crate) mod breakpoints;
 mod cr;
 mod data;
 mod desc;
@@ -33,13 +33,16 @@ use iced_x86::{ConditionCode, CpuidFeature, Instruction, Mnemonic as M};
 
 use super::flags::{self, Flags};
 use super::state::cr4;
-use super::{Core, Event, Exception, Features, Mode, Processor, Step, sse};
+use super::{Core, Exception, Exit, Features, Mode, Processor, Step, Stop, sse};
 
 /// Executes one decoded instruction at [`Core::rip`]. On `Ok` RIP is that of the next instruction,
 /// and the trap of a single step is left in [`Core::pending`] for [`super::deliver::pending`]; a fault is
 /// left in [`Core::stop`] for [`super::deliver::exception`].
 pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
     let before = p.core.rflags & flags::TF != 0;
+    if breakpoints::enabled(p) {
+        breakpoints::instruction(p)?;
+    }
     let shadow = std::mem::take(&mut p.core.shadow);
     let at = p.core.rip;
     let result = checked(p, insn);
@@ -47,25 +50,24 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
         if p.core.rip == at {
             p.core.shadow = shadow;
         }
+        // A repeated instruction traps between its iterations; other faults forget the traps.
+        if p.core.stop == Some(Stop::Exit(Exit::Turn)) {
+            breakpoints::trap(p, before);
+        } else {
+            p.core.debug_hits = 0;
+        }
         return result;
     }
-    let trap = match insn.mnemonic() {
+    let step = match insn.mnemonic() {
         // These have delivered their own event, or look at TF themselves.
         M::Int | M::Int3 | M::Into | M::Int1 | M::Syscall | M::Sysret | M::Sysretq => false,
         _ => before,
     };
     // MOV SS holds the trap off.
-    if trap && !p.core.shadow {
-        single_step(p);
+    if !p.core.shadow || insn.mnemonic() == M::Sti {
+        breakpoints::trap(p, step);
     }
     Ok(())
-}
-
-/// Leaves the single-step trap to the next delivery.
-fn single_step(p: &mut Processor) {
-    p.core.dr[6] |= cr::DR6_BS;
-    p.core.pending = Some(Event::Exception(Exception::DB));
-    p.core.attention = true;
 }
 
 /// RIP of the instruction after `insn`.

@@ -7,7 +7,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::arith::sub;
-use super::io;
+use super::{breakpoints, io};
 use crate::cpu::operand::{gpr, load, mask, segment, set_gpr, store};
 use crate::cpu::state::{RAX, RCX, RDI, RDX, RSI};
 use crate::cpu::{Access, Exit, Processor, Seg, Step, flags};
@@ -162,7 +162,7 @@ pub(super) fn run(p: &mut Processor, insn: &Instruction) -> Step {
         if done > 0 {
             p.core.instructions += 1;
             let io = matches!(action, Action::In | Action::Out);
-            if io || p.core.attention || done >= room {
+            if io || p.core.attention || done >= room || breakpoints::interrupts_repeat(p) {
                 return Err(p.exit(Exit::Turn));
             }
         }

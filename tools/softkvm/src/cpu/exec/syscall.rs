@@ -54,7 +54,7 @@ pub(super) fn syscall(p: &mut Processor, next: u64) -> Step {
 /// Both instructions trap if TF is set behind them.
 fn trap(p: &mut Processor) {
     if p.core.rflags & flags::TF != 0 {
-        super::single_step(p);
+        super::breakpoints::trap(p, true);
     }
 }
 

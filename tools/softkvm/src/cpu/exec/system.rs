@@ -99,11 +99,14 @@ pub(super) fn pause(p: &mut Processor) -> Step {
     Ok(())
 }
 
-/// HLT: leaves with RIP past it.
+/// HLT: leaves with RIP past it. A single-step trap would end the halt at once.
 pub(super) fn hlt(p: &mut Processor, next: u64) -> Step {
     supervisor_only(p)?;
     intercept(p, exit_code::HLT)?;
     p.core.rip = next;
+    if p.core.rflags & flags::TF != 0 {
+        return Ok(());
+    }
     Err(p.exit(Exit::Halt))
 }
 

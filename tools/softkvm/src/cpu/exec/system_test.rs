@@ -237,9 +237,6 @@ fn debug_registers() {
     assert_eq!(m.p.core.gpr[RCX], 0x400);
     assert_eq!(m.p.core.dr[0], 0x1_0000_0000);
     assert_eq!(m.vector(), 13);
-    let mut m = Machine::long().asm(|a| a.mov(dr7, rax).unwrap());
-    m.p.core.gpr[RAX] = 0x401;
-    assert!(matches!(m.run(), Exit::Unknown { what: "hardware breakpoint", .. }));
     let mut m = Machine::long().asm(|a| a.mov(rax, dr4).unwrap());
     m.p.core.cr4 |= cr4::DE;
     assert_eq!(m.vector(), 6);
@@ -300,4 +297,56 @@ fn invpcid_checks_its_descriptor() {
             assert_eq!(m.vector(), 13, "{kind} {number:x}");
         }
     }
+}
+
+/// A machine with one enabled breakpoint in DR0.
+fn watched(conditions: u64, address: u64) -> Machine {
+    let mut m = Machine::long();
+    m.p.core.dr[0] = address;
+    m.p.core.dr[7] = 0x401 | conditions;
+    m
+}
+
+#[test]
+fn breakpoints_on_instructions_fault_once() {
+    let mut m = watched(0, CODE + 1).code(&[0x90, 0x40, 0x88, 0xc1, 0xf4]);
+    // The handler sets RF in its frame and returns.
+    m.world.put(
+        HANDLERS + 16,
+        &assemble(64, HANDLERS + 16, |a| {
+            a.or(dword_ptr(rsp + 16), 0x1_0000).unwrap();
+            a.iretq().unwrap();
+        }),
+    );
+    m.step().unwrap();
+    m.step().unwrap();
+    assert_eq!((m.p.core.rip, m.p.core.dr[6] & 15), (HANDLERS + 16, 1));
+    assert_eq!((m.stack64(0), m.stack64(2) & 0x1_0000), (CODE + 1, 0));
+    assert_eq!(m.run(), Exit::Halt);
+    assert_eq!(m.p.core.rip, CODE + 5);
+}
+
+#[test]
+fn breakpoints_on_data_trap_behind_the_access() {
+    // Writes of four bytes; a read does not trap, and neither does a neighbour.
+    let mut m = watched(0xd_0000, DATA).asm(|a| {
+        a.mov(eax, dword_ptr(DATA)).unwrap();
+        a.mov(byte_ptr(DATA + 4), al).unwrap();
+        a.mov(byte_ptr(DATA + 3), al).unwrap();
+        a.nop().unwrap();
+    });
+    assert_eq!(m.vector(), 1);
+    assert_eq!(m.stack64(0), CODE + 27, "three absolute addresses of eight bytes");
+    assert_eq!(m.p.core.dr[6] & 0x400f, 1);
+    // Reads and writes, in the middle of a repeated instruction.
+    let mut m = watched(0x3_0000, DATA + 2).asm(|a| a.rep().lodsb().unwrap());
+    m.p.core.gpr[RSI] = DATA;
+    m.p.core.gpr[RCX] = 5;
+    assert_eq!(m.vector(), 1);
+    assert_eq!((m.p.core.gpr[RCX], m.stack64(0)), (2, CODE));
+    // Ports, with CR4.DE.
+    let mut m = watched(0x2_0000, 0x80).code(&[0xe6, 0x80, 0x90]);
+    m.p.core.cr4 |= cr4::DE;
+    assert_eq!(m.vector(), 1);
+    assert_eq!(m.stack64(0), CODE + 2);
 }
