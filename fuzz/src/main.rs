@@ -60,8 +60,8 @@ fn main() -> Result<()> {
             driver::fuzz(targets::find(&name)?, Duration::from_secs(seconds), seed, &findings)
         }
         Command::Replay { name, file } => {
-            let input = std::fs::read(&file)
-                .with_context(|| format!("cannot read {}", file.display()))?;
+            let input =
+                std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             (targets::find(&name)?.run)(&input);
             Ok(())
         }

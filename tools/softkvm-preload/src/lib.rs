@@ -387,3 +387,9 @@ pub unsafe extern "C" fn fallocate64(fd: c_int, mode: c_int, offset: off_t, len:
         ),
     }
 }
+
+/// Tells a monitor that looks for it (by `dlsym`) that this library answers its `/dev/kvm`.
+#[unsafe(no_mangle)]
+pub extern "C" fn softkvm_is_loaded() -> c_int {
+    1
+}

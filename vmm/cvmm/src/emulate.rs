@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::error::Error;
+use crate::sys::preloaded;
 
 /// The environment variable that names the library.
 pub const LIBRARY_VARIABLE: &str = "CVMM_SOFTKVM";
-/// The environment variable that names the platform profile to the library; set means: emulated.
+/// The environment variable that names the platform profile to the library.
 pub const PROFILE_VARIABLE: &str = "SOFTKVM_PROFILE";
 /// The environment variable that makes the library use the host's clock instead of modelled time.
 pub const REALTIME_VARIABLE: &str = "SOFTKVM_REALTIME";
+/// Set by us for the process that we become, so that a wrong library is noticed.
+const STARTED_VARIABLE: &str = "CVMM_EMULATING";
 /// The library's file name.
 const LIBRARY_NAME: &str = "libsoftkvm_preload.so";
 
@@ -27,6 +30,10 @@ pub fn ensure(profile: &str) -> Result<(), Error> {
         return Ok(());
     }
     let library = find_library()?;
+    if std::env::var_os(STARTED_VARIABLE).is_some() {
+        let problem = format!("{} was loaded and is not softkvm", library.display());
+        return Err(Error::Emulate { problem });
+    }
     eprintln!(
         "cvmm: emulating with softkvm, profile {profile}: this guest runs on a software processor and is NOT confidential"
     );
@@ -40,15 +47,15 @@ pub fn ensure(profile: &str) -> Result<(), Error> {
         .args(std::env::args_os().skip(1))
         .env("LD_PRELOAD", preload)
         .env(PROFILE_VARIABLE, profile)
+        .env(STARTED_VARIABLE, "1")
         .exec();
     Err(Error::Emulate { problem: format!("the process cannot be started again: {failure}") })
 }
 
 /// The profile of the softkvm loaded below this process.
 pub fn profile_in_use() -> Option<String> {
-    let loaded = std::env::var("LD_PRELOAD").is_ok_and(|l| l.contains("softkvm"));
-    let profile = std::env::var(PROFILE_VARIABLE).ok();
-    if loaded { Some(profile.unwrap_or_else(|| "epyc-milan".into())) } else { None }
+    preloaded::softkvm()
+        .then(|| std::env::var(PROFILE_VARIABLE).unwrap_or_else(|_| "epyc-milan".into()))
 }
 
 /// Is the guest's time that of a modelled platform?

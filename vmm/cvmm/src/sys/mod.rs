@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod kick;
 pub mod memory;
+pub mod preloaded;
 pub mod sev_status;
 pub mod snp;
 pub mod system;
