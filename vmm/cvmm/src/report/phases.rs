@@ -3,7 +3,7 @@
 use abi::marks::{Mark, MarkId};
 use serde::Serialize;
 
-use crate::recorder::Recorder;
+use crate::recorder::{Op, Recorder};
 use crate::run::RunRecord;
 
 /// A phase.
@@ -42,6 +42,11 @@ const GUEST_PHASES: [(&str, &str, MarkId, MarkId); 6] = [
     ("A0", "attestation", MarkId::ATTEST_BEGIN, MarkId::ATTEST_END),
 ];
 
+/// Slots and attributes name bytes that another operation has counted.
+fn moves_bytes(op: Op) -> bool {
+    matches!(op, Op::MapMemory | Op::CopyIn | Op::LaunchUpdate)
+}
+
 pub(super) fn derive(recorder: &Recorder, run: &RunRecord) -> Vec<Phase> {
     let before_main = recorder.started().before_main;
     let mut phases = vec![Phase {
@@ -56,7 +61,7 @@ pub(super) fn derive(recorder: &Recorder, run: &RunRecord) -> Vec<Phase> {
         let mut phase = Phase { id, name, wall_ns: 0, modelled_ns: None, count: 0, bytes: 0 };
         for event in recorder.events().iter().filter(|e| e.op.phase() == id) {
             phase.wall_ns += event.end.0 - event.begin.0;
-            phase.bytes += event.bytes;
+            phase.bytes += if moves_bytes(event.op) { event.bytes } else { 0 };
             phase.count += 1;
             if let Some((begin, end)) = event.guest {
                 *phase.modelled_ns.get_or_insert(0) += end.0 - begin.0;
