@@ -2,7 +2,8 @@
 
 use abi::boot::E820Type;
 use abi::shim::{
-    CMDLINE_MAX, KernelKind, LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology, Termination,
+    CMDLINE_MAX, KernelKind, LOW_E820, LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology,
+    Termination,
 };
 
 use crate::mock::{Guest, INITRD, KERNEL_LOAD, MEMORY, STAGING};
@@ -43,24 +44,24 @@ fn head_fields() {
 fn memory_map() {
     let cases: [Damage; 12] = [
         |p| p.e820_count = 0,
-        |p| p.e820_count = 4,
+        |p| p.e820_count = 3,
         |p| p.e820_count = 65,
         |p| p.e820_count = u32::MAX,
         |p| p.e820[1].kind = E820Type::RAM,
         |p| p.e820[0].size = SHIM_BASE - PAGE,
-        |p| p.e820[5].addr = 0xF_F000,
-        |p| p.e820[5].size += 1,
-        |p| p.e820[5].size = 0,
-        |p| p.e820[5].size = u64::MAX - PAGE + 1,
-        |p| p.e820[5].kind = E820Type(7),
-        |p| p.e820[5].reserved = 1,
+        |p| p.e820[LOW_E820.len()].addr = 0xB_F000,
+        |p| p.e820[LOW_E820.len()].size += 1,
+        |p| p.e820[LOW_E820.len()].size = 0,
+        |p| p.e820[LOW_E820.len()].size = u64::MAX - PAGE + 1,
+        |p| p.e820[LOW_E820.len()].kind = E820Type(7),
+        |p| p.e820[LOW_E820.len()].reserved = 1,
     ];
     for (index, damage) in cases.into_iter().enumerate() {
         assert_eq!(refused(damage), Some(Termination::BAD_E820), "case {index}");
     }
     // Overlap of two entries.
     let overlap: Damage = |p| {
-        p.e820[6] = p.e820[5];
+        p.e820[6] = p.e820[LOW_E820.len()];
         p.e820_count += 1;
     };
     assert_eq!(refused(overlap), Some(Termination::BAD_E820));

@@ -4,8 +4,8 @@ use abi::boot::{BootParams, CcBlobSevInfo, E820Type, SETUP_CC_BLOB};
 use abi::marks::{BLOB_KERNEL, MarkId};
 use abi::shim::{
     BOOT_PARAMS_GPA, CC_BLOB_GPA, CMDLINE_GPA, CPUID_GPA, E820Entry, Flags, HIGH_RAM_START,
-    KernelKind, LARGE_PAGE, LOW_RAM_END, LoadMode, PAGE, SECRETS_GPA, SHIM_BASE, Termination,
-    WORK_END,
+    KernelKind, LARGE_PAGE, LOW_E820, LOW_RAM_END, LoadMode, PAGE, SECRETS_GPA, SHIM_BASE,
+    Termination, WORK_END,
 };
 
 use crate::mock::{Guest, INITRD, KERNEL_LOAD, MEMORY, STAGING, bzimage, setup_header};
@@ -55,7 +55,7 @@ fn boot_params_say_what_the_parameters_say() {
     assert_eq!({ page.acpi_rsdp_addr }, guest.params.acpi_rsdp);
     assert_eq!(page.sentinel, 0);
     assert_eq!(u32::from(page.e820_entries), guest.params.e820_count);
-    assert_eq!({ page.e820_table[5].addr }, HIGH_RAM_START);
+    assert_eq!({ page.e820_table[LOW_E820.len()].addr }, HIGH_RAM_START);
     assert_eq!({ page.hdr.setup_data }, CC_BLOB_GPA);
     assert_eq!(u64::from(page.cc_blob_address), CC_BLOB);
     let cc: &CcPage = object(&guest.mock, CC_BLOB_GPA).unwrap_or_else(|_| panic!("aligned"));

@@ -71,10 +71,12 @@ pub const WORK_END: u64 = PAGE_TABLES_GPA + PAGE_TABLES_PAGES * PAGE;
 pub const CMDLINE_GPA: u64 = 0x3_0000;
 /// Longest command line with its NUL.
 pub const CMDLINE_MAX: u64 = PAGE;
-/// End of conventional memory: nothing of ours lies above, and RAM starts again at 1 MiB.
+/// End of conventional memory: nothing of ours lies above.
 pub const LOW_RAM_END: u64 = 0xA_0000;
-/// Where RAM starts again.
-pub const HIGH_RAM_START: u64 = 0x10_0000;
+/// Where RAM starts again: at the ROM area, for a kernel with CONFIG_ISCSI_IBFT_FIND reads all of it through its direct
+/// map (Linux 7.2 drivers/firmware/iscsi_ibft_find.c), so an SNP guest must own it. The kernel takes it out of the map
+/// afterwards (arch/x86/kernel/setup.c `trim_bios_range`).
+pub const HIGH_RAM_START: u64 = 0xC_0000;
 /// Kernel, initrd, staging and everything else the shim touches by address lies below.
 pub const LOAD_END_MAX: u64 = 1 << 32;
 
@@ -83,13 +85,13 @@ const _: () = assert!(SHIM_CODE_GPA + SHIM_CODE_PAGES_MAX * PAGE == PARAMETER_GP
 
 /// The low part of every memory map: what E820 must say below [`HIGH_RAM_START`] (start, end, type).
 ///
-/// The shim refuses a map that makes the reserved pages RAM. ACPI tables have their own type because an SNP guest maps
-/// *reserved* memory shared (Linux 7.2 arch/x86/mm/ioremap.c `__ioremap_check_mem`).
-pub const LOW_E820: [(u64, u64, crate::boot::E820Type); 5] = [
+/// The shim refuses a map that makes the reserved pages RAM. What the kernel reads later (ACPI tables, CPUID and secrets
+/// page, the `setup_data` that sysfs shows) has the type of ACPI tables, because an SNP guest maps *reserved* memory shared
+/// (Linux 7.2 arch/x86/mm/ioremap.c `__ioremap_check_encrypted`).
+pub const LOW_E820: [(u64, u64, crate::boot::E820Type); 4] = [
     (0, SHIM_BASE, crate::boot::E820Type::RAM),
     (SHIM_BASE, ACPI_GPA, crate::boot::E820Type::RESERVED),
-    (ACPI_GPA, CPUID_GPA, crate::boot::E820Type::ACPI),
-    (CPUID_GPA, BOOT_PARAMS_GPA, crate::boot::E820Type::RESERVED),
+    (ACPI_GPA, BOOT_PARAMS_GPA, crate::boot::E820Type::ACPI),
     (BOOT_PARAMS_GPA, LOW_RAM_END, crate::boot::E820Type::RAM),
 ];
 

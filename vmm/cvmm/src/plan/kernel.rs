@@ -107,6 +107,8 @@ impl KernelLayout {
     }
 }
 
+/// Below it lies what every PC keeps for other things.
+const LOWEST_LOAD_ADDRESS: u64 = 0x10_0000;
 /// A kernel is never larger than this in memory; absurd sizes are damage, not wishes.
 const MEMORY_MAX: u64 = 1 << 30;
 
@@ -149,7 +151,7 @@ fn parse_bzimage(file: &[u8]) -> Result<KernelLayout, KernelError> {
         ));
     }
     let preferred = header.pref_address;
-    if !(abi::shim::HIGH_RAM_START..=MEMORY_MAX).contains(&preferred) {
+    if !(LOWEST_LOAD_ADDRESS..=MEMORY_MAX).contains(&preferred) {
         return Err(KernelError::BadHeader("its preferred address is not between 1 MiB and 1 GiB"));
     }
     Ok(KernelLayout::BzImage {
@@ -217,7 +219,7 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
                 "a segment is larger than its memory, or lies above 4 GiB",
             ));
         }
-        if addr < abi::shim::HIGH_RAM_START {
+        if addr < LOWEST_LOAD_ADDRESS {
             return Err(KernelError::BadElf("a segment lies below 1 MiB"));
         }
         // A kernel names its entry by physical address, an ordinary executable by virtual address.

@@ -184,7 +184,7 @@ impl Layout {
         map
     }
 
-    /// What is private from the start: RAM without the staging area and without the hole that a PC has below 1 MiB.
+    /// What is private from the start: RAM without the staging area and without the video memory of a PC.
     ///
     /// The hole stays shared, because an SNP kernel maps what is not RAM as shared (Linux 7.2 arch/x86/mm/ioremap.c).
     pub fn private(&self) -> Vec<Range> {

@@ -142,17 +142,17 @@ fn golden_digests() {
         (
             &["--snp"][..],
             1,
-            "7a0027e7da25571afcae53846008f1f1577b0b763947bbdfabc9fd8d48948e9d0faa5b991ab821939d601d8b1934671a",
+            "6ecd24985cb22546a98e29aca1d2e00cedf2e41f9bc1229ff32e9e25a570e3857256681a7ed3b1ae81e8a90723524bf7",
         ),
         (
             &["--snp"][..],
             4,
-            "547ffb8f1222e2418589e03256c18ab08e9bbca9457f886f47f65bda917bbd04c26d6a11d002dda0ebd59ec5a25cfb52",
+            "751cddc255dbaf464a7d404a5ff239f625d3322a8dd793d2a96cc55c6832dda544b6eb711c97c0ea457d9ff779c31071",
         ),
         (
             &["--snp", "--load", "measured", "--memory", "4G"][..],
             2,
-            "559123428bba7e88d3862a1e8f4452120b4e9a37b7a3e0f81a5667cb1929409ce66c611b3c6a115bcc98b6b066d0114f",
+            "cc30db1072f9d8b5f2fd385dd4185a695894a07b4c6bff396929d77838aa2ff53ff42f4694d7a56f6fcbf4c1dd450894",
         ),
     ];
     for (args, cpus, expected) in golden {
