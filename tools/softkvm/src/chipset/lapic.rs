@@ -38,9 +38,9 @@ const X2APIC_ICR_RESERVED: u64 = 0xfff0_0000 | 0x3_0000 | 1 << 13;
 /// What of the guest's CPUID the APIC depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApicFeatures {
-    /// CPUID 1 ECX[21].
+    /// CPUID 1 ECX bit 21.
     pub x2apic: bool,
-    /// CPUID 1 ECX[24].
+    /// CPUID 1 ECX bit 24.
     pub tsc_deadline: bool,
     /// Physical address bits.
     pub phys_bits: u8,

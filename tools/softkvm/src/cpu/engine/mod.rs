@@ -5,7 +5,7 @@
 //! at that instruction, which the reference engine then executes. Both retire the same
 //! instructions, see events at the same places and leave the same state.
 //!
-//! UNSAFETY: blocks are reached by raw pointer; see [`op`] and [`cache`] for who keeps them alive.
+//! UNSAFETY: blocks are reached by raw pointer; see `op` and `cache` for who keeps them alive.
 #![allow(unsafe_code)]
 
 mod build;

@@ -1,7 +1,7 @@
 //! MMX and SSE instructions.
 //!
 //! Integer and bitwise work is done on lanes in plain Rust; floating-point arithmetic is done by
-//! the host's SSE unit under the guest's MXCSR ([`host`]).
+//! the host's SSE unit under the guest's MXCSR (`host`).
 
 mod crypto;
 mod float;

@@ -1,9 +1,9 @@
 //! x87 instructions.
 //!
-//! Arithmetic runs on the host's x87 unit ([`host`]); memory operands, environment images,
+//! Arithmetic runs on the host's x87 unit (`host`); memory operands, environment images,
 //! exception reporting and the last-instruction pointers are kept here. The last opcode (FOP)
 //! stays zero and the pointers' selectors are stored as zero, as processors do that report them
-//! only for unmasked exceptions (CPUID 0x80000008 EBX[2]) and deprecate the selectors.
+//! only for unmasked exceptions (CPUID 0x80000008 EBX bit 2) and deprecate the selectors.
 
 mod environment;
 mod host;
