@@ -31,11 +31,13 @@ pub struct Options {
     pub reference: bool,
     /// How the host cheats; see [`super::hostile`].
     pub hostile: String,
+    /// Say every VMGEXIT on stderr.
+    pub trace: bool,
 }
 
 impl Options {
     /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
-    /// `SOFTKVM_REFERENCE` and `SOFTKVM_HOSTILE`.
+    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE` and `SOFTKVM_TRACE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -45,6 +47,7 @@ impl Options {
             seed: std::env::var("SOFTKVM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0),
             reference: flag("SOFTKVM_REFERENCE"),
             hostile: std::env::var("SOFTKVM_HOSTILE").unwrap_or_default(),
+            trace: flag("SOFTKVM_TRACE"),
         }
     }
 }

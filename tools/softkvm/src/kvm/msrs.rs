@@ -120,7 +120,7 @@ fn kind(index: u32) -> Option<Kind> {
         0x1db..=0x1de => Kind::Ignore(0),
         // SYSCFG, HWCR, IORR, TOM, MMCONF.
         0xc001_0010 => Kind::Store { reset: 0, writable: ALL },
-        0xc001_0015 => Kind::Store { reset: 0, writable: 0x0108_0118 },
+        0xc001_0015 => Kind::Store { reset: 1 << 24, writable: 0x0108_0118 },
         0xc001_0016..=0xc001_001a | 0xc001_001d => Kind::Ignore(0),
         0xc001_001f | 0xc001_0022 | 0xc001_0055 | 0xc001_0058 => Kind::Ignore(0),
         0xc001_0112 | 0xc001_0113 | 0xc001_0114 | 0xc001_0117 => Kind::Ignore(0),

@@ -256,6 +256,10 @@ impl State {
         let Some(mut state) = self.vcpus[index].ghcb.take() else {
             return Some(Return::Fail(Errno::EINVAL));
         };
+        let before = state.msr();
+        if self.machine.options.trace && answer.is_none() {
+            self.trace_vmgexit(index, before);
+        }
         let Some(mut p) = self.vcpus[index].processor.take() else {
             return Some(Return::Fail(Errno::EBUSY));
         };
@@ -266,6 +270,9 @@ impl State {
             None => state.handle(&mut host),
             Some(answer) => state.complete(&mut host, answer),
         };
+        if self.machine.options.trace {
+            eprintln!("softkvm: vCPU {index}: {outcome:x?}, MSR {:#x}", state.msr());
+        }
         self.vcpus[index].ghcb = Some(state);
         self.vcpus[index].processor = Some(p);
         match outcome {
@@ -287,9 +294,32 @@ impl State {
                     return self.ghcb(index, Some(ghcb::Answer::Hypercall(answer)));
                 }
                 let exit = user_exit(exit);
+                if let UserExit::SevTerm(data) = exit {
+                    let last: Vec<String> = self.vcpus[index]
+                        .last_vcs
+                        .iter()
+                        .map(|(code, about)| format!("{code:#x} ({about:#x})"))
+                        .collect();
+                    let last = last.join(", ");
+                    let ghcb = format!("vCPU {index} asks for termination ({data:#x})");
+                    self.complain(format!("{ghcb}; last #VCs: {last}"));
+                }
                 self.vcpus[index].completion = Completion::Ghcb(exit.clone());
                 Some(Return::Exit(exit))
             }
+        }
+    }
+
+    fn trace_vmgexit(&mut self, index: usize, msr: u64) {
+        let mut fields = [0; 24];
+        let page = msr & 0xfff == 0
+            && self.memory.read_shared(msr.wrapping_add(0x390), &mut fields).is_ok();
+        if page {
+            let [code, info1, info2]: [u64; 3] =
+                std::array::from_fn(|i| little_endian(&fields[i * 8..i * 8 + 8]));
+            eprintln!("softkvm: vCPU {index}: VMGEXIT {code:#x}, {info1:#x}, {info2:#x}");
+        } else {
+            eprintln!("softkvm: vCPU {index}: VMGEXIT, MSR {msr:#x}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Everything a VM consists of. It stands behind one lock, which is also the baton: whoever runs a
 //! vCPU holds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -90,6 +90,8 @@ pub struct Vcpu {
     pub has_run: bool,
     /// Part of instructions to be run from the quantum it was interrupted in.
     pub remaining: u64,
+    /// The last #VCs, newest first: code, and the guest-physical address or RIP it was about.
+    pub last_vcs: VecDeque<(u64, u64)>,
     /// Statistics.
     pub counts: Counts,
     /// File of KVM_GET_STATS_FD.
@@ -361,6 +363,7 @@ impl State {
             flush: false,
             has_run: false,
             remaining: 0,
+            last_vcs: VecDeque::new(),
             counts: Counts::default(),
             stats: None,
         });

@@ -20,6 +20,9 @@ const MSR_INVALID: u32 = 1;
 /// KVM_ENOSYS as a guest sees it.
 const KVM_ENOSYS: i64 = -1000;
 
+/// How many #VCs are remembered.
+const LAST_VCS: usize = 4;
+
 /// A running processor's view of its VM.
 pub struct Guest<'a> {
     /// The VM.
@@ -38,11 +41,18 @@ fn refuse<T>() -> Result<T, Stop> {
     Err(Stop::Fault(Exception::gp(0)))
 }
 
-fn vc_fault<T>(code: u64) -> Result<T, Stop> {
-    Err(Stop::Fault(Exception::vc(code as u32)))
-}
-
 impl Guest<'_> {
+    /// #VC with an SVM exit code; `about` is the address or RIP in question.
+    fn vc_fault<T>(&mut self, code: u64, about: u64) -> Result<T, Stop> {
+        let cost = self.state.costs.vc;
+        self.state.clock.charge(cost);
+        let vcpu = self.vcpu();
+        vcpu.count("vc");
+        vcpu.last_vcs.truncate(LAST_VCS - 1);
+        vcpu.last_vcs.push_front((code, about));
+        Err(Stop::Fault(Exception::vc(code as u32)))
+    }
+
     fn vcpu(&mut self) -> &mut Vcpu {
         &mut self.state.vcpus[self.me]
     }
@@ -125,8 +135,7 @@ impl Guest<'_> {
                 }
                 Gate::Fill => self.fill(gpa)?,
                 Gate::Vc(code) => {
-                    self.vcpu().count("vc_page");
-                    return vc_fault(u64::from(code));
+                    return self.vc_fault(u64::from(code), gpa);
                 }
                 Gate::MemoryFault { private } => {
                     self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private });
@@ -369,7 +378,7 @@ impl World for Guest<'_> {
 
     fn port_in(&mut self, core: &mut Core, port: u16, len: u8) -> Result<u32, Stop> {
         if self.protected() {
-            return vc_fault(vc::IOIO);
+            return self.vc_fault(vc::IOIO, core.rip);
         }
         let touch = Touch::In { port, len };
         if let Some(value) = self.known(core, touch) {
@@ -386,7 +395,7 @@ impl World for Guest<'_> {
 
     fn port_out(&mut self, core: &mut Core, port: u16, len: u8, value: u32) -> Result<(), Stop> {
         if self.protected() {
-            return vc_fault(vc::IOIO);
+            return self.vc_fault(vc::IOIO, core.rip);
         }
         let touch = Touch::Out { port, len, value };
         if self.known(core, touch).is_some() {
@@ -411,7 +420,7 @@ impl World for Guest<'_> {
             return match index {
                 msrs::GHCB => Ok(self.vcpu().ghcb.as_ref().map_or(0, |ghcb| ghcb.msr())),
                 msrs::SEV_STATUS => Ok(self.state.snp.features().0 << 2 | 3),
-                _ => vc_fault(vc::MSR),
+                _ => self.vc_fault(vc::MSR, core.rip),
             };
         }
         let touch = Touch::Rdmsr(index);
@@ -442,7 +451,7 @@ impl World for Guest<'_> {
                 }
                 return Ok(());
             }
-            return vc_fault(vc::MSR);
+            return self.vc_fault(vc::MSR, core.rip);
         }
         let touch = Touch::Wrmsr(index, value);
         match self.vcpu().replay.find(core, touch) {
@@ -472,7 +481,7 @@ impl World for Guest<'_> {
         self.state.random()
     }
 
-    fn intercept(&mut self, _core: &mut Core, exit_code: u32) -> Result<(), Stop> {
+    fn intercept(&mut self, core: &mut Core, exit_code: u32) -> Result<(), Stop> {
         if !self.protected() {
             return Ok(());
         }
@@ -486,9 +495,7 @@ impl World for Guest<'_> {
             | vc::MWAIT
             | vc::READ_DR7
             | vc::WRITE_DR7 => {
-                self.state.clock.charge(self.state.costs.vc);
-                self.vcpu().count("vc_instruction");
-                vc_fault(u64::from(exit_code))
+                self.vc_fault(u64::from(exit_code), core.rip)
             }
             // RDTSC, HLT, XSETBV: not intercepted, or an automatic exit.
             _ => Ok(()),
@@ -560,7 +567,7 @@ impl World for Guest<'_> {
         if let Backing::Guarded(entry) = self.state.memory.backing(gpa)
             && !entry.validated()
         {
-            return vc_fault(vc::PAGE_NOT_VALIDATED);
+            return self.vc_fault(vc::PAGE_NOT_VALIDATED, gpa);
         }
         let Some((_, entry)) = self.state.memory.private_page(gpa) else {
             return self.stuck("RMPADJUST of a page without backing", gpa).map(|_| 0);
