@@ -220,6 +220,29 @@ fn the_certificate_table_can_be_walked() {
 }
 
 #[test]
+fn each_family_names_its_firmware_in_its_own_way() {
+    let issue = |family, model| {
+        let tcb = abi::snp::TcbParts { fmc: 0x71, boot_loader: 2, tee: 3, snp: 4, microcode: 5 };
+        let psp = Psp::new(Platform { family, model, tcb, ..Platform::default() });
+        let version = psp.platform().tcb_version().0.to_le_bytes();
+        (Chain::issue(psp.platform(), psp.keys()).unwrap(), version)
+    };
+    let has = |der: &[u8], bytes: &[u8]| der.windows(bytes.len()).any(|window| window == bytes);
+    // 1.3.6.1.4.1.3704.1.3.9 with its value: fmcSPL.
+    let fmc = [0x2b, 6, 1, 4, 1, 0x9c, 0x78, 1, 3, 9, 4, 3, 2, 1, 0x71];
+    for (family, model, version, name) in [
+        (0x19, 0x01, [2, 3, 0, 0, 0, 0, 4, 5], "Milan"),
+        (0x19, 0x11, [2, 3, 0, 0, 0, 0, 4, 5], "Genoa"),
+        (0x1a, 0x02, [0x71, 2, 3, 4, 0, 0, 0, 5], "Turin"),
+    ] {
+        let (chain, packed) = issue(family, model);
+        assert_eq!(packed, version, "{name}");
+        assert!(has(&chain.vcek, name.as_bytes()), "{name}");
+        assert_eq!(has(&chain.vcek, &fmc), family == 0x1a, "{name}");
+    }
+}
+
+#[test]
 fn openssl_accepts_the_chain_and_the_report() {
     if Command::new("openssl").arg("version").output().is_err() {
         println!("skipped: no openssl command here");
