@@ -133,7 +133,7 @@ impl Memory {
             allowed |= GUEST_MEMFD_FLAG_INIT_SHARED;
         }
         Errno::require(flags & !allowed == 0)?;
-        Errno::require((size as i64) > 0 && size % PAGE == 0)
+        Errno::require((size as i64) > 0 && size.is_multiple_of(PAGE))
     }
 
     /// Adds a guest memory descriptor's memory.
@@ -202,7 +202,7 @@ impl Memory {
                 allowed |= MEM_READONLY;
             }
         }
-        let aligned = |value: u64| value % PAGE == 0;
+        let aligned = |value: u64| value.is_multiple_of(PAGE);
         Errno::require(region.flags & !allowed == 0)?;
         Errno::require(aligned(region.memory_size) && aligned(region.guest_phys_addr))?;
         // access_ok: the user half of the address space.

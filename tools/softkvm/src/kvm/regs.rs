@@ -336,10 +336,10 @@ pub fn get_xcrs(core: &Core) -> kvm_xcrs {
 /// KVM_SET_XCRS.
 pub fn set_xcrs(core: &mut Core, xcrs: &kvm_xcrs) -> Answer {
     Errno::require(xcrs.nr_xcrs as usize <= xcrs.xcrs.len() && xcrs.flags == 0)?;
-    for xcr in xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).filter(|xcr| xcr.xcr == 0) {
+    let given = &xcrs.xcrs[..xcrs.nr_xcrs as usize];
+    if let Some(xcr) = given.iter().find(|xcr| xcr.xcr == 0) {
         Errno::require(xcr.value & 1 != 0 && xcr.value & !3 == 0)?;
         core.xcr0 = xcr.value;
-        break;
     }
     Ok(())
 }

@@ -451,8 +451,8 @@ fn pre_fault(state: &mut State, arg: u64) -> Answer {
     Errno::require(
         range.flags == 0
             && range.size != 0
-            && range.gpa % 4096 == 0
-            && range.size % 4096 == 0
+            && range.gpa.is_multiple_of(4096)
+            && range.size.is_multiple_of(4096)
             && range.gpa.checked_add(range.size).is_some(),
     )?;
     if state.is_snp() && !state.snp.finished() {

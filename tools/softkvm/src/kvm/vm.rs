@@ -265,8 +265,8 @@ fn set_attributes(state: &mut State, arg: u64) -> Answer {
             && request.attributes & !KVM_MEMORY_ATTRIBUTE_PRIVATE == 0
             && request.size != 0
             && end.is_some()
-            && request.address % 4096 == 0
-            && request.size % 4096 == 0,
+            && request.address.is_multiple_of(4096)
+            && request.size.is_multiple_of(4096),
     )?;
     let start = request.address >> 12;
     let private = request.attributes != 0;
