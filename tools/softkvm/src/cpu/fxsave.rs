@@ -162,7 +162,8 @@ fn area(
     access: Access,
 ) -> Step<u64> {
     let (segment, offset) = operand::address(p, insn);
-    let la = p.linear(segment, offset, len, access)?;
+    // With alignment checks on, AMD processors report #AC for anything but whole doublewords.
+    let la = p.linear_aligned(segment, offset, len, 4, access)?;
     if la & (align - 1) != 0 {
         return Err(p.fault(Exception::gp(0)));
     }

@@ -10,8 +10,22 @@ impl Processor {
     /// 4.8 and 4.12); returns the linear address.
     #[inline]
     pub fn linear(&mut self, segment: Seg, offset: u64, len: usize, access: Access) -> Step<u64> {
+        let alignment = if len.is_power_of_two() { len } else { 1 };
+        self.linear_aligned(segment, offset, len, alignment, access)
+    }
+
+    /// As [`Processor::linear`], for operands whose natural alignment is not their length.
+    #[inline]
+    pub fn linear_aligned(
+        &mut self,
+        segment: Seg,
+        offset: u64,
+        len: usize,
+        alignment: usize,
+        access: Access,
+    ) -> Step<u64> {
         if self.core.mode != Mode::Long64 {
-            return self.linear_legacy(segment, offset, len, access);
+            return self.linear_legacy(segment, offset, len, alignment, access);
         }
         let la = match segment {
             Seg::Fs | Seg::Gs => self.core.seg[segment as usize].base.wrapping_add(offset),
@@ -22,12 +36,24 @@ impl Processor {
             return Err(self.segment_fault(segment));
         }
         if self.core.rflags & flags::AC != 0 {
-            self.check_alignment(la, len)?;
+            self.check_alignment(la, alignment)?;
         }
         if breakpoints::enabled(self) {
             breakpoints::data(self, la, len, access);
         }
         Ok(la)
+    }
+
+    /// #GP(0) unless an operand that must be aligned is; this comes before all other checks.
+    pub(crate) fn require_alignment(&mut self, segment: Seg, offset: u64, alignment: u64) -> Step {
+        let base = match segment {
+            Seg::Es | Seg::Cs | Seg::Ss | Seg::Ds if self.core.mode == Mode::Long64 => 0,
+            _ => self.core.seg[segment as usize].base,
+        };
+        if base.wrapping_add(offset) & (alignment - 1) != 0 {
+            return Err(self.fault(Exception::gp(0)));
+        }
+        Ok(())
     }
 
     /// Whether a linear address is canonical under the present paging mode.
@@ -43,8 +69,8 @@ impl Processor {
         self.core.rflags & flags::AC != 0 && self.core.cr0 & cr0::AM != 0 && self.core.cpl == 3
     }
 
-    fn check_alignment(&mut self, la: u64, len: usize) -> Step {
-        if self.checks_alignment() && len.is_power_of_two() && la & (len as u64 - 1) != 0 {
+    fn check_alignment(&mut self, la: u64, alignment: usize) -> Step {
+        if self.checks_alignment() && la & (alignment as u64 - 1) != 0 {
             return Err(self.fault(Exception::ac()));
         }
         Ok(())
@@ -60,6 +86,7 @@ impl Processor {
         segment: Seg,
         offset: u64,
         len: usize,
+        alignment: usize,
         access: Access,
     ) -> Step<u64> {
         let s = self.core.seg[segment as usize];
@@ -89,7 +116,7 @@ impl Processor {
         }
         let la = s.base.wrapping_add(offset) & 0xffff_ffff;
         if self.core.rflags & flags::AC != 0 && access != Access::Fetch {
-            self.check_alignment(la, len)?;
+            self.check_alignment(la, alignment)?;
         }
         if breakpoints::enabled(self) {
             breakpoints::data(self, la, len, access);

@@ -139,7 +139,8 @@ fn exit(bits: u32, at: u64) -> Vec<u8> {
         code.extend_from_slice(&[0x33, 0]);
         absolute(&mut code, &[0x48, 0x8b], 4, HOST_RSP);
     }
-    code.push(0xfc);
+    // CLD, and no alignment checks for the rest of the program: PUSH 202h, POPFQ.
+    code.extend_from_slice(&[0xfc, 0x68, 2, 2, 0, 0, 0x9d]);
     absolute(&mut code, &[0x48, 0x0f, 0xae], 0, BASE as u32);
     code.extend_from_slice(&[0xdb, 0xe3]);
     absolute(&mut code, &[0x0f, 0xae], 2, HOST_MXCSR);

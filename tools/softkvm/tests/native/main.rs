@@ -26,7 +26,7 @@ use random::Random;
 use soft::{Engine, Outcome, Soft};
 use softkvm::cpu::Exception;
 use softkvm::cpu::engine::Kind;
-use softkvm::cpu::flags::{ARITH_MASK, DF};
+use softkvm::cpu::flags::{AC, ARITH_MASK, DF};
 
 /// Instances of each variant of a form.
 const INSTANCES: usize = 16;
@@ -78,7 +78,7 @@ impl Bench {
         if raised == Some(Exception::XM) {
             compare::forgive_precision(&mut native, &mut soft);
         }
-        let flags = (ARITH_MASK | DF) & !compare::undefined_flags(instance, &before);
+        let flags = (ARITH_MASK | DF | AC) & !compare::undefined_flags(instance, &before);
         found.extend(compare::differences(["native", "soft"], &native, &soft, flags));
         let (native, soft) = (self.host.sandbox(), self.soft.sandbox());
         compare::align_memory(instance, at, native, soft);

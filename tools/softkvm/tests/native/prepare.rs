@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, MemorySize, Mnemonic, OpKind, Register};
 use softkvm::cpu::Fpu;
-use softkvm::cpu::flags::{ARITH_MASK, DF};
+use softkvm::cpu::flags::{AC, ARITH_MASK, DF};
 
 use crate::forms::{Instance, Plan};
 use crate::host::{Host, SANDBOX, SANDBOX_LEN, State};
@@ -18,13 +18,16 @@ pub fn registers(random: &mut Random) -> State {
 /// A state for an instance and where it touches memory.
 pub fn state(random: &mut Random, instance: &Instance) -> (State, Option<u64>) {
     let mut state = registers(random);
+    if random.below(16) == 0 {
+        state.rflags |= AC;
+    }
     let mut at = implicit(random, instance, &mut state);
     bit_offset(random, instance, &mut state);
     branch(instance, &mut state);
     if let Some(plan) = &instance.plan {
         let aimed = aim(random, plan, instance, &mut state.gpr);
         let pops = matches!(instance.insn.mnemonic(), Mnemonic::Pop | Mnemonic::Popf);
-        at = if pops { at.or(Some(aimed)) } else { Some(aimed) };
+        at = if pops { at.or(aimed) } else { aimed };
     }
     if instance.bits == 32 {
         state.gpr.iter_mut().for_each(|gpr| *gpr &= 0xffff_ffff);
@@ -84,23 +87,28 @@ fn locked(instance: &Instance) -> bool {
     instance.insn.has_lock_prefix() || instance.insn.mnemonic() == Mnemonic::Xchg
 }
 
-/// Sets the address registers so that the operand lies at the returned address.
-fn aim(random: &mut Random, plan: &Plan, instance: &Instance, gpr: &mut [u64; 16]) -> u64 {
+/// Sets the address registers so that the operand lies at the returned address; `None` is nowhere.
+fn aim(random: &mut Random, plan: &Plan, instance: &Instance, gpr: &mut [u64; 16]) -> Option<u64> {
     if let Some(fixed) = plan.fixed {
-        return fixed;
+        return Some(fixed);
+    }
+    if instance.bits == 64 && random.below(32) == 0 && plan.index == Register::None {
+        // Not canonical, however wide linear addresses are.
+        gpr[plan.base.number()] = (random.next() & !(0xf << 58)) | 1 << 59;
+        return None;
     }
     let target = target(random, locked(instance));
     let mut rest = target.wrapping_sub(plan.displacement);
     if plan.base == Register::None {
         gpr[plan.index.number()] = widen(random, plan.index, rest);
-        return target;
+        return Some(target);
     }
     if plan.index != Register::None {
         let value = gpr[plan.index.number()];
         rest = rest.wrapping_sub(value.wrapping_mul(u64::from(plan.scale)));
     }
     gpr[plan.base.number()] = widen(random, plan.base, rest);
-    target
+    Some(target)
 }
 
 /// 32-bit address registers have anything in their upper halves.
@@ -157,6 +165,12 @@ fn implicit(random: &mut Random, instance: &Instance, state: &mut State) -> Opti
         _ => (),
     }
     if insn.is_string_instruction() {
+        // Sometimes near the edges, to fault in the middle.
+        let spot = |random: &mut Random| match random.below(8) {
+            0 => SANDBOX + SANDBOX_LEN as u64 - 1 - random.below(48),
+            1 => SANDBOX + random.below(48),
+            _ => spot(random),
+        };
         gpr[6] = spot(random);
         gpr[7] = spot(random);
         if insn.has_rep_prefix() || insn.has_repne_prefix() {
@@ -270,7 +284,7 @@ pub fn fill(random: &mut Random, instance: &Instance, at: u64) -> Vec<u8> {
         Mnemonic::Call | Mnemonic::Jmp | Mnemonic::Ret => bytes[..8].copy_from_slice(&target),
         Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => {
             // Nothing that would trap or change how the host runs.
-            let flags = random.next() & (ARITH_MASK | DF) | 0x202;
+            let flags = random.next() & (ARITH_MASK | DF | AC) | 0x202;
             bytes[..8].copy_from_slice(&flags.to_le_bytes());
         }
         Mnemonic::Ldmxcsr => {

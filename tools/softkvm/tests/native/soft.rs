@@ -47,7 +47,7 @@ impl Soft {
         page(SANDBOX, SANDBOX_GPA);
         page(SANDBOX + 0x1000, SANDBOX_GPA + 0x1000);
         let mut core = Core::at_reset();
-        core.cr0 = cr0::PE | cr0::PG | cr0::WP | cr0::MP | cr0::NE | cr0::ET;
+        core.cr0 = cr0::PE | cr0::PG | cr0::WP | cr0::AM | cr0::MP | cr0::NE | cr0::ET;
         core.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
         core.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
         core.cr3 = 0x1000;

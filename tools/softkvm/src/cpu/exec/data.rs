@@ -5,11 +5,11 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use super::arith::{add, sub};
 use super::condition;
 use crate::cpu::operand::{
-    address_size, effective, gpr, load, mask, memory_linear, memory_segment, operand_size, read,
-    reg, segment, set_gpr, set_reg, sext, update, write,
+    address_size, effective, gpr, load, mask, memory_segment, operand_size, read, reg, segment,
+    set_gpr, set_reg, sext, update, write,
 };
 use crate::cpu::state::{RAX, RBX, RCX, RDX};
-use crate::cpu::{Access, Exception, Features, Mode, Processor, Seg, Step, flags, segments};
+use crate::cpu::{Exception, Features, Mode, Processor, Seg, Step, flags, segments};
 
 /// MOV between general registers, memory, immediates and segment registers.
 pub(super) fn mov(p: &mut Processor, insn: &Instruction) -> Step {
@@ -112,10 +112,7 @@ pub(super) fn cmpxchg_pair(p: &mut Processor, insn: &Instruction) -> Step {
     let offset = effective(p, insn);
     let choose = |old: u128| if old == expected { new } else { old };
     let old = if half == 8 {
-        let la = memory_linear(p, insn, 16, Access::Write)?;
-        if la & 15 != 0 {
-            return Err(p.fault(Exception::gp(0)));
-        }
+        p.require_alignment(seg, offset, 16)?;
         p.modify::<u128>(seg, offset, choose)?
     } else {
         u128::from(p.modify::<u64>(seg, offset, |old| choose(u128::from(old)) as u64)?)

@@ -17,7 +17,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use super::operand::{self, next};
 use super::processor::Processor;
 use super::state::{cr0, cr4};
-use super::world::{Access, Exception, Step};
+use super::world::{Exception, Step};
 use super::{fxsave, x87};
 
 /// Executes an x87, MMX or SSE instruction, or one of the instructions that save and restore
@@ -106,12 +106,10 @@ fn unaligned(mnemonic: Mnemonic) -> bool {
 }
 
 /// #GP(0) unless a 16-byte operand is aligned or need not be.
-fn check_alignment(p: &mut Processor, insn: &Instruction, access: Access) -> Step {
+fn check_alignment(p: &mut Processor, insn: &Instruction) -> Step {
     if insn.memory_size().size() == 16 && !unaligned(insn.mnemonic()) {
         let (segment, offset) = operand::address(p, insn);
-        if p.linear(segment, offset, 16, access)? & 15 != 0 {
-            return Err(p.fault(Exception::gp(0)));
-        }
+        p.require_alignment(segment, offset, 16)?;
     }
     Ok(())
 }
@@ -121,7 +119,7 @@ fn source(p: &mut Processor, insn: &Instruction, i: u32) -> Step<u128> {
     match insn.op_kind(i) {
         OpKind::Register => Ok(register(p, insn.op_register(i))),
         OpKind::Memory => {
-            check_alignment(p, insn, Access::Read)?;
+            check_alignment(p, insn)?;
             let (segment, offset) = operand::address(p, insn);
             match insn.memory_size().size() {
                 1 => p.load::<u8>(segment, offset).map(u128::from),
@@ -161,7 +159,7 @@ fn finish(p: &mut Processor, insn: &Instruction, value: u128) -> Step {
             }
         }
         _ => {
-            check_alignment(p, insn, Access::Write)?;
+            check_alignment(p, insn)?;
             let (segment, offset) = operand::address(p, insn);
             match insn.memory_size().size() {
                 1 => p.store(segment, offset, value as u8)?,

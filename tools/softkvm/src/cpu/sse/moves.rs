@@ -131,7 +131,11 @@ fn masked_store(p: &mut Processor, insn: &Instruction) -> Step {
     let value = register(p, insn.op1_register()).to_le_bytes();
     let mask = register(p, insn.op2_register()).to_le_bytes();
     let len = if mmx { 8 } else { 16 };
-    let la = p.linear(segment, offset, len, Access::Write)?;
+    if mmx {
+        // Even if the store then faults, as AMD processors do.
+        p.core.fpu.enter_mmx();
+    }
+    let la = p.linear_aligned(segment, offset, len, 8, Access::Write)?;
     let user = p.core.cpl == 3;
     // A zero mask need not fault, but any selected byte must be writable before the first store.
     for i in (0..len).filter(|&i| mask[i] & 0x80 != 0) {
@@ -139,9 +143,6 @@ fn masked_store(p: &mut Processor, insn: &Instruction) -> Step {
     }
     for i in (0..len).filter(|&i| mask[i] & 0x80 != 0) {
         p.store_linear(la.wrapping_add(i as u64), user, value[i])?;
-    }
-    if mmx {
-        p.core.fpu.enter_mmx();
     }
     next(p, insn)
 }
@@ -168,7 +169,7 @@ fn insert(p: &mut Processor, insn: &Instruction, bits: u32, lanes: u8) -> Step {
 
 fn extract(p: &mut Processor, insn: &Instruction, bits: u32, lanes: u8) -> Step {
     enter(p, insn)?;
-    check_alignment(p, insn, Access::Write)?;
+    check_alignment(p, insn)?;
     let value = register(p, insn.op1_register());
     let at = u32::from(insn.immediate8() & lanes) * bits;
     debug_assert_ne!(insn.op1_register(), Register::None);

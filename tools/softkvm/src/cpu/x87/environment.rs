@@ -67,7 +67,7 @@ fn store(p: &mut Processor, insn: &Instruction, wide: bool, registers: bool) -> 
     let slot = if wide { 4 } else { 2 };
     let len = 7 * slot + if registers { 80 } else { 0 };
     let (segment, offset) = operand::address(p, insn);
-    let la = p.linear(segment, offset, len, Access::Write)?;
+    let la = p.linear_aligned(segment, offset, len, slot, Access::Write)?;
     let user = p.core.cpl == 3;
     operand::probe_area(p, la, slot, len, Access::Write)?;
     let at = |i: usize| la.wrapping_add(i as u64);
@@ -98,7 +98,7 @@ fn load(p: &mut Processor, insn: &Instruction, wide: bool, registers: bool) -> S
     let slot = if wide { 4 } else { 2 };
     let len = 7 * slot + if registers { 80 } else { 0 };
     let (segment, offset) = operand::address(p, insn);
-    let la = p.linear(segment, offset, len, Access::Read)?;
+    let la = p.linear_aligned(segment, offset, len, slot, Access::Read)?;
     let user = p.core.cpl == 3;
     let mut image = [0u8; LONGEST + 80];
     operand::probe_area(p, la, slot, len, Access::Read)?;

@@ -241,7 +241,7 @@ fn load(p: &mut Processor, insn: &Instruction) -> Step {
     let mut buffer = [0; 16];
     let len = insn.memory_size().size().min(10);
     let (segment, offset) = operand::address(p, insn);
-    let la = p.linear(segment, offset, len, Access::Read)?;
+    let la = p.linear_aligned(segment, offset, len, len.min(8), Access::Read)?;
     let user = p.core.cpl == 3;
     match len {
         2 => buffer[..2].copy_from_slice(&p.load_linear::<u16>(la, user)?.to_le_bytes()),
@@ -265,7 +265,7 @@ fn store(p: &mut Processor, insn: &Instruction) -> Step {
     wait(p)?;
     let len = insn.memory_size().size().min(10);
     let (segment, offset) = operand::address(p, insn);
-    let la = p.linear(segment, offset, len, Access::Write)?;
+    let la = p.linear_aligned(segment, offset, len, len.min(8), Access::Write)?;
     let user = p.core.cpl == 3;
     // An exception that prevents the store does not prevent the access checks.
     p.probe_write(la, len, user)?;
