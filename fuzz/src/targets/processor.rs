@@ -98,7 +98,7 @@ fn core(mode: u8) -> Core {
         core.seg = [Segment { selector: 0x10, attrib: 0xc93, limit: !0, base: 0 }; 6];
     }
     core.seg[Seg::Cs as usize] = code;
-    if mode & 0x80 != 0 && mode % 3 == 0 {
+    if mode & 0x80 != 0 && mode.is_multiple_of(3) {
         core.cpl = 3;
         core.seg[Seg::Cs as usize].attrib |= 0x60;
         core.seg[Seg::Ss as usize].attrib |= 0x60;
