@@ -124,6 +124,7 @@ fn a_signal_ends_the_run_of_a_busy_guest() {
     let (_vm, _ram, cpu) = guest(&[0xeb, 0xfe]);
     let handler = nothing as extern "C" fn(i32);
     #[allow(unsafe_code)]
+    // SAFETY: the action is initialised; its handler does nothing.
     let me = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as usize;
@@ -133,6 +134,7 @@ fn a_signal_ends_the_run_of_a_busy_guest() {
     let kicker = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(30));
         #[allow(unsafe_code)]
+        // SAFETY: the thread outlives this one, which it joins.
         unsafe {
             libc::pthread_kill(me, libc::SIGUSR1)
         };

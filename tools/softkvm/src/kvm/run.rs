@@ -76,10 +76,17 @@ impl State {
             }
         }
         let count = self.vcpus.len();
-        (1..=count)
-            .map(|step| (self.last + step) % count)
-            .find(|&index| self.vcpus[index].inside && self.runnable(index))
-            .map_or(Next::Idle, Next::Run)
+        let away = |index: usize| {
+            self.vcpus[index].left.map(|left| left.elapsed()).filter(|away| *away < PATIENCE)
+        };
+        let next = (1..=count).map(|step| (self.last + step) % count).find(|&index| {
+            (self.vcpus[index].inside || away(index).is_some()) && self.runnable(index)
+        });
+        match next {
+            None => Next::Idle,
+            Some(index) if self.vcpus[index].inside => Next::Run(index),
+            Some(index) => Next::Outside(PATIENCE - away(index).unwrap_or_default()),
+        }
     }
 
     /// Lets timers act, passes on eventfds and carries out what follows.

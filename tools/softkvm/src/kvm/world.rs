@@ -494,9 +494,7 @@ impl World for Guest<'_> {
             | vc::MONITOR
             | vc::MWAIT
             | vc::READ_DR7
-            | vc::WRITE_DR7 => {
-                self.vc_fault(u64::from(exit_code), core.rip)
-            }
+            | vc::WRITE_DR7 => self.vc_fault(u64::from(exit_code), core.rip),
             // RDTSC, HLT, XSETBV: not intercepted, or an automatic exit.
             _ => Ok(()),
         }

@@ -17,6 +17,7 @@ impl Ram {
     pub fn new(len: usize) -> Self {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address the kernel chooses.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
         assert_ne!(base, libc::MAP_FAILED);
         Self { base: base.cast(), len }
@@ -24,17 +25,20 @@ impl Ram {
 
     pub fn put(&self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= self.len);
+        // SAFETY: inside the mapping, as just checked.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(at), bytes.len()) };
     }
 
     pub fn get(&self, at: usize, len: usize) -> Vec<u8> {
         assert!(at + len <= self.len);
+        // SAFETY: inside the mapping, as just checked.
         unsafe { std::slice::from_raw_parts(self.base.add(at), len) }.to_vec()
     }
 }
 
 impl Drop for Ram {
     fn drop(&mut self) {
+        // SAFETY: unmaps what `new` mapped.
         unsafe { libc::munmap(self.base.cast(), self.len) };
     }
 }
@@ -44,6 +48,7 @@ pub struct Fd(pub RawFd);
 
 impl Drop for Fd {
     fn drop(&mut self) {
+        // SAFETY: a descriptor of ours.
         unsafe { libc::close(self.0) };
     }
 }
@@ -96,16 +101,19 @@ pub struct Cpu {
 
 impl Drop for Cpu {
     fn drop(&mut self) {
+        // SAFETY: unmaps what `new` mapped.
         unsafe { libc::munmap(self.page.cast(), nr::VCPU_MMAP_SIZE) };
     }
 }
 
+// SAFETY: the page is only read and written by volatile accesses.
 unsafe impl Send for Cpu {}
 
 impl Cpu {
     pub fn new(vm: &Fd, id: u64) -> Self {
         let fd = Fd(vm.value(nr::CREATE_VCPU, id).unwrap());
         let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address the kernel chooses.
         let page = unsafe {
             libc::mmap(std::ptr::null_mut(), nr::VCPU_MMAP_SIZE, prot, libc::MAP_SHARED, fd.0, 0)
         };
@@ -118,6 +126,7 @@ impl Cpu {
     }
 
     pub fn read<const N: usize>(&self, at: usize) -> [u8; N] {
+        // SAFETY: tests stay inside the mapped pages.
         std::array::from_fn(|i| unsafe { self.page.add(at + i).read_volatile() })
     }
 
@@ -131,6 +140,7 @@ impl Cpu {
 
     pub fn put(&self, at: usize, bytes: &[u8]) {
         for (i, byte) in bytes.iter().enumerate() {
+            // SAFETY: tests stay inside the mapped pages.
             unsafe { self.page.add(at + i).write_volatile(*byte) };
         }
     }
