@@ -1,4 +1,34 @@
 //! softkvm: a `/dev/kvm` in user space whose software x86-64 processor has SEV-SNP.
+//!
+//! A KVM monitor that opens `/dev/kvm` and `/dev/sev` with the preload library in front talks to this
+//! crate instead of the kernel: the same ioctls, the same order of checks, the same errno values.
+//! Behind them stand a processor made of software ([`cpu`], [`mmu`]), the in-kernel interrupt chips
+//! ([`chipset`]), and the reverse map, the security processor and the GHCB protocol of SEV-SNP
+//! ([`snp`]), put together by the front end ([`kvm`]).
+//!
+//! It is written from the specifications and from the kernel's code. What a real host, security
+//! processor or processor would refuse is refused. Private memory is modelled by rules, not by
+//! ciphers: it lies in memory of its own that the monitor has no mapping of, and what the reverse map
+//! forbids faults. A guest on softkvm is therefore **not confidential**.
+//!
+//! # What is not modelled
+//!
+//! Met by a guest or a monitor, these end the run by name or are refused; none is guessed.
+//!
+//! - Processor: AVX and later vector extensions, FMA, task switches through a TSS, virtual-8086 mode,
+//!   protection keys, shadow stacks, performance counters, system management mode, nested
+//!   virtualisation. XSAVE, SSE3 to SSE4.2, AES, SHA and BMI are executed but not offered by the profiles.
+//!   Global pages and PCIDs exist in name: every flush is total. Memory types are stored only.
+//! - SEV-SNP: VMPLs above 0, Secure TSC, debug swap, restricted and alternate injection, 2 MiB pages in
+//!   the reverse map (guest_memfd has 4 KiB pages in Linux 7.2 as well), migration agents, VLEK, page swap,
+//!   and the ciphertext itself.
+//! - KVM: dirty logging, coalesced MMIO, guest debugging, Hyper-V and Xen interfaces, asynchronous page
+//!   faults, VM types other than default and SNP.
+//! - Host writes into shared memory that holds guest *code* are not noticed while that code is cached.
+//!   Kernels load code into private memory (SNP) or before they run (plain), so this matters to devices
+//!   that write code by DMA.
+//! - Time is virtual: one modelled core runs the vCPUs in turns, one cycle per instruction plus the
+//!   profile's cost of every architectural event.
 
 pub mod chipset;
 pub mod cpu;
