@@ -215,7 +215,10 @@ fn without_xmm(p: &Processor) -> bool {
 fn fxsave(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
     x87_available(p)?;
     let la = area(p, insn, FXSAVE_SIZE, 16, Access::Write)?;
-    operand::probe_area(p, la, 16, FXSAVE_SIZE, Access::Write)?;
+    let user = p.core.cpl == 3;
+    // The last byte first, as AMD processors do.
+    p.probe_write(la.wrapping_add(FXSAVE_SIZE as u64 - 1), 1, user)?;
+    p.probe_write(la, 1, user)?;
     let image = p.core.fpu.to_fxsave(long);
     let end = if without_xmm(p) { XMM } else { XMM + 16 * xmm_count(p) };
     if p.core.cr4 & cr4::OSFXSR == 0 {
@@ -230,7 +233,7 @@ fn fxsave(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
 fn fxrstor(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
     x87_available(p)?;
     let la = area(p, insn, FXSAVE_SIZE, 16, Access::Read)?;
-    operand::probe_area(p, la, 16, FXSAVE_SIZE, Access::Read)?;
+    p.probe_read(la.wrapping_add(FXSAVE_SIZE as u64 - 1), 1, p.core.cpl == 3)?;
     let image = load_image(p, la)?;
     if p.core.cr4 & cr4::OSFXSR != 0 {
         let mxcsr = checked_mxcsr(p, word(&image, 24) as u32)?;

@@ -5,7 +5,7 @@
 //! host faults, softkvm must raise the matching exception. The fast engine must then leave exactly
 //! the state of the reference, for single forms and for random sequences. `NATIVE_FILTER`
 //! restricts the first test to forms whose name contains it, `NATIVE_STATES` sets the number of
-//! states per instance.
+//! states per instance and `NATIVE_SEED` which ones.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
@@ -49,6 +49,7 @@ impl Report {
 
 struct Bench {
     bits: u32,
+    seed: u64,
     host: Host,
     soft: Soft,
     fast: Engine,
@@ -136,7 +137,7 @@ impl Bench {
 
     fn form(&mut self, code: Code, states: usize) {
         let name = format!("{code:?}");
-        let mut random = Random::new(code as u64 + 1);
+        let mut random = Random::new(code as u64 + 1 + (self.seed << 32));
         let mut ran = false;
         let variants = forms::variants(code);
         let states = states.div_ceil(variants.len());
@@ -181,9 +182,11 @@ fn compare_with_host(bits: u32) {
         return;
     };
     let filter = std::env::var("NATIVE_FILTER").unwrap_or_default();
-    let states = std::env::var("NATIVE_STATES").ok().and_then(|s| s.parse().ok()).unwrap_or(64);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let states = number("NATIVE_STATES").unwrap_or(64) as usize;
     let mut bench = Bench {
         bits,
+        seed: number("NATIVE_SEED").unwrap_or(0),
         host,
         soft: Soft::new(bits),
         fast: Engine::new(Kind::Fast, bits),

@@ -92,7 +92,8 @@ fn aim(random: &mut Random, plan: &Plan, instance: &Instance, gpr: &mut [u64; 16
     if let Some(fixed) = plan.fixed {
         return Some(fixed);
     }
-    if instance.bits == 64 && random.below(32) == 0 && plan.index == Register::None {
+    let long = plan.base.is_gpr64() && plan.index == Register::None;
+    if long && random.below(32) == 0 {
         // Not canonical, however wide linear addresses are.
         gpr[plan.base.number()] = (random.next() & !(0xf << 58)) | 1 << 59;
         return None;
