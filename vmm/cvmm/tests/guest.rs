@@ -86,3 +86,50 @@ fn a_run_ends_at_the_mark_that_until_names() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(bench.report("r.json")["outcome"]["kind"], "mark_reached");
 }
+
+#[test]
+fn softkvm_gives_the_test_guest_the_exits_of_the_real_kvm() {
+    if cvmm::emulate::find_library().is_err() {
+        eprintln!("skipped: softkvm's library is not built (cargo build -p softkvm-preload)");
+        return;
+    }
+    let bench = Bench::new();
+    let soft = run_and_check(&bench, &["--emulate"]);
+    assert_eq!(soft["platform"]["kind"], "softkvm");
+    assert_eq!(soft["platform"]["guest_time"], "modelled");
+    if !have_kvm() {
+        eprintln!("not compared: this host has no /dev/kvm that may be opened");
+        return;
+    }
+    let real = run_and_check(&bench, &[]);
+    assert_eq!(soft["exits"]["streams"], real["exits"]["streams"]);
+    for reason in ["port_in", "port_out", "mmio_read", "mmio_write"] {
+        assert_eq!(count(&soft, reason), count(&real, reason), "{reason}");
+    }
+}
+
+#[test]
+fn the_shim_enters_the_test_guest_as_an_elf_kernel_on_softkvm() {
+    if cvmm::emulate::find_library().is_err() {
+        eprintln!("skipped: softkvm's library is not built (cargo build -p softkvm-preload)");
+        return;
+    }
+    let bench = Bench::new();
+    for load in ["hashed", "measured"] {
+        let output = bench.cvmm(&[
+            "--plain",
+            "--kernel",
+            "guest.elf",
+            "--memory",
+            "64M",
+            "--timeout",
+            "60",
+            "--emulate",
+            "--load",
+            load,
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), TEXT);
+        assert!(stderr(&output).contains("NOT confidential"), "{}", stderr(&output));
+    }
+}

@@ -53,11 +53,20 @@ fn boot(
     change_plan: impl FnOnce(&mut Plan),
     change_guest: impl FnOnce(&mut Guest),
 ) -> Result<Outcome, Error> {
+    boot_as("--snp", args, change_plan, change_guest)
+}
+
+fn boot_as(
+    snp: &str,
+    args: &[&str],
+    change_plan: impl FnOnce(&mut Plan),
+    change_guest: impl FnOnce(&mut Guest),
+) -> Result<Outcome, Error> {
     let bench = Bench::new();
     let kernel = bench.path("guest.elf");
     let initrd = bench.file("initrd", &[0x5a; 70_000]);
     let flags = [
-        &["cvmm", "--snp", "--memory", "64M", "--timeout", "60", "--console", "none"][..],
+        &["cvmm", snp, "--memory", "64M", "--timeout", "60", "--console", "none"][..],
         &["--kernel", kernel.to_str().unwrap(), "--initrd", initrd.to_str().unwrap()],
         args,
     ]
@@ -211,5 +220,58 @@ fn a_refused_conversion_ends_the_guest() {
         let outcome =
             boot(&[], |_| {}, |guest| kept = std::mem::take(&mut guest.memory.private)).unwrap();
         shim_says(outcome, Code::PAGE_STATE_CHANGE);
+    });
+}
+
+#[test]
+fn a_cpuid_page_that_the_firmware_would_change_is_refused_row_by_row() {
+    emulated("a_cpuid_page_that_the_firmware_would_change_is_refused_row_by_row", || {
+        // TSC deadline mode, which belongs to the hypervisor: leaf 1, ECX bit 24.
+        let change = |plan: &mut Plan| {
+            let page = &mut plan.regions.iter_mut().find(|r| r.tag == "cpuid").unwrap().bytes;
+            let row = page[16..].chunks_exact_mut(48).find(|row| row[..4] == [1, 0, 0, 0]).unwrap();
+            row[32 + 3] |= 1;
+        };
+        let error = boot(&[], change, |_| {}).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Launch, "{error}");
+        let complaint = error.complaint().to_string();
+        assert!(
+            complaint.contains("CPUID page") && complaint.contains("leaf 0x1.0x0 ecx"),
+            "{complaint}"
+        );
+    });
+}
+
+#[test]
+fn an_id_block_that_nobody_signed_is_refused_by_the_firmware() {
+    emulated("an_id_block_that_nobody_signed_is_refused_by_the_firmware", || {
+        let bench = Bench::new();
+        let mut block = [0; 96];
+        // Version 1, policy 0x30000.
+        block[0x50] = 1;
+        block[0x5a] = 3;
+        let mut auth = [0; 4096];
+        // ECDSA P-384 with SHA-384.
+        auth[0] = 1;
+        let (block, auth) = (bench.file("id", &block), bench.file("auth", &auth));
+        let snp = format!("--snp=id-block={},id-auth={}", block.display(), auth.display());
+        let error = boot_as(&snp, &[], |_| {}, |_| {}).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Launch, "{error}");
+        let complaint = error.complaint().to_string();
+        assert!(complaint.contains("LAUNCH_FINISH") && complaint.contains("BAD_"), "{complaint}");
+    });
+}
+
+#[test]
+fn a_policy_that_the_platform_does_not_allow_is_refused_at_the_start() {
+    emulated("a_policy_that_the_platform_does_not_allow_is_refused_at_the_start", || {
+        // Firmware ABI 1.255 at least.
+        let error = boot_as("--snp=policy=0x301ff", &[], |_| {}, |_| {}).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Launch, "{error}");
+        let complaint = error.complaint().to_string();
+        assert!(
+            complaint.contains("LAUNCH_START") && complaint.contains("POLICY_FAILURE"),
+            "{complaint}"
+        );
     });
 }
