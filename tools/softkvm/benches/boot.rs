@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// A name, and what makes its command.
+type Row = (&'static str, Box<dyn Fn() -> Command>);
+
 const MARKER: &str = "cvmm-init: ready";
 
 fn main() {
@@ -21,7 +24,7 @@ fn main() {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     let cvmm = target.join("release/cvmm");
 
-    let mut rows: Vec<(&str, Box<dyn Fn() -> Command>)> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for (name, flag) in [("softkvm, plain", "--plain"), ("softkvm, SNP", "--snp")] {
         let (cvmm, kernel, initramfs) = (cvmm.clone(), kernel.clone(), initramfs.clone());
         rows.push((

@@ -1,7 +1,7 @@
 //! What the guest's CPUID says: the host's leaves, with topology and masks applied, as vCPU tables and as launch page.
 //!
 //! Topology: every vCPU is a core of its own in one package. Masks: what the SEV firmware refuses in a CPUID page or
-//! what an encrypted guest cannot use; each with its reason in [`restrict_snp`].
+//! what an encrypted guest cannot use; each with its reason in `restrict_snp`.
 
 use std::fmt;
 
