@@ -13,6 +13,8 @@ pub const PORT_COUNT: u16 = 8;
 /// COM1's interrupt line.
 pub const IRQ: u32 = 4;
 
+/// IER bit 0: received data raises the interrupt.
+const RECEIVE_INTERRUPT: u8 = 1;
 /// What the kernel prints when it gives up (Linux kernel/panic.c).
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 
@@ -137,10 +139,16 @@ impl Com1 {
     }
 
     /// The user typed. Gives back how much the FIFO took.
+    ///
+    /// Nothing is taken before the guest asks for receive interrupts: its driver empties the FIFO when it starts, and
+    /// what was typed during the boot would be lost.
     pub fn receive(&mut self, bytes: &[u8]) -> usize {
+        let listening = self.uart.state().interrupt_enable & RECEIVE_INTERRUPT != 0;
         match self.uart.fifo_capacity() {
-            0 => 0,
-            room => self.uart.enqueue_raw_bytes(&bytes[..bytes.len().min(room)]).unwrap_or(0),
+            room if listening && room > 0 => {
+                self.uart.enqueue_raw_bytes(&bytes[..bytes.len().min(room)]).unwrap_or(0)
+            }
+            _ => 0,
         }
     }
 
