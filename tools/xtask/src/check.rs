@@ -95,7 +95,9 @@ fn deny() -> Result<()> {
 
 fn unit() -> Result<()> {
     images::tools()?;
-    run(cargo().args(["test", "--release", "--workspace", "--exclude", "cvmm-tests"]))?;
+    run(cargo()
+        .args(["test", "--release", "--no-fail-fast", "--workspace"])
+        .args(["--exclude", "cvmm-tests"]))?;
     run(cargo()
         .args(["test", "--release"])
         .current_dir(root().join("firmware"))
@@ -105,7 +107,7 @@ fn unit() -> Result<()> {
 fn boot() -> Result<()> {
     let tools = images::tools()?;
     let mut command = cargo();
-    command.args(["test", "--release", "-p", "cvmm-tests", "--", "--nocapture"]);
+    command.args(["test", "--release", "--no-fail-fast", "-p", "cvmm-tests", "--", "--nocapture"]);
     command.env("CVMM_BIN", tools.join("cvmm"));
     command.env("SOFTKVM_BIN", tools.join("softkvm"));
     command.env("CVMM_PYTHON", oracle::python()?);
