@@ -207,9 +207,9 @@ impl Ended {
         self
     }
 
-    /// cvmm refused with this code: one `error:`, one `cause:`, one `try:`, and nothing else is left.
+    /// cvmm ended with this code and said why: one `error:`, one `cause:`, one `try:`.
     #[track_caller]
-    pub fn expect_refusal(&self, code: i32) -> &Self {
+    pub fn expect_complaint(&self, code: i32) -> &Self {
         self.expect_code(code);
         for prefix in ["error: ", "cause: ", "try:   "] {
             let lines: Vec<&str> =
@@ -221,6 +221,13 @@ impl Ended {
         if self.words.contains("panicked at") {
             self.fail("a panic is no answer");
         }
+        self
+    }
+
+    /// As [`Self::expect_complaint`], before anything ran: nothing is left behind.
+    #[track_caller]
+    pub fn expect_refusal(&self, code: i32) -> &Self {
+        self.expect_complaint(code);
         if !self.left.is_empty() {
             self.fail(&format!("files were left behind: {:?}", self.left));
         }

@@ -10,6 +10,8 @@ use cvmm_tests::{Cvmm, Ended, bzimage, initramfs, input, vmlinux};
 const USAGE: i32 = 2;
 const HOST: i32 = 3;
 const IO: i32 = 5;
+const PANIC: i32 = 8;
+const TIMEOUT: i32 = 124;
 
 /// Offsets of the Linux setup header (Linux Documentation/arch/x86/boot.rst).
 const BOOT_FLAG: usize = 0x1fe;
@@ -441,4 +443,83 @@ fn good_files_are_not_refused() {
             Cvmm::new(["measure", "--snp"]).linux(&image, kernel).run().expect_code(0);
         }
     }
+}
+
+/// A guest that powers an unprotected machine off at once.
+fn power_off() -> Vec<u8> {
+    // mov edx, 0x600; mov al, 0x34; out dx, al
+    Elf::of_code(0x20_0000, &[0xba, 0, 6, 0, 0, 0xb0, 0x34, 0xee, 0xf4]).bytes()
+}
+
+#[test]
+fn emulated_runs_refuse_as_real_ones_do() {
+    let bench = Bench::new();
+    let emulated = |words: &[&str]| {
+        let run = Cvmm::new(["--emulate", "--snp", "--kernel"]).arg(bench.good());
+        words.iter().fold(run, |run, word| run.arg(word)).reported().run()
+    };
+    let linux =
+        Cvmm::new(["--emulate", "--snp", "--memory", "16M"]).linux(&bzimage("6.12"), "6.12");
+    linux.reported().run().expect_refusal(USAGE).expect_words("too little");
+    emulated(&["--cpus", "256"]).expect_refusal(USAGE).expect_words("a guest has 1 to");
+    emulated(&["--initrd", "/nonexistent"]).expect_refusal(IO);
+    let run = Cvmm::new(["--emulate=pentium", "--plain", "--kernel"]).arg(bench.good()).reported();
+    run.run().expect_refusal(HOST).expect_words("pentium").expect_words("softkvm info");
+    for (policy, words) in [("0x20000", "POLICY_FAILURE"), ("0x30000000030000", "LAUNCH_START")] {
+        let flag = format!("--snp=policy={policy}");
+        let run = Cvmm::new(["--emulate", &flag, "--kernel"]).arg(bench.good()).reported();
+        run.run().expect_refusal(4).expect_words(words);
+    }
+}
+
+#[test]
+fn reports_do_not_fit_on_a_full_disk() {
+    let bench = Bench::new();
+    let kernel = bench.file("off.elf", &power_off());
+    let run = || {
+        Cvmm::new(["--emulate", "--plain", "--memory", "64M", "--timeout", "60", "--kernel"])
+            .arg(&kernel)
+    };
+    run().run().expect_code(0);
+    let full = run().args(["--report", "/dev/full"]).run();
+    full.expect_complaint(IO).expect_words("cannot write the report").expect_words("No space left");
+
+    let script = "mount -t tmpfs -o size=4k none /mnt && \"$0\" \"$@\"; code=$?; \
+                  echo \"left: $(ls -A /mnt)\" >&2; exit $code";
+    let namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script];
+    let possible = Command::new(namespace[0]).args(&namespace[1..]).arg("true").output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        println!("skipped: this system gives us no mount namespace for a small disk");
+        return;
+    }
+    let full = run().args(["--report", "/mnt/report.json"]).under(namespace).run();
+    full.expect_complaint(IO).expect_words("No space left");
+    assert!(full.words.lines().any(|line| line == "left: "), "{}", full.words);
+}
+
+#[test]
+fn damage_that_only_the_guest_can_see_ends_the_guest() {
+    let bench = Bench::new();
+    let good = std::fs::read(initramfs("6.12")).expect("the initramfs");
+    let run = |kernel: &Path, initrd: &Path, timeout: &str| {
+        Cvmm::new(["--emulate", "--plain", "--memory", "512M", "--timeout", timeout, "--kernel"])
+            .arg(kernel)
+            .arg("--initrd")
+            .arg(initrd)
+            .run()
+    };
+    let kernel = bzimage("6.12");
+    // The header of the archive's first member, and the end of /init.
+    let corrupted = bench.file("corrupted", &patched(&good, 0, b"999999"));
+    let truncated = bench.file("truncated", &good[..good.len().min(2000)]);
+    for initrd in [corrupted, truncated] {
+        let ended = run(&kernel, &initrd, "120");
+        ended.expect_complaint(PANIC).expect_words("panicked").expect_console("Kernel panic");
+    }
+    // The kernel's decompressor finds the damage, says so where only it can, and halts.
+    let mut image = std::fs::read(&kernel).expect("the kernel");
+    let middle = image.len() / 2;
+    image[middle] ^= 0x10;
+    let ended = run(&bench.file("bzImage", &image), &initramfs("6.12"), "15");
+    ended.expect_complaint(TIMEOUT).expect_words("--timeout");
 }

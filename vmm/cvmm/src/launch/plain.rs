@@ -1,11 +1,22 @@
 //! The launch of an unprotected guest: the same plan, written to memory.
 
 use super::{Guest, GuestMemory, create_vcpu, ranges, serial_interrupt, write_staged};
+use crate::device::acpi_pm;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::recorder::{Op, Recorder};
 use crate::sys::memory::GuestRam;
 use crate::sys::system::System;
+
+/// Where a PC's processor starts after a reset. Linux without EFI on hardware-reduced ACPI restarts by jumping there
+/// (arch/x86/kernel/reboot.c: BOOT_EFI, then BOOT_BIOS), unless `reboot=a` is on its command line.
+const RESET_VECTOR: u64 = 0xf_fff0;
+
+/// Real-mode code for it: `mov dx, RESET_PORT; mov al, RESET_VALUE; out dx, al; hlt`.
+const RESET_CODE: [u8; 7] = {
+    let [low, high] = acpi_pm::RESET_PORT.to_le_bytes();
+    [0xba, low, high, 0xb0, acpi_pm::RESET_VALUE, 0xee, 0xf4]
+};
 
 /// KVM_X86_DEFAULT_VM.
 const VM_TYPE_DEFAULT: u64 = 0;
@@ -32,6 +43,7 @@ pub(super) fn launch(
         })?;
     }
     write_staged(plan, &ram, recorder)?;
+    ram.write(RESET_VECTOR, &RESET_CODE)?;
 
     let mut vcpus = Vec::new();
     for id in 0..plan.cpus.get() {

@@ -171,6 +171,10 @@ impl SysError {
 }
 
 fn open_cure(device: &str, source: &io::Error) -> String {
+    if crate::emulate::profile_in_use().is_some() {
+        return "softkvm says why, above; `softkvm info` lists the profiles for --emulate=PROFILE"
+            .into();
+    }
     match source.kind() {
         io::ErrorKind::NotFound => {
             format!(
