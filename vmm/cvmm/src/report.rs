@@ -46,6 +46,7 @@ pub struct RunReport {
     pub launch: LaunchFacts,
     pub phases: Vec<Phase>,
     pub marks: Vec<MarkFacts>,
+    pub vcpus: Vec<VcpuFacts>,
     pub exits: ExitFacts,
     pub page_state_changes: Conversions,
     pub stray_ports: Vec<StrayAccess>,
@@ -133,6 +134,17 @@ pub struct MarkFacts {
     pub exits_before: u64,
 }
 
+/// A vCPU at the end of the run.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct VcpuFacts {
+    pub id: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halted: Option<bool>,
+}
+
 /// Exits.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
@@ -211,6 +223,15 @@ impl RunReport {
             launch: launch_facts(config, plan, recorder),
             phases: phases::derive(recorder, run),
             marks: marks(run),
+            vcpus: run
+                .vcpus
+                .iter()
+                .map(|v| VcpuFacts {
+                    id: v.id,
+                    rip: v.position.map(|(rip, _)| format!("{rip:#x}")),
+                    halted: v.position.map(|(_, halted)| halted),
+                })
+                .collect(),
             exits: exits(run),
             page_state_changes: run.conversions,
             stray_ports: run.strays.clone(),

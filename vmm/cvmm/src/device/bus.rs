@@ -6,6 +6,13 @@ use abi::shim::TERMINATION_PORT;
 use super::acpi_pm::{self, PowerRequest};
 use super::serial::{BASE_PORT, Com1, PORT_COUNT};
 
+/// The CMOS clock is not there, but its shutdown byte tells of a reset: on a hardware-reduced platform without EFI, Linux
+/// resets through the BIOS (arch/x86/kernel/reboot.c `reboot_init`), which is not there either. The first thing it does
+/// then is to write 0 to that byte with NMIs off (`machine_real_restart`); starting a processor writes it with NMIs on.
+const CMOS_INDEX_PORT: u16 = 0x70;
+const CMOS_DATA_PORT: u16 = 0x71;
+const CMOS_SHUTDOWN_NMI_OFF: u8 = 0x8f;
+
 /// What the run loop must do after a port write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortEffect {
@@ -24,6 +31,7 @@ pub enum PortEffect {
 pub struct PortBus {
     /// COM1.
     pub com1: Com1,
+    cmos_index: u8,
     strays: Vec<StrayAccess>,
 }
 
@@ -45,7 +53,7 @@ const I8042_RESET: u8 = 0xfe;
 impl PortBus {
     /// A bus with a serial line.
     pub fn new(com1: Com1) -> PortBus {
-        PortBus { com1, strays: Vec::new() }
+        PortBus { com1, cmos_index: 0, strays: Vec::new() }
     }
 
     /// The guest writes.
@@ -64,6 +72,14 @@ impl PortBus {
             (acpi_pm::SLEEP_CONTROL_PORT..=acpi_pm::RESET_PORT, [value]) => {
                 acpi_pm::write(port, *value).map_or(PortEffect::None, PortEffect::Power)
             }
+            (CMOS_INDEX_PORT, [index]) => {
+                self.cmos_index = *index;
+                PortEffect::None
+            }
+            (CMOS_DATA_PORT, [0]) if self.cmos_index == CMOS_SHUTDOWN_NMI_OFF => {
+                PortEffect::Power(PowerRequest::Reset)
+            }
+            (CMOS_DATA_PORT, [_]) => PortEffect::None,
             (I8042_COMMAND_PORT, [I8042_RESET]) => PortEffect::Power(PowerRequest::Reset),
             _ => {
                 self.stray(port).writes += 1;
@@ -112,3 +128,7 @@ const STRAYS_MAX: usize = 64;
 fn serial_register(port: u16) -> Option<u8> {
     port.checked_sub(BASE_PORT).filter(|r| *r < PORT_COUNT).map(|r| r as u8)
 }
+
+#[cfg(test)]
+#[path = "bus_test.rs"]
+mod tests;

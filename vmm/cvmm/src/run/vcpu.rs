@@ -32,6 +32,8 @@ pub struct VcpuRecord {
     pub exits: [ExitCount; EXIT_KINDS.len()],
     /// Its marks.
     pub marks: Vec<MarkEvent>,
+    /// Where it stood at the end, and whether it was halted; for unprotected guests.
+    pub position: Option<(u64, bool)>,
     /// SHA-256 over what made it exit, in order: equal runs have equal streams.
     pub stream: [u8; 32],
 }
@@ -83,7 +85,8 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
         }
     }
     drop(target);
-    VcpuRecord { id, exits, marks: this.marks, stream: stream.finalize().into() }
+    let position = this.vcpu.position();
+    VcpuRecord { id, exits, marks: this.marks, position, stream: stream.finalize().into() }
 }
 
 impl Loop<'_, '_> {

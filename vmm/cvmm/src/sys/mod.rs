@@ -129,7 +129,7 @@ impl SysError {
         let (cause, cure) = match self {
             SysError::Open { device, source } => (source.to_string(), open_cure(device, source)),
             SysError::Missing { cure, .. } => (
-                "the host's kernel, processor, BIOS or firmware does not offer it".into(),
+                "the kernel, processor, BIOS, firmware or emulator below cvmm does not offer it".into(),
                 (*cure).into(),
             ),
             SysError::Ioctl { source, .. } => (

@@ -50,7 +50,14 @@ impl System {
     pub fn open(recorder: &mut Recorder) -> Result<System, SysError> {
         let kvm = recorder
             .record(Op::OpenKvm, "/dev/kvm", 0, Kvm::new)
-            .map_err(|e| SysError::Open { device: "/dev/kvm", source: e.into() })?;
+            .map_err(|e| match crate::emulate::profile_in_use() {
+                // softkvm has said why on stderr.
+                Some(profile) => SysError::Missing {
+                    what: format!("softkvm does not start with the platform profile {profile:?}"),
+                    cure: "give --emulate=epyc-milan, --emulate=epyc-genoa or --emulate=FILE with a profile of your own",
+                },
+                None => SysError::Open { device: "/dev/kvm", source: e.into() },
+            })?;
         if kvm.get_api_version() != API_VERSION {
             return Err(SysError::Missing {
                 what: format!("KVM speaks version {}, not {API_VERSION}", kvm.get_api_version()),

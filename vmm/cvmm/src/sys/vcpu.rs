@@ -222,6 +222,13 @@ impl Vcpu {
             .map_err(SysError::ioctl_on("KVM_SET_MP_STATE", format!("on vCPU {}", self.id)))
     }
 
+    /// Where it stands, and whether it is halted; `None` for a guest whose registers nobody may see.
+    pub fn position(&self) -> Option<(u64, bool)> {
+        let rip = self.fd.get_regs().ok()?.rip;
+        let state = self.fd.get_mp_state().ok()?.mp_state;
+        Some((rip, state == KVM_MP_STATE_HALTED))
+    }
+
     /// Makes kicks of this thread stop this vCPU.
     pub fn kick_target(&mut self) -> KickTarget {
         KickTarget::enter(&raw mut self.fd.get_kvm_run().immediate_exit)
