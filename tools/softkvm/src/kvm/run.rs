@@ -419,9 +419,9 @@ fn user_exit(exit: GhcbExit) -> UserExit {
 
 /// KVM_RUN on a vCPU.
 pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
-    let mask = vm.take_baton().vcpus[index].signal_mask;
+    let mask = vm.lock().vcpus[index].signal_mask;
     let signals = Blocked::new(mask);
-    let mut state = vm.take_baton();
+    let mut state = vm.lock();
     if state.vcpus[index].inside {
         return Err(Errno::EBUSY);
     }
@@ -435,8 +435,11 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
     vcpu.has_run = true;
     vcpu.left = None;
     let (mut state, result) = Turns { vm, index, signals: &signals }.run(state);
-    let user_cost = state.costs.user_exit;
-    state.clock.charge(user_cost);
+    if !matches!(result, Return::Exit(UserExit::Interrupted) | Return::Fail(_)) {
+        // A return that only the host's timing decides must not show in the guest's time.
+        let cost = state.costs.user_exit;
+        state.clock.charge(cost);
+    }
     state.put_state(index);
     let vcpu = &mut state.vcpus[index];
     vcpu.inside = false;
@@ -524,7 +527,10 @@ impl<'a> Turns<'a> {
                     state = self.wait(state, Some(PATIENCE), false);
                 }
                 Next::Outside(time) => state = self.wait(state, Some(time), false),
-                Next::Idle => state = self.idle(state),
+                Next::Idle => {
+                    state = self.idle(state);
+                    state = self.vm.pass(state);
+                }
             }
         }
     }
@@ -568,7 +574,7 @@ impl<'a> Turns<'a> {
         }
         drop(state);
         self.signals.wait(&mut fds, time);
-        let mut state = self.vm.take_baton();
+        let mut state = self.vm.lock();
         wake.drain();
         state.vcpus[self.index].waiting = false;
         state

@@ -29,7 +29,7 @@ use crate::chipset::{Chip, Irqchip, Route, Source, Target};
 /// A VM. Its state is behind one lock; holding it is holding the baton.
 pub struct Vm {
     state: Mutex<State>,
-    /// Threads that wait for the lock and are not vCPUs.
+    /// Threads that wait for the lock; whoever runs vCPUs gives way to them.
     wanted: AtomicUsize,
     machine: Arc<Machine>,
 }
@@ -46,7 +46,7 @@ impl Vm {
         vm
     }
 
-    /// The state, for an ioctl: a running vCPU gives way at the end of its turn.
+    /// The state; a running vCPU gives way at the end of its turn.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.wanted.fetch_add(1, Ordering::SeqCst);
         let guard = self.take_baton();
@@ -54,12 +54,11 @@ impl Vm {
         guard
     }
 
-    /// The state, for a vCPU that wants to run.
-    pub(super) fn take_baton(&self) -> MutexGuard<'_, State> {
+    fn take_baton(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Between two turns: lets others have the lock.
+    /// Between two turns, or two moments of an idle machine: lets others have the lock.
     pub(super) fn pass<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         if self.wanted.load(Ordering::SeqCst) == 0 {
             return state;
@@ -92,19 +91,22 @@ impl Vm {
     /// Statistics, unless a vCPU is running right now.
     pub fn try_statistics(&self) -> Option<serde_json::Value> {
         let since = Instant::now();
-        loop {
+        self.wanted.fetch_add(1, Ordering::SeqCst);
+        let statistics = loop {
             match self.state.try_lock() {
-                Ok(state) => return Some(state.statistics()),
+                Ok(state) => break Some(state.statistics()),
                 Err(std::sync::TryLockError::Poisoned(state)) => {
-                    return Some(state.into_inner().statistics());
+                    break Some(state.into_inner().statistics());
                 }
                 Err(std::sync::TryLockError::WouldBlock) => {}
             }
-            if since.elapsed() > Duration::from_millis(200) {
-                return None;
+            if since.elapsed() > Duration::from_millis(500) {
+                break None;
             }
             std::thread::yield_now();
-        }
+        };
+        self.wanted.fetch_sub(1, Ordering::SeqCst);
+        statistics
     }
 }
 
