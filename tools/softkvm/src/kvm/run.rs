@@ -26,8 +26,10 @@ use crate::snp::vmsa;
 const QUANTUM: u64 = 100_000;
 /// Instructions of a turn when another vCPU wants to run.
 const QUANTUM_SHARED: u64 = 20_000;
-/// How long the others wait for a vCPU whose exit user space is answering.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long the others wait for a vCPU whose exit user space is answering. On a busy host a thread
+/// may not run for a good part of a second; were the others to go on, an idle guest's clock would
+/// jump past the time it gives that vCPU to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How long an idle machine with devices in other threads waits for them before time jumps.
 const DEVICE_PATIENCE: Duration = Duration::from_millis(2);
 
