@@ -147,13 +147,16 @@ impl State {
             self.vcpus[index].replay.rewind();
             self.vcpus[index].processor = Some(p);
             self.code = code;
+            // The engine's budget counts delivered events as well: a guest that faults for ever without completing
+            // an instruction ends its turn, too.
+            let over = matches!(exit, Exit::Turn);
             let leave = self.after(index, exit);
             if leave.is_some() {
                 self.vcpus[index].remaining = budget;
                 return leave;
             }
             let others = self.chipset.has_events() || !self.deferred.is_empty();
-            if ended || others || self.vcpus[index].mp_state != mp_state::RUNNABLE {
+            if over || ended || others || self.vcpus[index].mp_state != mp_state::RUNNABLE {
                 break;
             }
             budget = budget.min(self.until_timer());
