@@ -54,7 +54,7 @@ impl System {
                 // softkvm has said why on stderr.
                 Some(profile) => SysError::Missing {
                     what: format!("softkvm does not start with the platform profile {profile:?}"),
-                    cure: "give --emulate=epyc-milan, --emulate=epyc-genoa or --emulate=FILE with a profile of your own",
+                    cure: "`softkvm info` lists the profiles for --emulate=PROFILE; a file with one of your own will do as well",
                 },
                 None => SysError::Open { device: "/dev/kvm", source: e.into() },
             })?;
