@@ -4,6 +4,8 @@
 pub mod boot;
 pub mod ghcb;
 pub mod kvm_snp;
+pub mod kvm_tdx;
 pub mod marks;
 pub mod shim;
 pub mod snp;
+pub mod tdx;

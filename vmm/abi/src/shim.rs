@@ -18,6 +18,8 @@
 //! E820 entries of type RAM minus [`SHIM_BASE`]..[`WORK_END`], minus measured blobs, minus staging; the staging ranges
 //! (rounded out to pages) follow after loading. So no page may hold two blobs, and staging lies in RAM.
 
+pub mod tdx;
+
 use core::mem::{offset_of, size_of};
 
 use bitflags::bitflags;
@@ -137,6 +139,8 @@ impl Technology {
     pub const PLAIN: Self = Self(1);
     /// SEV-SNP.
     pub const SNP: Self = Self(2);
+    /// TDX.
+    pub const TDX: Self = Self(3);
 }
 
 /// How kernel, initrd and command line arrive: a field of the [`ParameterPage`].
@@ -325,6 +329,16 @@ impl Termination {
     pub const CPUID_PAGE: Self = Self(0x30);
     /// The secrets page is not one that firmware has filled.
     pub const SECRETS_PAGE: Self = Self(0x31);
+    /// The module did not accept a page, for another reason than a size mismatch.
+    pub const PAGE_ACCEPT: Self = Self(0x40);
+    /// The host refused to make pages private or shared (MapGPA), or made no progress.
+    pub const MAP_GPA: Self = Self(0x41);
+    /// The host failed another request.
+    pub const TDVMCALL: Self = Self(0x42);
+    /// The TD has attributes under which Linux cannot be protected: no SEPT_VE_DISABLE.
+    pub const TD_ATTRIBUTES: Self = Self(0x43);
+    /// The module reports fewer vCPUs than the parameters, or another address width than it did at the start.
+    pub const TD_INFO: Self = Self(0x44);
     /// Code base of processor exceptions in the shim: 0x80 + vector. 0x9D is #VC, where an unaccepted page ends.
     pub const EXCEPTION_BASE: u8 = 0x80;
 
@@ -406,5 +420,10 @@ impl Termination {
         (Self::DOUBLE_VALIDATION, "a page was accepted twice: the host replayed or remapped it"),
         (Self::CPUID_PAGE, "the CPUID page is malformed or is not the expected one"),
         (Self::SECRETS_PAGE, "the secrets page was not filled by firmware"),
+        (Self::PAGE_ACCEPT, "the TDX module did not accept a page"),
+        (Self::MAP_GPA, "the host refused to convert pages, or made no progress"),
+        (Self::TDVMCALL, "the host failed a TDVMCALL"),
+        (Self::TD_ATTRIBUTES, "the TD's attributes lack SEPT_VE_DISABLE"),
+        (Self::TD_INFO, "the TDX module reports another TD than was measured"),
     ];
 }
