@@ -12,9 +12,9 @@ use crate::images;
 use crate::kernel::Kernel;
 use crate::run::{capture, target};
 
-/// The modules a guest needs to fetch an attestation report, before their dependencies: the driver, and the parts of
-/// gcm(aes), which kernels before 6.14 ask the crypto API for by name, so that no module depends on them.
-const WANTED: [&str; 5] = ["aes_generic", "ctr", "ghash_generic", "gcm", "sev_guest"];
+/// The modules a guest needs to fetch an attestation report, before their dependencies: a driver for each technology, and
+/// the parts of gcm(aes), which kernels before 6.14 ask the crypto API for by name, so that no module depends on them.
+const WANTED: [&str; 6] = ["aes_generic", "ctr", "ghash_generic", "gcm", "sev_guest", "tdx_guest"];
 
 /// Builds (or rebuilds) the initramfs for a kernel.
 pub fn build(kernel: &Kernel) -> Result<PathBuf> {

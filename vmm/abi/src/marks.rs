@@ -2,6 +2,10 @@
 //!
 //! A mark is one 32-bit OUT to [`MARK_PORT`]: bits 31:24 name the mark, bits 23:0 carry a number whose meaning the mark
 //! defines. Each costs an exit, so there is none inside a loop. The monitor stamps the time; the guest sends none.
+//!
+//! A program in a guest whose kernel grants it no ports (a TD) sends [`Mark::on_console`] instead, a sequence that
+//! terminals ignore and that the monitor takes out of the console's output. It costs an exit for every byte, and comes as
+//! late as the kernel's terminal lets it.
 
 /// Port of the phase marks, written with a 32-bit OUT.
 pub const MARK_PORT: u16 = 0xF4;
@@ -92,6 +96,22 @@ impl Mark {
     pub const fn new(id: MarkId, number: u32) -> Self {
         let number = if number > Self::NUMBER_MAX { Self::NUMBER_MAX } else { number };
         Self((id.0 as u32) << 24 | number)
+    }
+
+    /// What starts a mark on the console: an operating system command (ECMA-48, 8.3.89).
+    pub const CONSOLE_PREFIX: [u8; 7] = *b"\x1b]cvmm;";
+    /// What ends it, after eight hexadecimal digits.
+    pub const CONSOLE_END: u8 = 0x07;
+
+    /// The mark as it is written to the console.
+    pub fn on_console(self) -> [u8; 16] {
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let mut text = [Self::CONSOLE_END; 16];
+        text[..7].copy_from_slice(&Self::CONSOLE_PREFIX);
+        for (n, digit) in text[7..15].iter_mut().enumerate() {
+            *digit = DIGITS[(self.0 >> (28 - 4 * n) & 0xF) as usize];
+        }
+        text
     }
 
     /// Which mark this is.

@@ -59,10 +59,9 @@ impl PortBus {
     /// The guest writes.
     pub fn write(&mut self, port: u16, data: &[u8]) -> PortEffect {
         if let Some(register) = serial_register(port) {
-            if let [value] = data {
-                self.com1.write(register, *value);
-            }
-            return PortEffect::None;
+            let [value] = data else { return PortEffect::None };
+            let mark = self.com1.write(register, *value);
+            return mark.map_or(PortEffect::None, PortEffect::Mark);
         }
         match (port, data) {
             (MARK_PORT, [a, b, c, d]) => PortEffect::Mark(u32::from_le_bytes([*a, *b, *c, *d])),

@@ -1,4 +1,5 @@
-//! Marks: values that the shim and a test guest write to one port, and the names `--until` knows them by.
+//! Marks: values that the shim and a test guest write to one port or to the console, and the names `--until` knows them
+//! by.
 
 use std::str::FromStr;
 
@@ -46,3 +47,60 @@ pub fn name(value: u32) -> String {
     let mark = abi::marks::Mark(value);
     mark.id().name().map_or_else(|| format!("{:#04x}", mark.id().0), str::to_owned)
 }
+
+/// Takes marks out of what the guest writes to its console ([`abi::marks::Mark::on_console`]).
+#[derive(Debug, Default)]
+pub struct ConsoleFilter {
+    held: Vec<u8>,
+}
+
+/// What becomes of a byte on the console.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Filtered {
+    /// It may belong to a mark: held back.
+    Held,
+    /// These bytes are output, those held before among them.
+    Output(Vec<u8>),
+    /// It completes a mark.
+    Mark(u32),
+}
+
+impl ConsoleFilter {
+    /// The next byte.
+    pub fn step(&mut self, byte: u8) -> Filtered {
+        const PREFIX: [u8; 7] = abi::marks::Mark::CONSOLE_PREFIX;
+        const DIGITS: usize = 8;
+        let at = self.held.len();
+        let fits = match PREFIX.get(at) {
+            Some(expected) => byte == *expected,
+            None if at < PREFIX.len() + DIGITS => byte.is_ascii_hexdigit(),
+            None => byte == abi::marks::Mark::CONSOLE_END,
+        };
+        if !fits {
+            let mut output = self.release();
+            if byte == PREFIX[0] {
+                self.held.push(byte);
+            } else {
+                output.push(byte);
+            }
+            return if output.is_empty() { Filtered::Held } else { Filtered::Output(output) };
+        }
+        self.held.push(byte);
+        if at < PREFIX.len() + DIGITS {
+            return Filtered::Held;
+        }
+        let digits = &self.release()[PREFIX.len()..at];
+        Filtered::Mark(digits.iter().fold(0, |value, digit| {
+            value << 4 | char::from(*digit).to_digit(16).unwrap_or_default()
+        }))
+    }
+
+    /// What is held back, as output: no more is to come.
+    pub fn release(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+#[path = "marks_test.rs"]
+mod tests;

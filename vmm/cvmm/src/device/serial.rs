@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::marks::{ConsoleFilter, Filtered};
+
 /// COM1's first port.
 pub const BASE_PORT: u16 = 0x3f8;
 /// How many it has.
@@ -33,6 +35,8 @@ pub enum Sink {
 #[derive(Debug)]
 pub struct ConsoleOutput {
     sink: Sink,
+    filter: ConsoleFilter,
+    mark: Option<u32>,
     pending: Vec<u8>,
     written: u64,
     matched: usize,
@@ -47,6 +51,8 @@ impl ConsoleOutput {
     fn new(sink: Sink) -> ConsoleOutput {
         ConsoleOutput {
             sink,
+            filter: ConsoleFilter::default(),
+            mark: None,
             pending: Vec::new(),
             written: 0,
             matched: 0,
@@ -78,6 +84,24 @@ impl ConsoleOutput {
 impl Write for ConsoleOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for byte in bytes {
+            match self.filter.step(*byte) {
+                Filtered::Held => {}
+                Filtered::Output(bytes) => self.put(&bytes),
+                Filtered::Mark(value) => self.mark = Some(value),
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    /// vm-superio flushes after every byte; one system call per character is what this type avoids.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ConsoleOutput {
+    fn put(&mut self, bytes: &[u8]) {
+        for byte in bytes {
             self.matched = match PANIC.get(self.matched) == Some(byte) {
                 true => self.matched + 1,
                 false => usize::from(*byte == PANIC[0]),
@@ -89,12 +113,6 @@ impl Write for ConsoleOutput {
                 self.drain();
             }
         }
-        Ok(bytes.len())
-    }
-
-    /// vm-superio flushes after every byte; one system call per character is what this type avoids.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -127,10 +145,11 @@ impl Com1 {
         Com1 { uart: Serial::new(Interrupt(interrupt), ConsoleOutput::new(sink)) }
     }
 
-    /// The guest writes a register.
-    pub fn write(&mut self, register: u8, value: u8) {
+    /// The guest writes a register. Gives the mark that this completes.
+    pub fn write(&mut self, register: u8, value: u8) -> Option<u32> {
         // An overrun of the loop-back FIFO, the only error there is, loses the byte as on the real chip.
         let _ = self.uart.write(register, value);
+        self.uart.writer_mut().mark.take()
     }
 
     /// The guest reads a register.
@@ -155,6 +174,14 @@ impl Com1 {
     /// Hands waiting output on.
     pub fn flush(&mut self) {
         self.uart.writer_mut().drain();
+    }
+
+    /// Hands on what may still have become a mark, too: the guest has ended.
+    pub fn finish(&mut self) {
+        let output = self.uart.writer_mut();
+        let held = output.filter.release();
+        output.put(&held);
+        output.drain();
     }
 
     /// Did the kernel say that it panicked?

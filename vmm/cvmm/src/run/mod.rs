@@ -169,7 +169,7 @@ pub fn run(
     let end = recorder.now();
     let guest_end = shared.guest_clock();
     let mut bus = lock(&shared.bus);
-    bus.com1.flush();
+    bus.com1.finish();
     if let Some(source) = bus.com1.take_failure() {
         tracing::warn!(%source, "console output was lost");
     }
