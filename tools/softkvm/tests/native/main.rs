@@ -3,19 +3,23 @@
 //! Every legacy-encoded user-mode instruction form runs on seeded random states, once natively and
 //! once in softkvm, and all registers, defined flags and memory must be equal afterwards; where the
 //! host faults, softkvm must raise the matching exception. The fast engine must then leave exactly
-//! the state of the reference, for single forms and for random sequences. `NATIVE_FILTER`
+//! the state of the reference, for single forms and for random sequences. Forms that the host lacks
+//! are skipped by name, and where vendors differ the rules of `vendor` say how. `NATIVE_FILTER`
 //! restricts the first test to forms whose name contains it, `NATIVE_STATES` sets the number of
-//! states per instance and `NATIVE_SEED` which ones.
+//! states per instance, `NATIVE_INSTANCES` that of instances and `NATIVE_SEED` which ones.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 mod compare;
+mod extensions;
 mod forms;
 mod host;
+mod nan;
 mod prepare;
 mod random;
 mod sequences;
 mod soft;
+mod vendor;
 
 use std::collections::BTreeMap;
 
@@ -27,15 +31,18 @@ use soft::{Engine, Outcome, Soft};
 use softkvm::cpu::Exception;
 use softkvm::cpu::engine::Kind;
 use softkvm::cpu::flags::{AC, ARITH_MASK, DF};
+use vendor::Case;
 
-/// Instances of each variant of a form.
-const INSTANCES: usize = 16;
+/// Instances of each variant of a form, unless told otherwise.
+const INSTANCES: u64 = 16;
 
 #[derive(Default)]
 struct Report {
     forms: usize,
     cases: u64,
     faults: u64,
+    /// Cases in which a rule of [`vendor`] made the difference.
+    ruled: BTreeMap<&'static str, u64>,
     skipped: BTreeMap<String, Vec<String>>,
     failures: BTreeMap<String, (u64, String)>,
 }
@@ -50,6 +57,9 @@ impl Report {
 struct Bench {
     bits: u32,
     seed: u64,
+    instances: usize,
+    /// Whether the host may differ by the rules of [`vendor`].
+    rules: bool,
     host: Host,
     soft: Soft,
     fast: Engine,
@@ -71,28 +81,50 @@ impl Bench {
         let raised = self.host.run(&mut native);
         self.report.cases += 1;
         self.report.faults += u64::from(raised.is_some());
+        let rip = self.host.rip();
+        let before = &before;
+        let mut case = Case { instance, rip, at, before, native, raised, outcome, soft };
+        let mut found = self.differences(&case);
+        if !found.is_empty() && self.rules {
+            let holds = |rule: &&vendor::Rule| (rule.apply)(&mut case, &mut self.soft);
+            let held: Vec<_> = vendor::RULES.iter().filter(holds).collect();
+            if !held.is_empty() {
+                found = self.differences(&case);
+            }
+            for rule in held {
+                *self.report.ruled.entry(rule.name).or_default() += 1;
+            }
+        }
+        let (native, soft) = (self.host.sandbox(), self.soft.sandbox());
+        soft.copy_from_slice(native);
+        // The reference and the fast engine have the same notion of what the host hides.
+        self.fast.soft.sandbox().copy_from_slice(soft);
+        if !found.is_empty() {
+            self.report.fail(name, || compare::describe(instance, before, at, &found));
+        }
+        true
+    }
+
+    /// The host's outcome, registers and memory against those of softkvm.
+    fn differences(&mut self, case: &Case) -> Vec<String> {
+        let &Case { instance, before, at, raised, .. } = case;
         let expected = raised.map_or(Outcome::Done, Outcome::Fault);
         let mut found = Vec::new();
-        if outcome != expected {
-            found.push(format!("native {expected:?} soft {outcome:?}"));
+        if case.outcome != expected {
+            found.push(format!("native {expected:?} soft {:?}", case.outcome));
         }
+        let (mut native, mut soft) = (case.native.clone(), case.soft.clone());
         if raised == Some(Exception::XM) {
             compare::forgive_precision(&mut native, &mut soft);
         }
-        let flags = (ARITH_MASK | DF | AC) & !compare::undefined_flags(instance, &before);
+        let flags = (ARITH_MASK | DF | AC) & !compare::undefined_flags(instance, before);
         found.extend(compare::differences(["native", "soft"], &native, &soft, flags));
         let (native, soft) = (self.host.sandbox(), self.soft.sandbox());
         compare::align_memory(instance, at, native, soft);
         if native != soft {
             found.push(compare::memory(["native", "soft"], native, soft));
-            soft.copy_from_slice(native);
         }
-        // The reference and the fast engine have the same notion of what the host hides.
-        self.fast.soft.sandbox().copy_from_slice(soft);
-        if !found.is_empty() {
-            self.report.fail(name, || compare::describe(instance, &before, at, &found));
-        }
-        true
+        found
     }
 
     /// A state and, in all sandboxes, the contents of the memory operand.
@@ -137,13 +169,18 @@ impl Bench {
 
     fn form(&mut self, code: Code, states: usize) {
         let name = format!("{code:?}");
+        if let Some(extension) = extensions::lacking(code) {
+            let reason = format!("the host lacks {extension:?}");
+            self.report.skipped.entry(reason).or_default().push(name);
+            return;
+        }
         let mut random = Random::new(code as u64 + 1 + (self.seed << 32));
         let mut ran = false;
         let variants = forms::variants(code);
         let states = states.div_ceil(variants.len());
         for in_memory in variants {
             let mut made = 0;
-            for _ in 0..INSTANCES * 8 {
+            for _ in 0..self.instances * 8 {
                 let rip = self.host.rip();
                 let Some(instance) = forms::instance(code, in_memory, &mut random, rip, self.bits)
                 else {
@@ -162,7 +199,7 @@ impl Bench {
                 }
                 ran = true;
                 made += 1;
-                if made == INSTANCES {
+                if made == self.instances {
                     break;
                 }
             }
@@ -187,6 +224,8 @@ fn compare_with_host(bits: u32) {
     let mut bench = Bench {
         bits,
         seed: number("NATIVE_SEED").unwrap_or(0),
+        instances: number("NATIVE_INSTANCES").unwrap_or(INSTANCES) as usize,
+        rules: !vendor::is_amd(),
         host,
         soft: Soft::new(bits),
         fast: Engine::new(Kind::Fast, bits),
@@ -202,6 +241,9 @@ fn compare_with_host(bits: u32) {
         "{bits}-bit: {} forms, {} cases, {} faults",
         report.forms, report.cases, report.faults
     );
+    for (rule, count) in &report.ruled {
+        println!("by rule ({rule}): {count} cases");
+    }
     for (reason, names) in &report.skipped {
         println!("skipped ({reason}): {} forms: {}", names.len(), names.join(" "));
     }
