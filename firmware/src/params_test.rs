@@ -11,7 +11,7 @@ use crate::mock::{Guest, INITRD, KERNEL_LOAD, MEMORY, STAGING};
 type Damage = fn(&mut ParameterPage);
 
 fn refused(damage: Damage) -> Option<Termination> {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     assert_eq!(guest.check(), Ok(()));
     damage(&mut guest.params);
     guest.check().err()
@@ -98,7 +98,7 @@ fn ranges_of_blobs() {
 
 #[test]
 fn a_plain_guest_has_no_c_bit() {
-    let mut guest = Guest::bzimage(false, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::PLAIN, LoadMode::HASHED);
     assert_eq!(guest.check(), Ok(()));
     guest.params.c_bit = 51;
     assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));
