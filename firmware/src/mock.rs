@@ -19,7 +19,7 @@ use crate::range::Range;
 use crate::sha256;
 use crate::tdx::{accept, map_gpa};
 
-pub use td::Td;
+pub use td::{Fault, Td};
 
 pub const MEMORY: u64 = 64 << 20;
 pub const C_BIT: u32 = 51;

@@ -2,7 +2,7 @@
 
 use abi::boot::E820Type;
 use abi::shim::{
-    CMDLINE_MAX, KernelKind, LOW_E820, LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology,
+    CMDLINE_MAX, Flags, KernelKind, LOW_E820, LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology,
     Termination,
 };
 
@@ -94,6 +94,31 @@ fn ranges_of_blobs() {
     }
     // Measured blobs have neither staging nor digest.
     assert_eq!(refused(|p| p.load_mode = LoadMode::MEASURED), Some(Termination::BAD_RANGE));
+}
+
+#[test]
+fn parameters_are_for_one_technology() {
+    let all = [Technology::PLAIN, Technology::SNP, Technology::TDX];
+    for named in all {
+        let mut guest = Guest::bzimage(named, LoadMode::HASHED);
+        for processor in all {
+            guest.mock.technology = processor;
+            let expected =
+                if processor == named { Ok(()) } else { Err(Termination::BAD_TECHNOLOGY) };
+            assert_eq!(guest.check(), expected, "{named:?} on {processor:?}");
+        }
+    }
+}
+
+#[test]
+fn a_td_has_neither_c_bit_nor_cpuid_page() {
+    let mut guest = Guest::bzimage(Technology::TDX, LoadMode::HASHED);
+    assert_eq!(guest.check(), Ok(()));
+    guest.params.c_bit = 47;
+    assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));
+    guest.params.c_bit = 0;
+    guest.params.flags |= Flags::CPUID_DIGEST.bits();
+    assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::range::{Range, staging};
 use crate::zero_page::{CC_BLOB, CcPage};
 
 /// Pages that the shim must have accepted: RAM without its own pages.
-fn expected(guest: &Guest) -> Vec<u64> {
+pub fn expected(guest: &Guest) -> Vec<u64> {
     let low = (0..SHIM_BASE).chain(WORK_END..LOW_RAM_END);
     let all = low.step_by(PAGE as usize).chain((HIGH_RAM_START..MEMORY).step_by(PAGE as usize));
     let mut pages: Vec<u64> = all.filter(|page| page % PAGE == 0).collect();

@@ -13,3 +13,5 @@ mod accept_test;
 mod info_test;
 #[cfg(test)]
 mod map_gpa_test;
+#[cfg(test)]
+mod run_test;
