@@ -24,7 +24,10 @@ use crate::exit::leave_code;
 
 // Where the code below stands.
 const _: () = assert!(AP_RESET_VECTOR_GPA == ENTRY_GPA + 0x10);
-// It holds these in 32-bit registers.
+// What one load takes of the mailbox.
+const _: () = assert!(offset_of!(WakeupMailbox, command) == 0);
+const _: () = assert!(offset_of!(WakeupMailbox, apic_id) == 4);
+// The code holds these in 32-bit registers.
 const _: () = assert!(WORK_END < 1 << 31);
 
 /// CR4.MCE, which a TD cannot clear.
@@ -120,18 +123,19 @@ global_asm!(
     "call {main}",
     "ud2",
     // ESI: index, which is the APIC ID. Waits for the mailbox (ACPI specification, "Multiprocessor
-    // Wakeup Structure"); the vector is read before the command is cleared, for the mailbox then
+    // Wakeup Structure"). One load takes command and APIC ID, for of two loads one could belong to
+    // the command before. The vector is read before the command is cleared, for the mailbox then
     // belongs to the next processor.
     "shim_park:",
     "pause",
-    "movzx eax, word ptr [{mailbox}]",
-    "test eax, eax",
-    "jz shim_park",
-    "cmp dword ptr [{mailbox} + {apic_id}], esi",
+    "mov rax, qword ptr [{mailbox}]",
+    "mov rcx, rax",
+    "shr rcx, 32",
+    "cmp ecx, esi",
     "jne shim_park",
-    "cmp eax, {test}",
+    "cmp ax, {test}",
     "je 8f",
-    "cmp eax, {wakeup}",
+    "cmp ax, {wakeup}",
     "jne shim_park",
     "mov rax, qword ptr [{mailbox} + {vector}]",
     "mov word ptr [{mailbox}], {noop}",
@@ -171,7 +175,6 @@ global_asm!(
     page = const PAGE,
     stack = const STACK_TOP,
     mailbox = const MAILBOX_GPA,
-    apic_id = const offset_of!(WakeupMailbox, apic_id),
     vector = const offset_of!(WakeupMailbox, wakeup_vector),
     noop = const WakeupMailbox::NOOP,
     wakeup = const WakeupMailbox::WAKEUP,
