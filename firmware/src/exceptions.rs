@@ -1,7 +1,8 @@
 //! Every exception ends the guest with a code that names its vector; none is expected.
 //!
-//! A page that the host swapped or remapped raises #VC (29) at its first touch, so this is where
-//! such an attack ends.
+//! A page that the host of an SNP guest swapped or remapped raises #VC (29) at its first touch, so
+//! this is where such an attack ends. In a TD the module stops the vCPU instead; #VE (20) means
+//! that the host took shared memory away, or has the module leave to it an instruction used here.
 //!
 //! UNSAFETY: assembly stubs, LIDT, and the one writable static, touched once by one processor.
 #![allow(unsafe_code)]

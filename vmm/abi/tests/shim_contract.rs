@@ -5,8 +5,9 @@ use abi::boot::E820Type;
 use abi::ghcb::msr;
 use abi::marks::{Mark, MarkId};
 use abi::shim::{
-    ACPI_GPA, BOOT_PARAMS_GPA, CPUID_GPA, HIGH_RAM_START, LOW_E820, LOW_RAM_END, PARAMETER_GPA,
-    SECRETS_GPA, SHIM_BASE, SHIM_CODE_GPA, TERMINATION_SET, Termination, WORK_END,
+    ACPI_GPA, BOOT_PARAMS_GPA, CPUID_GPA, HIGH_RAM_START, LOW_E820, LOW_RAM_END, PAGE,
+    PARAMETER_GPA, SECRETS_GPA, SHIM_BASE, SHIM_CODE_GPA, TERMINATION_SET, Termination, WORK_END,
+    tdx,
 };
 
 #[test]
@@ -29,6 +30,22 @@ fn low_memory_map_has_no_gap_and_reserves_launch_pages() {
     }
     assert_eq!(kind(BOOT_PARAMS_GPA), E820Type::RAM);
     assert_eq!(kind(WORK_END), E820Type::RAM);
+}
+
+#[test]
+fn a_td_has_its_own_pages_where_others_have_theirs() {
+    let page = tdx::reset_page();
+    let at = (tdx::RESET_VECTOR - tdx::RESET_PAGE_GPA) as usize;
+    assert_eq!(page[at], 0xE9);
+    let displacement = u32::from_le_bytes(page[at + 1..at + 5].try_into().unwrap());
+    let next = tdx::RESET_VECTOR as u32 + 5;
+    assert_eq!(u64::from(next.wrapping_add(displacement)), tdx::ENTRY_GPA);
+    assert!(page[..at].iter().chain(&page[at + 5..]).all(|byte| *byte == 0));
+    // A kernel maps the page of the reset vector alone.
+    assert_eq!(tdx::AP_RESET_VECTOR_GPA / PAGE, SHIM_CODE_GPA / PAGE);
+    // The work area takes up where the launch pages end, and reaches as far as everywhere.
+    assert_eq!(tdx::WORK_BASE, tdx::MAILBOX_GPA + PAGE);
+    assert!((ACPI_GPA + PAGE..WORK_END).contains(&tdx::MAILBOX_GPA));
 }
 
 #[test]
