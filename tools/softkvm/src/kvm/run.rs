@@ -237,6 +237,7 @@ impl State {
                 self.vcpus[index].count("vmgexit");
                 self.ghcb(index, None)
             }
+            Exit::Tdcall => None,
             Exit::World => {
                 let vcpu = &mut self.vcpus[index];
                 if let Some(failure) = vcpu.failure.take() {

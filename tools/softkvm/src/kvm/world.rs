@@ -9,7 +9,9 @@ use super::run_page::UserExit;
 use super::state::{Completion, State, Vcpu};
 use crate::chipset::Event;
 use crate::cpu::state::{RAX, RBX, RCX, RDX, RSI, cr4};
-use crate::cpu::{Access, Core, Exception, Exit, HostPage, PageAnswer, Stop, World};
+use crate::cpu::{
+    Access, Core, Exception, Exit, HostPage, Intercept, OwnerBit, PageAnswer, Stop, World,
+};
 use crate::snp::rmp::{self, Gate, Slot};
 use abi::ghcb::exit as vc;
 
@@ -346,8 +348,8 @@ impl World for Guest<'_> {
         }
     }
 
-    fn c_bit(&self) -> Option<u8> {
-        self.protected().then_some(self.state.c_bit)
+    fn owner_bit(&self) -> Option<OwnerBit> {
+        self.protected().then_some(OwnerBit::Private(self.state.c_bit))
     }
 
     fn mmio_read(&mut self, core: &mut Core, gpa: u64, len: u8) -> Result<u64, Stop> {
@@ -481,23 +483,30 @@ impl World for Guest<'_> {
         self.state.random()
     }
 
-    fn intercept(&mut self, core: &mut Core, exit_code: u32) -> Result<(), Stop> {
+    fn intercept(&mut self, core: &mut Core, what: Intercept) -> Result<(), Stop> {
         if !self.protected() {
             return Ok(());
         }
-        match u64::from(exit_code) {
-            vc::CPUID
-            | vc::RDPMC
-            | vc::INVD
-            | vc::WBINVD
-            | vc::VMMCALL
-            | vc::MONITOR
-            | vc::MWAIT
-            | vc::READ_DR7
-            | vc::WRITE_DR7 => self.vc_fault(u64::from(exit_code), core.rip),
-            // RDTSC, HLT, XSETBV: not intercepted, or an automatic exit.
-            _ => Ok(()),
-        }
+        let code = match what {
+            Intercept::Cpuid => vc::CPUID,
+            Intercept::Rdpmc => vc::RDPMC,
+            Intercept::Invd => vc::INVD,
+            Intercept::Wbinvd => vc::WBINVD,
+            Intercept::Vmmcall => vc::VMMCALL,
+            Intercept::Monitor => vc::MONITOR,
+            Intercept::Mwait => vc::MWAIT,
+            Intercept::ReadDr7 => vc::READ_DR7,
+            Intercept::WriteDr7 => vc::WRITE_DR7,
+            // Not intercepted, an automatic exit, or reported by the access itself.
+            Intercept::Hlt
+            | Intercept::Rdtsc
+            | Intercept::Rdtscp
+            | Intercept::Pconfig
+            | Intercept::Xsetbv(_)
+            | Intercept::WriteCr(..)
+            | Intercept::Port(_) => return Ok(()),
+        };
+        self.vc_fault(code, core.rip)
     }
 
     fn cr8(&mut self) -> u64 {
