@@ -216,14 +216,26 @@ pub enum Intercept {
     Mwait,
     /// PCONFIG.
     Pconfig,
-    /// XSETBV with XCR0's new value.
-    Xsetbv(u64),
+    /// XSETBV.
+    Xsetbv {
+        /// Which register: 0 is XCR0.
+        register: u32,
+        /// Its new value.
+        value: u64,
+    },
     /// Move from DR7.
     ReadDr7,
     /// Move to DR7.
     WriteDr7,
-    /// Move to CR0 or CR4, CLTS and LMSW: the register and its new value.
-    WriteCr(u8, u64),
+    /// Move to CR0 or CR4.
+    WriteCr {
+        /// The register.
+        register: u8,
+        /// Its new value.
+        value: u64,
+        /// Which general register it comes from.
+        gpr: u8,
+    },
     /// IN, OUT and their string forms.
     Port(PortAccess),
 }

@@ -64,7 +64,12 @@ pub(super) fn mov(p: &mut Processor, insn: &Instruction) -> Step {
     if to.is_cr() {
         supervisor_only(p)?;
         let value = reg(p, from);
-        write_cr(p, to.number(), value)
+        let number = to.number();
+        if matches!(number, 0 | 4) {
+            let gpr = from.number() as u8;
+            intercept(p, Intercept::WriteCr { register: number as u8, value, gpr })?;
+        }
+        write_cr(p, number, value)
     } else if from.is_cr() {
         supervisor_only(p)?;
         let value = read_cr(p, from.number())?;
@@ -134,7 +139,6 @@ fn write_cr0(p: &mut Processor, value: u64) -> Step {
     if bad {
         return refuse(p);
     }
-    intercept(p, Intercept::WriteCr(0, value & CR0_BITS | cr0::ET))?;
     let old = p.core.cr0;
     let new = value & CR0_BITS | cr0::ET;
     let cs_long = p.core.seg[Seg::Cs as usize].long();
@@ -195,7 +199,6 @@ fn write_cr4(p: &mut Processor, value: u64) -> Step {
     if bad {
         return refuse(p);
     }
-    intercept(p, Intercept::WriteCr(4, value))?;
     p.core.cr4 = value;
     if changed & CR4_PAGING != 0 {
         p.flush_tlb();
@@ -206,9 +209,7 @@ fn write_cr4(p: &mut Processor, value: u64) -> Step {
 /// CLTS.
 pub(super) fn clts(p: &mut Processor) -> Step {
     supervisor_only(p)?;
-    let value = p.core.cr0 & !cr0::TS;
-    intercept(p, Intercept::WriteCr(0, value))?;
-    p.core.cr0 = value;
+    p.core.cr0 &= !cr0::TS;
     Ok(())
 }
 
@@ -301,7 +302,8 @@ pub(super) fn xsetbv(p: &mut Processor) -> Step {
     extended_state(p)?;
     supervisor_only(p)?;
     let value = super::msr::edx_eax(p);
-    intercept(p, Intercept::Xsetbv(value))?;
+    let register = p.core.gpr[crate::cpu::state::RCX] as u32;
+    intercept(p, Intercept::Xsetbv { register, value })?;
     let mut allowed = X87 | SSE;
     if p.core.features.contains(Features::AVX) {
         allowed |= AVX;
