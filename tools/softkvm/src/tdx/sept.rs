@@ -138,7 +138,9 @@ impl Sept {
         leaf.state = match leaf.state {
             PageState::Mapped => PageState::Blocked,
             PageState::Pending => PageState::PendingBlocked,
-            PageState::Free => return Err(TdxStatus::EPT_ENTRY_FREE.with(operand::RCX)),
+            PageState::Free => {
+                return Err(TdxStatus::EPT_ENTRY_STATE_INCORRECT.with(operand::RCX));
+            }
             PageState::Blocked | PageState::PendingBlocked => {
                 return Err(TdxStatus::GPA_RANGE_ALREADY_BLOCKED.with(operand::RCX));
             }
@@ -153,14 +155,19 @@ impl Sept {
     }
 
     /// TDH.MEM.PAGE.REMOVE: the page is the host's, its contents are lost.
-    pub(super) fn remove(&mut self, gfn: u64) -> Result<(), TdxStatus> {
+    ///
+    /// `running` asks for a block and a track before: while a TD is built, no processor knows its translations.
+    pub(super) fn remove(&mut self, gfn: u64, running: bool) -> Result<(), TdxStatus> {
         let epoch = self.epoch;
         let leaf = self.leaf_mut(gfn).ok_or(TdxStatus::EPT_WALK_FAILED.with(operand::RCX))?;
-        if !matches!(leaf.state, PageState::Blocked | PageState::PendingBlocked) {
+        if leaf.state == PageState::Free {
+            return Err(TdxStatus::EPT_ENTRY_STATE_INCORRECT.with(operand::RCX));
+        }
+        if running && !matches!(leaf.state, PageState::Blocked | PageState::PendingBlocked) {
             return Err(TdxStatus::GPA_RANGE_NOT_BLOCKED.with(operand::RCX));
         }
-        if leaf.blocked_in >= epoch {
-            return Err(TdxStatus::TLB_TRACKING_NOT_DONE);
+        if running && leaf.blocked_in >= epoch {
+            return Err(TdxStatus::TLB_TRACKING_NOT_DONE.with(operand::RCX));
         }
         leaf.state = PageState::Free;
         Ok(())

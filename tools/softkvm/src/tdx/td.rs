@@ -10,7 +10,7 @@ use abi::tdx::leaf::td_ctls;
 use abi::tdx::{ExtendBlock, Gpaw, TdAttributes, TdInfo, TdParams, TdxStatus, Xfam, operand};
 
 use self::measurement::Measurement;
-use super::cpuid::CpuidTable;
+use super::cpuid::{CpuidFlags, CpuidTable};
 use super::platform::features0;
 use super::sept::{Accept, PageState, Sept};
 use super::{TdVcpu, TdxModule, TdxPlatform};
@@ -171,10 +171,10 @@ impl Td {
         }
         let gfn = self.private_gfn(gpa & !0xfff)?;
         if !self.sept.has_table(gfn) {
-            return Err(TdxStatus::EPT_WALK_FAILED.with(operand::RCX));
+            return Err(TdxStatus::EPT_ENTRY_NOT_PRESENT.with(operand::RCX));
         }
         if self.sept.state(gfn) != PageState::Mapped {
-            return Err(TdxStatus::EPT_ENTRY_STATE_INCORRECT.with(operand::RCX));
+            return Err(TdxStatus::EPT_ENTRY_NOT_PRESENT);
         }
         self.measurement.absorb(&ExtendBlock::new(ExtendBlock::MR_EXTEND, gpa), chunk);
         Ok(())
@@ -212,11 +212,11 @@ impl Td {
         Ok(())
     }
 
-    /// TDH.MEM.PAGE.REMOVE of a 4 KiB page that was blocked and tracked.
+    /// TDH.MEM.PAGE.REMOVE of a 4 KiB page that was blocked and tracked, if the TD is runnable.
     pub fn page_remove(&mut self, gpa: u64) -> Result<(), TdxStatus> {
         self.expect(&[OpState::Initialized, OpState::Runnable])?;
         let gfn = self.private_gfn(gpa)?;
-        self.sept.remove(gfn)
+        self.sept.remove(gfn, self.op_state == OpState::Runnable)
     }
 
     /// What becomes of the guest's access to a private address.
@@ -292,6 +292,15 @@ impl Td {
     /// The virtual CPUID.
     pub fn cpuid_table(&self) -> &CpuidTable {
         &self.cpuid
+    }
+
+    /// The features that the guest sees: REDUCE_VE hides those that need the host.
+    pub(super) fn flags(&self) -> CpuidFlags {
+        let flags = self.cpuid.flags();
+        if self.td_ctls & td_ctls::REDUCE_VE == 0 {
+            return flags;
+        }
+        CpuidFlags { dca: false, tsc_deadline: false, tme: false, mktme: false, ..flags }
     }
 
     /// MRTD; `None` before TDH.MR.FINALIZE.

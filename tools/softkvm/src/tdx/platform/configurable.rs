@@ -100,7 +100,11 @@ impl TdxModule {
     /// A younger module, in which a guest can ask for fewer #VEs.
     pub const REDUCE_VE: Self = Self {
         name: "1.5.05 with REDUCE_VE",
-        td_ctls: td_ctls::PENDING_VE_DISABLE | td_ctls::ENUM_TOPOLOGY | td_ctls::REDUCE_VE,
+        td_ctls: td_ctls::PENDING_VE_DISABLE
+            | td_ctls::ENUM_TOPOLOGY
+            | td_ctls::VIRT_CPUID2
+            | td_ctls::REDUCE_VE
+            | td_ctls::LOCK,
         ..Self::V1_5_05
     };
 
