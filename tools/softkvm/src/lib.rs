@@ -35,4 +35,5 @@ pub mod cpu;
 pub mod kvm;
 pub mod mmu;
 pub mod snp;
+pub mod tdx;
 pub mod x509;
