@@ -3,10 +3,20 @@
 //! One [`Vmcall`] per vCPU. [`Vmcall::handle`] acts on an exit; when user space has to answer first it returns
 //! [`Outcome::Exit`], and [`Vmcall::complete`] goes on at re-entry.
 
+mod io;
+mod map_gpa;
 pub mod msrs;
+mod registers;
+mod requests;
 
+use abi::kvm_snp::{KVM_HC_MAP_GPA_RANGE, MapGpaAttributes};
+use abi::kvm_tdx::TdxExit;
 use abi::tdx::Gpaw;
+use abi::tdx::vmcall::{self, Status};
+use libc::EINVAL;
 
+use self::map_gpa::MapGpa;
+use self::registers::Registers;
 use crate::cpu::Core;
 
 /// What TDVMCALLs need of the VM around them. Addresses are without shared bit.
@@ -113,7 +123,7 @@ pub enum VmcallExit {
         attributes: u64,
     },
     /// `KVM_EXIT_TDX`.
-    Tdx(abi::kvm_tdx::TdxExit),
+    Tdx(TdxExit),
     /// `KVM_EXIT_SYSTEM_EVENT` of type TDX_FATAL. The guest is not told anything: re-entered, it finds R10 as it was.
     Fatal {
         /// The data: registers by their x86 numbers.
@@ -140,13 +150,34 @@ pub enum Answer<'a> {
     /// `hypercall.ret`.
     Hypercall(u64),
     /// `tdx` as user space left it.
-    Tdx(abi::kvm_tdx::TdxExit),
+    Tdx(TdxExit),
+}
+
+/// What [`Vmcall::complete`] goes on with.
+#[derive(Clone, Copy, Debug)]
+enum Pending {
+    /// Nothing but the registers.
+    Reply,
+    PortIn {
+        size: u8,
+    },
+    MmioRead {
+        len: u8,
+    },
+    Rdmsr,
+    Wrmsr,
+    MapGpa(MapGpa),
+    Hypercall,
+    Info,
+    /// R10 is what user space says.
+    Simple,
 }
 
 /// TDVMCALL state of one vCPU.
 #[derive(Clone, Debug, Default)]
 pub struct Vmcall {
-    pending: Option<()>,
+    regs: Registers,
+    pending: Option<Pending>,
 }
 
 impl Vmcall {
@@ -162,8 +193,9 @@ impl Vmcall {
 
     /// Acts on TDG.VP.VMCALL, RIP being past it ([`super::Tdcall::Vmcall`]).
     pub fn handle(&mut self, core: &mut Core, host: &mut dyn VmcallHost) -> Outcome {
-        let _ = (core, host);
-        Outcome::Resume
+        self.regs = Registers::from_guest(core);
+        let outcome = self.dispatch(host);
+        self.settle(core, outcome)
     }
 
     /// Goes on after an exit or a halt.
@@ -173,8 +205,132 @@ impl Vmcall {
         host: &mut dyn VmcallHost,
         answer: Answer<'_>,
     ) -> Outcome {
-        let _ = (core, host, answer);
-        self.pending = None;
+        let outcome = match self.pending.take() {
+            None => return Outcome::Resume,
+            Some(pending) => self.go_on(host, pending, answer),
+        };
+        self.settle(core, outcome)
+    }
+
+    /// Writes the guest's registers when it is entered again.
+    fn settle(&mut self, core: &mut Core, outcome: Outcome) -> Outcome {
+        match &outcome {
+            Outcome::Resume => self.regs.to_guest(core),
+            Outcome::Fail(_) => self.pending = None,
+            Outcome::Halt { .. } | Outcome::Exit(_) => {
+                self.pending.get_or_insert(Pending::Reply);
+            }
+        }
+        outcome
+    }
+
+    fn dispatch(&mut self, host: &mut dyn VmcallHost) -> Outcome {
+        if self.regs.r10 != 0 {
+            return self.hypercall(host);
+        }
+        match self.regs.r11 {
+            vmcall::CPUID => {
+                let [leaf, subleaf] = [self.regs.r12, self.regs.r13].map(|value| value as u32);
+                let [eax, ebx, ecx, edx] = host.cpuid(leaf, subleaf).map(u64::from);
+                (self.regs.r12, self.regs.r13) = (eax, ebx);
+                (self.regs.r14, self.regs.r15) = (ecx, edx);
+                Outcome::Resume
+            }
+            vmcall::HLT => Outcome::Halt { interrupts_blocked: self.regs.r12 != 0 },
+            vmcall::IO => self.port_io(host),
+            vmcall::RDMSR => self.rdmsr(host),
+            vmcall::WRMSR => self.wrmsr(host),
+            vmcall::MMIO => self.mmio(host),
+            vmcall::MAP_GPA => self.map_gpa(host),
+            vmcall::REPORT_FATAL_ERROR => {
+                Outcome::Exit(VmcallExit::Fatal { data: self.regs.dump() })
+            }
+            vmcall::GET_TD_VMCALL_INFO => self.info(),
+            vmcall::GET_QUOTE => self.get_quote(host),
+            vmcall::SETUP_EVENT_NOTIFY_INTERRUPT => self.setup_event_notify(),
+            _ => self.refuse(Status::SUBFUNC_UNSUPPORTED),
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        host: &mut dyn VmcallHost,
+        pending: Pending,
+        answer: Answer<'_>,
+    ) -> Outcome {
+        match (pending, answer) {
+            (Pending::Reply, _) => Outcome::Resume,
+            (Pending::PortIn { size }, Answer::Io(data)) => self.read_done(data, size),
+            (Pending::MmioRead { len }, Answer::Mmio(data)) => self.read_done(&data, len),
+            (Pending::Rdmsr, Answer::Msr { error: false, data }) => {
+                self.regs.r11 = data;
+                Outcome::Resume
+            }
+            (Pending::Wrmsr, Answer::Msr { error: false, .. }) => Outcome::Resume,
+            (Pending::Rdmsr | Pending::Wrmsr, Answer::Msr { error: true, .. }) => {
+                self.refuse(Status::INVALID_OPERAND)
+            }
+            (Pending::MapGpa(state), Answer::Hypercall(ret)) => self.map_gpa_done(host, state, ret),
+            (Pending::Hypercall, Answer::Hypercall(ret)) => {
+                self.regs.r10 = ret;
+                Outcome::Resume
+            }
+            (Pending::Info, Answer::Tdx(exit)) => {
+                self.regs.r10 = exit.ret;
+                let [_, r11, r12, r13, r14] = exit.data;
+                (self.regs.r11, self.regs.r12) = (r11, r12);
+                (self.regs.r13, self.regs.r14) = (r13, r14);
+                Outcome::Resume
+            }
+            (Pending::Simple, Answer::Tdx(exit)) => {
+                self.regs.r10 = exit.ret;
+                Outcome::Resume
+            }
+            // The front end answers what was asked; anything else is a caller's mistake.
+            _ => Outcome::Fail(EINVAL),
+        }
+    }
+
+    /// Answers with a status.
+    fn refuse(&mut self, status: Status) -> Outcome {
+        self.regs.r10 = status.0;
         Outcome::Resume
     }
+
+    /// A KVM hypercall: R10 the number, R11 to R14 the arguments (`tdx_emulate_vmcall`, arch/x86/kvm/x86.c
+    /// `____kvm_emulate_hypercall`).
+    fn hypercall(&mut self, host: &mut dyn VmcallHost) -> Outcome {
+        const KVM_ENOSYS: u64 = 1000;
+        let args = [self.regs.r11, self.regs.r12, self.regs.r13, self.regs.r14];
+        if self.regs.r10 != KVM_HC_MAP_GPA_RANGE {
+            self.regs.r10 = host.hypercall(self.regs.r10, args);
+            return Outcome::Resume;
+        }
+        let [gpa, npages, attributes, _] = args;
+        if !host.map_gpa_exits() {
+            self.regs.r10 = KVM_ENOSYS.wrapping_neg();
+            return Outcome::Resume;
+        }
+        let gfn = gpa >> 12;
+        if gpa & 0xfff != 0 || gfn.wrapping_add(npages) <= gfn {
+            self.regs.r10 = (EINVAL as u64).wrapping_neg();
+            return Outcome::Resume;
+        }
+        self.pending = Some(Pending::Hypercall);
+        Outcome::Exit(VmcallExit::MapGpaRange { gpa, npages, attributes })
+    }
 }
+
+/// What the memory is to be, in `KVM_EXIT_HYPERCALL`.
+fn attributes(shared: bool) -> u64 {
+    if shared { 0 } else { MapGpaAttributes::ENCRYPTED }
+}
+
+/// Whether an address has the shared bit.
+fn is_shared(gpaw: Gpaw, gpa: u64) -> bool {
+    gpa & gpaw.shared_mask() != 0
+}
+
+#[cfg(test)]
+#[path = "../vmcall_test.rs"]
+mod vmcall_test;
