@@ -34,5 +34,7 @@ pub mod chipset;
 pub mod cpu;
 pub mod kvm;
 pub mod mmu;
+pub mod qgs;
 pub mod snp;
 pub mod tdx;
+pub mod x509;

@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use softkvm::kvm::profile::{self, Part, Profile};
+use softkvm::qgs::{self, Collateral, Quoter};
 use softkvm::snp::Psp;
 use softkvm::snp::certs::Chain;
 
@@ -31,9 +33,13 @@ enum Action {
     },
     /// Write the certificates that vouch for the modelled part's attestation reports.
     Certs {
-        /// Directory to write ark.pem, ask.pem and vcek.pem to.
+        /// Directory to write ark.pem, ask.pem and vcek.pem to; with --tdx, what verifiers of quotes need.
         #[arg(long)]
         out: PathBuf,
+        /// Write what vouches for the quotes of 'softkvm qgs': root.pem, pck_ca.pem, pck.pem, tcb_signing.pem, root_ca.crl,
+        /// pck.crl, tcb_info.json, qe_identity.json, and collateral.json with all of it for dcap-qvl.
+        #[arg(long, conflicts_with = "profile")]
+        tdx: bool,
         /// Profile name or file.
         #[arg(long, default_value = profile::DEFAULT)]
         profile: String,
@@ -41,7 +47,30 @@ enum Action {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
+    /// Turn TDREPORTs into quotes, as Intel's quote generation service does, with published test keys.
+    ///
+    /// Listens on a socket until SIGINT, SIGTERM or SIGHUP, then removes it. Speaks the protocol of Intel's QGS: one request a
+    /// connection, a message after its size, or a bare TDREPORT; collateral is refused. Only reports made by softkvm are quoted.
+    ///
+    /// A quote verifies under the root that 'softkvm certs --tdx' writes, and under no other. The root's key is public: such a
+    /// quote proves that software handles quotes well, and nothing about a guest.
+    #[command(after_help = QGS_EXAMPLE)]
+    Qgs {
+        /// Socket to listen on; one that nobody listens on is replaced.
+        #[arg(long)]
+        socket: PathBuf,
+        /// Seed of the platform's keys; the same as for 'softkvm certs --tdx'.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
 }
+
+const QGS_EXAMPLE: &str = "\
+Example:
+  softkvm certs --tdx --out collateral
+  softkvm qgs --socket /tmp/qgs.socket &
+  # have a monitor's GetQuote answered by that socket, then verify the quote with
+  # collateral/root.pem as the only root and collateral/collateral.json";
 
 #[derive(clap::Args)]
 struct Run {
@@ -69,7 +98,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().action {
         Action::Run(run) => start(run),
         Action::Info { profile } => info(profile.as_deref()),
-        Action::Certs { out, profile, seed } => certs(&out, &profile, seed),
+        Action::Certs { out, tdx: true, seed, .. } => collateral(&out, seed),
+        Action::Certs { out, profile, seed, tdx: false } => certs(&out, &profile, seed),
+        Action::Qgs { socket, seed } => quote(&socket, seed),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -164,17 +195,35 @@ fn info(name: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn certs(out: &std::path::Path, name: &str, seed: u64) -> Result<()> {
+fn certs(out: &Path, name: &str, seed: u64) -> Result<()> {
     let Part::Amd(platform) = Profile::load(name)?.part(seed)? else {
         bail!("{name} has no security processor that signs attestation reports");
     };
     let platform = *platform;
     let psp = Psp::new(platform.clone());
     let chain = Chain::issue(&platform, psp.keys())?;
+    let pem = chain.pem().map(String::into_bytes);
+    write(out, ["ark.pem", "ask.pem", "vcek.pem"].into_iter().zip(pem))
+}
+
+fn collateral(out: &Path, seed: u64) -> Result<()> {
+    write(out, Collateral::of(&Quoter::new(seed)?)?.files()?)
+}
+
+fn write(out: &Path, files: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    for (file, text) in ["ark.pem", "ask.pem", "vcek.pem"].iter().zip(chain.pem()) {
+    for (file, bytes) in files {
         let path = out.join(file);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    Ok(())
+}
+
+fn quote(socket: &Path, seed: u64) -> Result<()> {
+    let signals = qgs::signals::EndSignals::block().context("cannot block signals")?;
+    let server = qgs::Server::start(socket, Arc::new(Quoter::new(seed)?))?;
+    eprintln!("softkvm: quoting on {} with test keys that protect nothing", socket.display());
+    signals.wait().context("cannot wait for signals")?;
+    drop(server);
     Ok(())
 }

@@ -9,6 +9,7 @@ mod identity;
 mod launch;
 pub mod leaf;
 mod mailbox;
+pub mod qgs;
 pub mod quote;
 mod report;
 mod status;

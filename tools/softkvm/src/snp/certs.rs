@@ -9,6 +9,9 @@ use zerocopy::IntoBytes;
 use super::attest::ChipKeys;
 use super::platform::Platform;
 use super::rsa::PrivateKey;
+use crate::x509::{
+    self, Certificate, NULL, authority, bits, extension, integer, name, object, sequence, tag, tlv,
+};
 
 const ARK_KEY: &str = include_str!("../../keys/ark.key.pem");
 const ASK_KEY: &str = include_str!("../../keys/ask.key.pem");
@@ -75,10 +78,7 @@ impl Chain {
 
     /// The three certificates in PEM: ARK, ASK, VCEK.
     pub fn pem(&self) -> [String; 3] {
-        [&self.ark, &self.ask, &self.vcek].map(|der| {
-            pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, der)
-                .unwrap_or_default()
-        })
+        [&self.ark, &self.ask, &self.vcek].map(|der| x509::pem(der))
     }
 }
 
@@ -92,97 +92,23 @@ mod oid {
     pub const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
     pub const MGF1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08];
     pub const SHA384: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02];
-    pub const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-    pub const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
-    pub const ORGANISATIONAL_UNIT: &[u8] = &[0x55, 0x04, 0x0b];
-    pub const COUNTRY: &[u8] = &[0x55, 0x04, 0x06];
-    pub const LOCALITY: &[u8] = &[0x55, 0x04, 0x07];
-    pub const STATE: &[u8] = &[0x55, 0x04, 0x08];
-    pub const ORGANISATION: &[u8] = &[0x55, 0x04, 0x0a];
-    pub const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
     /// 1.3.6.1.4.1.3704.1: AMD's arc of VCEK extensions.
     pub const AMD: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01];
 }
 
-/// One DER element.
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    let len = content.len();
-    if len < 0x80 {
-        out.push(len as u8);
-    } else {
-        let bytes = (len as u32).to_be_bytes();
-        let skip = bytes.iter().take_while(|byte| **byte == 0).count();
-        out.push(0x80 | (bytes.len() - skip) as u8);
-        out.extend_from_slice(&bytes[skip..]);
-    }
-    out.extend_from_slice(content);
-    out
-}
-
-fn sequence(parts: &[&[u8]]) -> Vec<u8> {
-    tlv(0x30, &parts.concat())
-}
-
-fn object(id: &[u8]) -> Vec<u8> {
-    tlv(0x06, id)
-}
-
-/// A non-negative integer from its big-endian bytes.
-fn integer(bytes: &[u8]) -> Vec<u8> {
-    let skip = bytes.iter().take_while(|byte| **byte == 0).count().min(bytes.len() - 1);
-    let bytes = &bytes[skip..];
-    let sign: &[u8] = if bytes[0] & 0x80 != 0 { &[0] } else { &[] };
-    tlv(0x02, &[sign, bytes].concat())
-}
-
-fn bits(content: &[u8], unused: u8) -> Vec<u8> {
-    tlv(0x03, &[&[unused], content].concat())
-}
-
 /// RSASSA-PSS, SHA-384, MGF1 with SHA-384, salt of 48 bytes (RFC 4055, 3.1).
 fn algorithm() -> Vec<u8> {
-    let sha384 = sequence(&[&object(oid::SHA384), &[0x05, 0x00]]);
+    let [zero, one, two, _] = tag::CONTEXT;
+    let sha384 = sequence(&[&object(oid::SHA384), NULL]);
     let mgf = sequence(&[&object(oid::MGF1), &sha384]);
-    let parameters =
-        sequence(&[&tlv(0xa0, &sha384), &tlv(0xa1, &mgf), &tlv(0xa2, &integer(&[48]))]);
+    let parameters = sequence(&[&tlv(zero, &sha384), &tlv(one, &mgf), &tlv(two, &integer(&[48]))]);
     sequence(&[&object(oid::RSASSA_PSS), &parameters])
-}
-
-fn name(common: &str) -> Vec<u8> {
-    let attribute = |id: &[u8], tag: u8, value: &str| {
-        tlv(0x31, &sequence(&[&object(id), &tlv(tag, value.as_bytes())]))
-    };
-    const PRINTABLE: u8 = 0x13;
-    const UTF8: u8 = 0x0c;
-    sequence(&[
-        &attribute(oid::ORGANISATIONAL_UNIT, UTF8, "softkvm test keys, not AMD's"),
-        &attribute(oid::COUNTRY, PRINTABLE, "US"),
-        &attribute(oid::LOCALITY, UTF8, "Nowhere"),
-        &attribute(oid::STATE, UTF8, "None"),
-        &attribute(oid::ORGANISATION, UTF8, "softkvm"),
-        &attribute(oid::COMMON_NAME, UTF8, common),
-    ])
 }
 
 fn rsa_public(key: &PrivateKey) -> Vec<u8> {
     let numbers = sequence(&[&integer(&key.modulus()), &integer(&[1, 0, 1])]);
-    let algorithm = sequence(&[&object(oid::RSA), &[0x05, 0x00]]);
+    let algorithm = sequence(&[&object(oid::RSA), NULL]);
     sequence(&[&algorithm, &bits(&numbers, 0)])
-}
-
-fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
-    let critical: &[u8] = if critical { &[0x01, 0x01, 0xff] } else { &[] };
-    sequence(&[&object(id), critical, &tlv(0x04, value)])
-}
-
-/// Extensions of a certificate authority with at most `below` authorities under it.
-fn authority(below: u8) -> Vec<u8> {
-    let constraints = sequence(&[&[0x01, 0x01, 0xff], &integer(&[below])]);
-    // keyCertSign and cRLSign.
-    let usage = bits(&[0x06], 1);
-    [extension(oid::BASIC_CONSTRAINTS, true, &constraints), extension(oid::KEY_USAGE, true, &usage)]
-        .concat()
 }
 
 /// Extensions of a VCEK (AMD publication 57230, table "VCEK Certificate Extensions").
@@ -201,7 +127,7 @@ fn chip(platform: &Platform, keys: &ChipKeys) -> Vec<u8> {
     let id = if turin { &keys.chip_id[..8] } else { &keys.chip_id[..] };
     [
         amd(&[1], &number(0)),                                         // structVersion
-        amd(&[2], &tlv(0x16, product.as_bytes())),                     // productName
+        amd(&[2], &tlv(tag::IA5, product.as_bytes())),                 // productName
         amd(&[3, 1], &number(tcb.boot_loader)),                        // blSPL
         amd(&[3, 2], &number(tcb.tee)),                                // teeSPL
         amd(&[3, 3], &number(tcb.snp)),                                // snpSPL
@@ -224,16 +150,14 @@ fn certificate(
     extensions: &[u8],
     signer: &PrivateKey,
 ) -> Vec<u8> {
-    let validity = sequence(&[&tlv(0x17, b"240101000000Z"), &tlv(0x17, b"490101000000Z")]);
-    let body = sequence(&[
-        &tlv(0xa0, &integer(&[2])), // version 3
-        &integer(&serial.to_be_bytes()),
-        &algorithm(),
-        &name(issuer),
-        &validity,
-        &name(subject),
+    const UNIT: &str = "softkvm test keys, not AMD's";
+    Certificate {
+        serial: &serial.to_be_bytes(),
+        algorithm: &algorithm(),
+        issuer: &name(UNIT, issuer),
+        subject: &name(UNIT, subject),
         key,
-        &tlv(0xa3, &tlv(0x30, extensions)),
-    ]);
-    sequence(&[&body, &algorithm(), &bits(&signer.sign(&body), 0)])
+        extensions,
+    }
+    .sign(|body| signer.sign(body).to_vec())
 }
