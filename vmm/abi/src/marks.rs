@@ -2,9 +2,15 @@
 //!
 //! A mark is one 32-bit OUT to [`MARK_PORT`]: bits 31:24 name the mark, bits 23:0 carry a number whose meaning the mark
 //! defines. Each costs an exit, so there is none inside a loop. The monitor stamps the time; the guest sends none.
+//!
+//! Where 32-bit OUT cannot be had (user space of a TD writes ports through /dev/port, one byte at a time), the same value is
+//! written as four single-byte OUTs to [`MARK_PORT`] + 0, 1, 2 and 3, little endian, in this order and on one vCPU; the last
+//! completes the mark.
 
-/// Port of the phase marks, written with a 32-bit OUT.
+/// Port of the phase marks, written with a 32-bit OUT, or the first of four that are written with 8-bit OUTs.
 pub const MARK_PORT: u16 = 0xF4;
+/// One past the last.
+pub const MARK_PORT_END: u16 = MARK_PORT + 4;
 
 /// Name of a mark: bits 31:24 of the value written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
