@@ -2,6 +2,7 @@
 //!
 //! Times are either *measured* on this host or *modelled* by softkvm's platform profile; no number mixes the two.
 
+mod identity;
 mod phases;
 mod table;
 
@@ -10,16 +11,17 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::{Config, Technology};
+use crate::config::Config;
 use crate::device::bus::StrayAccess;
-use crate::digest::hex;
-use crate::digest::snp::{launch_digest, page_type};
+use crate::digest::{self, hex, launch_digest};
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::plan::{PageKind, Plan};
 use crate::recorder::{Op, Recorder};
 use crate::run::{Conversions, RunRecord};
 use crate::sys::vcpu::EXIT_KINDS;
+pub use identity::TdFacts;
+use identity::{policy, td};
 pub use phases::Phase;
 
 /// The version of the report's layout: changes when a reader would break.
@@ -42,6 +44,9 @@ pub struct RunReport {
     pub policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// What only a TD has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub td: Option<TdFacts>,
     pub guest: GuestFacts,
     pub launch: LaunchFacts,
     pub phases: Vec<Phase>,
@@ -64,6 +69,9 @@ pub struct Platform {
     pub profile: Option<String>,
     /// What the `guest_ns` and `modelled_ns` of this report are.
     pub guest_time: &'static str,
+    /// How many of the profile's costs nobody has measured: the times that come of them are orders of magnitude.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placeholder_costs: Option<u32>,
 }
 
 /// The guest's configuration.
@@ -185,15 +193,13 @@ impl RunReport {
     /// Puts a report together.
     pub fn build(config: &Config, plan: &Plan, recorder: &Recorder, run: &RunRecord) -> RunReport {
         let profile = crate::emulate::profile_in_use();
-        let policy = match &config.guest.technology {
-            Technology::Snp(snp) => Some(format!("{:#x}", snp.policy.0)),
-            Technology::Plain => None,
-        };
         let guest = &config.guest;
         RunReport {
             schema: SCHEMA,
             cvmm_version: env!("CARGO_PKG_VERSION"),
-            confidential: policy.is_some() && profile.is_none(),
+            confidential: guest.technology.protected()
+                && !guest.technology.debug()
+                && profile.is_none(),
             platform: Platform {
                 kind: if profile.is_some() { "softkvm" } else { "kvm" },
                 guest_time: if crate::emulate::time_is_modelled() {
@@ -201,11 +207,13 @@ impl RunReport {
                 } else {
                     "measured"
                 },
+                placeholder_costs: crate::emulate::placeholder_costs(),
                 profile,
             },
             technology: guest.technology.name(),
-            digest: policy.is_some().then(|| launch_digest(plan).to_string()),
-            policy,
+            digest: launch_digest(plan).map(|digest| digest.to_string()),
+            policy: policy(&guest.technology),
+            td: td(&guest.technology, plan, run.xfam),
             guest: GuestFacts {
                 kernel: guest.kernel.display().to_string(),
                 initrd: guest.initrd.as_ref().map(|p| p.display().to_string()),
@@ -318,16 +326,16 @@ fn temporary_name(path: &Path) -> std::path::PathBuf {
 }
 
 fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFacts {
-    let protected = matches!(config.guest.technology, Technology::Snp(_));
+    let protected = config.guest.technology.protected();
     let regions = plan.regions.iter().map(|r| RegionFacts {
         tag: r.tag,
         gpa: r.gpa,
         pages: r.bytes.len() as u64 / abi::shim::PAGE,
-        page_type: page_type(r.kind).name().unwrap_or("?"),
+        page_type: digest::page_type(plan, r.kind),
         measured: protected && r.kind == PageKind::Measured,
     });
     let pages = plan.page_count();
-    let vmsa_pages = if protected { u64::from(plan.cpus.get()) } else { 0 };
+    let vmsa_pages = digest::pages_of_vcpus(plan);
     let charged = |op: Op| {
         let events = recorder.events().iter().filter(|e| e.op == op);
         events.filter_map(|e| e.guest).map(|(begin, end)| end.0 - begin.0).sum::<u64>()

@@ -1,6 +1,6 @@
 //! The port bus: which device answers, and what an access means for the run.
 
-use abi::marks::MARK_PORT;
+use abi::marks::{MARK_PORT, MARK_PORT_END};
 use abi::shim::TERMINATION_PORT;
 
 use super::acpi_pm::{self, PowerRequest};
@@ -20,6 +20,8 @@ pub enum PortEffect {
     None,
     /// The guest wrote a mark.
     Mark(u32),
+    /// The guest wrote one byte of a mark: which one, and the byte.
+    MarkByte(u8, u8),
     /// The guest wants power-off or reset.
     Power(PowerRequest),
     /// The shim of an unprotected guest gives up, with this value.
@@ -66,6 +68,9 @@ impl PortBus {
         }
         match (port, data) {
             (MARK_PORT, [a, b, c, d]) => PortEffect::Mark(u32::from_le_bytes([*a, *b, *c, *d])),
+            (MARK_PORT..MARK_PORT_END, [byte]) => {
+                PortEffect::MarkByte((port - MARK_PORT) as u8, *byte)
+            }
             (TERMINATION_PORT, [a, b, c, d]) => {
                 PortEffect::Terminate(u32::from_le_bytes([*a, *b, *c, *d]))
             }

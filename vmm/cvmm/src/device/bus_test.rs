@@ -43,8 +43,18 @@ fn what_merely_looks_like_it_is_not() {
 fn marks_are_32_bit_writes() {
     let mut bus = bus();
     assert_eq!(bus.write(0xf4, &[1, 0, 0, 0x42]), PortEffect::Mark(0x4200_0001));
-    assert_eq!(bus.write(0xf4, &[1]), PortEffect::None);
+    assert_eq!(bus.write(0xf4, &[1, 0]), PortEffect::None);
     assert_eq!(bus.strays(), [StrayAccess { port: 0xf4, reads: 0, writes: 1 }]);
+}
+
+#[test]
+fn bytes_of_marks_are_told_apart_from_marks() {
+    let mut bus = bus();
+    for at in 0..4u8 {
+        assert_eq!(bus.write(0xf4 + u16::from(at), &[at + 7]), PortEffect::MarkByte(at, at + 7));
+    }
+    assert_eq!(bus.write(0xf8, &[1]), PortEffect::None);
+    assert_eq!(bus.strays().len(), 1);
 }
 
 #[test]

@@ -41,8 +41,63 @@ impl FromStr for Mark {
     }
 }
 
+/// Puts a mark together that comes byte by byte. One per vCPU, so that the bytes of two do not mix.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MarkBytes {
+    value: [u8; 4],
+    next: u8,
+}
+
+impl MarkBytes {
+    /// Takes byte `at`; gives the mark when it is the last. Bytes out of order make no mark.
+    pub fn push(&mut self, at: u8, byte: u8) -> Option<u32> {
+        if at == 0 {
+            *self = MarkBytes::default();
+        }
+        if at != self.next {
+            *self = MarkBytes::default();
+            return None;
+        }
+        *self.value.get_mut(usize::from(at))? = byte;
+        self.next += 1;
+        if usize::from(self.next) < self.value.len() {
+            return None;
+        }
+        let value = u32::from_le_bytes(self.value);
+        *self = MarkBytes::default();
+        Some(value)
+    }
+}
+
 /// The name of a mark's value.
 pub fn name(value: u32) -> String {
     let mark = abi::marks::Mark(value);
     mark.id().name().map_or_else(|| format!("{:#04x}", mark.id().0), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(bytes: &[(u8, u8)]) -> Vec<u32> {
+        let mut mark = MarkBytes::default();
+        bytes.iter().filter_map(|(at, byte)| mark.push(*at, *byte)).collect()
+    }
+
+    #[test]
+    fn four_bytes_in_order_are_a_mark() {
+        assert_eq!(push(&[(0, 1), (1, 2), (2, 3), (3, 0x42)]), [0x4203_0201]);
+        // Begun again; and two in a row.
+        assert_eq!(push(&[(0, 9), (1, 9), (0, 1), (1, 2), (2, 3), (3, 4)]), [0x0403_0201]);
+        let twice: Vec<(u8, u8)> = [0, 1, 2, 3, 0, 1, 2, 3].map(|at| (at, at)).to_vec();
+        assert_eq!(push(&twice), [0x0302_0100; 2]);
+    }
+
+    #[test]
+    fn bytes_out_of_order_are_none() {
+        assert!(push(&[(3, 1)]).is_empty());
+        assert!(push(&[(0, 1), (2, 1), (3, 1)]).is_empty());
+        assert!(push(&[(0, 1), (1, 1), (1, 1), (2, 1), (3, 1)]).is_empty());
+        assert!(push(&[(7, 1), (0, 1), (1, 1), (2, 1)]).is_empty());
+    }
 }

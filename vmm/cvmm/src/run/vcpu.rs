@@ -5,6 +5,8 @@ use sha2::{Digest, Sha256};
 use super::convert::{ConvertRequest, convert};
 use super::{Shared, lock};
 use crate::device::bus::PortEffect;
+use crate::device::ioapic::IoApicEffect;
+use crate::device::marks::MarkBytes;
 use crate::outcome::Outcome;
 use crate::recorder::{MarkEvent, WallNs};
 use crate::sys::kick::ThreadId;
@@ -41,10 +43,11 @@ pub struct VcpuRecord {
 /// A guest that writes marks without end does not take our memory.
 const MARKS_MAX: usize = 4096;
 
-struct Loop<'a, 'b> {
-    vcpu: Vcpu,
-    shared: &'a Shared<'b>,
+pub(super) struct Loop<'a, 'b> {
+    pub(super) vcpu: Vcpu,
+    pub(super) shared: &'a Shared<'b>,
     marks: Vec<MarkEvent>,
+    mark_bytes: MarkBytes,
     exit_count: u64,
 }
 
@@ -55,7 +58,13 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
     lock(&shared.threads).push(ThreadId::current());
     let mut exits = [ExitCount::default(); EXIT_KINDS.len()];
     let mut stream = Sha256::new();
-    let mut this = Loop { vcpu, shared, marks: Vec::with_capacity(64), exit_count: 0 };
+    let mut this = Loop {
+        vcpu,
+        shared,
+        marks: Vec::with_capacity(64),
+        mark_bytes: MarkBytes::default(),
+        exit_count: 0,
+    };
     let mut before = shared.started.elapsed();
     let mut last = None;
     loop {
@@ -81,6 +90,10 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
                 this.note(&exit, &mut stream);
                 this.handle(exit, before);
             }
+            // KVM's word for a VM that it has given up. A TD ends so when it touches what it has not accepted.
+            Err(error) if shared.td.is_some() && error.raw_os_error() == Some(libc::EIO) => {
+                shared.stop(Outcome::TdDead { vcpu: id });
+            }
             Err(error) => shared.stop(Outcome::RunFailed { vcpu: id, problem: error.to_string() }),
         }
     }
@@ -105,6 +118,11 @@ impl Loop<'_, '_> {
             Exit::InternalError { suberror, .. } | Exit::Other(suberror) => {
                 (u64::from(suberror), 0)
             }
+            Exit::GetQuote { gpa, size } => (gpa, size),
+            Exit::GetTdVmCallInfo { leaf: number }
+            | Exit::SetupEventNotify { vector: number }
+            | Exit::TdVmCall { nr: number } => (number, 0),
+            Exit::TdFatal { registers } => (registers[12], registers[14]),
             Exit::Halt | Exit::Shutdown | Exit::Interrupted => (0, 0),
         };
         let mut record = [0; 17];
@@ -127,9 +145,18 @@ impl Loop<'_, '_> {
                     bus.read(port, data);
                 }
             }
-            // Nothing is mapped: the bus floats, and writes go nowhere.
-            Exit::MmioRead { .. } => self.vcpu.set_mmio_data([0xff; 8]),
-            Exit::MmioWrite { .. } | Exit::Interrupted => {}
+            Exit::MmioRead { gpa, len } => {
+                let mut data = [0xff; 8];
+                lock(&shared.mmio).read(gpa, &mut data[..len]);
+                self.vcpu.set_mmio_data(data);
+            }
+            Exit::MmioWrite { gpa, len, data } => self.mmio_write(gpa, &data[..len]),
+            Exit::Interrupted => {}
+            Exit::GetQuote { .. }
+            | Exit::GetTdVmCallInfo { .. }
+            | Exit::SetupEventNotify { .. }
+            | Exit::TdVmCall { .. }
+            | Exit::TdFatal { .. } => super::tdx::handle(self, exit),
             Exit::Hypercall { nr: KVM_HC_MAP_GPA_RANGE, args } => self.convert(args, now),
             Exit::Hypercall { nr, .. } => {
                 shared.stop(Outcome::Unhandled {
@@ -181,11 +208,29 @@ impl Loop<'_, '_> {
             match effect {
                 PortEffect::None => {}
                 PortEffect::Mark(value) => self.mark(value, now),
+                PortEffect::MarkByte(at, byte) => {
+                    if let Some(value) = self.mark_bytes.push(at, byte) {
+                        self.mark(value, now);
+                    }
+                }
                 PortEffect::Power(request) => shared.power(request),
                 PortEffect::Terminate(value) => {
                     shared.stop(Outcome::Terminated(Termination::from_ghcb_msr(u64::from(value))));
                 }
             }
+        }
+    }
+
+    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+        let shared = self.shared;
+        // Held until KVM knows: two vCPUs must not tell it in another order than they wrote.
+        let mut bus = lock(&shared.mmio);
+        if bus.write(gpa, data) == IoApicEffect::None {
+            return;
+        }
+        let routes = bus.ioapic.as_ref().map(|ioapic| ioapic.routes()).unwrap_or_default();
+        if let Err(error) = shared.vm.route(&routes) {
+            shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
         }
     }
 
@@ -213,6 +258,10 @@ impl Loop<'_, '_> {
             None => Err(std::io::Error::from_raw_os_error(libc::EINVAL)),
         };
         let done = result.is_ok();
+        if let (true, Some(request)) = (done, request) {
+            let (gpa, len, visibility) = request.range();
+            lock(&shared.ownership).set(gpa, len, visibility);
+        }
         // 0, EINVAL and EAGAIN are all that KVM accepts here (Linux 7.2 arch/x86/kvm/x86.h).
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
         let spent = shared.started.elapsed().0 - now.0;

@@ -1,6 +1,6 @@
-//! Whether softkvm's library is loaded into this process.
+//! Whether softkvm's library is loaded into this process, and the one thing that it says of itself.
 //!
-//! UNSAFETY: one symbol look-up by name; the symbol is not called.
+//! UNSAFETY: symbol look-ups by name; one symbol is called, as a function of the type that both sides agree on.
 #![allow(unsafe_code)]
 
 /// Looks for the symbol that the library exports for this purpose.
@@ -8,4 +8,19 @@ pub fn softkvm() -> bool {
     // SAFETY: the name is a C string, and the result is only compared with null.
     let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"softkvm_is_loaded".as_ptr()) };
     !symbol.is_null()
+}
+
+/// Asks the library how many costs of the platform profile in use are placeholders. Older libraries do not say.
+pub fn placeholder_costs() -> Option<u32> {
+    if !softkvm() {
+        return None;
+    }
+    // SAFETY: the name is a C string.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"softkvm_placeholder_costs".as_ptr()) };
+    if symbol.is_null() {
+        return None;
+    }
+    // SAFETY: softkvm is loaded, and defines the symbol as a function that takes nothing and returns a u32.
+    let ask: extern "C" fn() -> u32 = unsafe { std::mem::transmute(symbol) };
+    Some(ask())
 }
