@@ -1,4 +1,4 @@
-//! Tells the linker how the shim's image is laid out.
+//! Tells the linker how the shim's images are laid out.
 
 fn main() {
     let directory = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();

@@ -1,27 +1,26 @@
-//! Acceptance: makes RAM private and validates it, each page exactly once.
+//! Acceptance: makes RAM private and takes it over, each page exactly once.
 
 use abi::shim::{Flags, LARGE_PAGE, LOAD_END_MAX, LoadMode, PAGE, ParameterPage, Termination};
 use abi::shim::{SHIM_BASE, WORK_END};
 
-use crate::paging::{self, WindowView};
+use crate::paging::WindowView;
 use crate::platform::{Platform, Validation};
-use crate::psc::large_fits;
-use crate::range::{self, Range};
+use crate::range::{self, Range, large_fits};
 
 /// Progress of the acceptance.
 pub struct Acceptor<'a> {
     params: &'a ParameterPage,
     window: WindowView,
-    /// Pages validated as 4 KiB.
+    /// Pages accepted as 4 KiB.
     pub small: u32,
-    /// Large pages that the RMP holds as small ones.
+    /// Large pages that the machine holds as small ones.
     pub mismatches: u32,
 }
 
 impl<'a> Acceptor<'a> {
     /// Nothing accepted yet.
-    pub fn new(params: &'a ParameterPage) -> Self {
-        let window = WindowView::private(paging::c_mask(true, params.c_bit));
+    pub fn new<P: Platform>(platform: &P, params: &'a ParameterPage) -> Self {
+        let window = WindowView::private(platform.private_mask());
         Self { params, window, small: 0, mismatches: 0 }
     }
 
@@ -76,7 +75,7 @@ impl<'a> Acceptor<'a> {
                 match platform.validate(address, true) {
                     Validation::SizeMismatch => self.mismatches += 1,
                     other => {
-                        outcome(other)?;
+                        outcome(platform, other)?;
                         rest.start = end;
                         continue;
                     }
@@ -84,7 +83,8 @@ impl<'a> Acceptor<'a> {
             }
             // No large page crosses a window, so the addresses of its parts are consecutive.
             while rest.start < end {
-                outcome(platform.validate(address, false))?;
+                let validation = platform.validate(address, false);
+                outcome(platform, validation)?;
                 address += PAGE;
                 rest.start += PAGE;
                 self.small += 1;
@@ -93,19 +93,22 @@ impl<'a> Acceptor<'a> {
         Ok(())
     }
 
-    /// The virtual address of a page.
+    /// The address by which the platform accepts a page.
     fn address<P: Platform>(&mut self, platform: &mut P, gpa: u64) -> Result<u64, Termination> {
-        if gpa < LOAD_END_MAX { Ok(gpa) } else { self.window.show(platform, gpa) }
+        if gpa < LOAD_END_MAX || !platform.validates_mapped() {
+            return Ok(gpa);
+        }
+        self.window.show(platform, gpa)
     }
 }
 
 /// Anything but a fresh validation ends the guest: a page that was valid already is one that the
 /// host put there a second time.
-fn outcome(validation: Validation) -> Result<(), Termination> {
+fn outcome<P: Platform>(platform: &P, validation: Validation) -> Result<(), Termination> {
     match validation {
         Validation::Done => Ok(()),
         Validation::Already => Err(Termination::DOUBLE_VALIDATION),
-        Validation::SizeMismatch | Validation::Failed => Err(Termination::PVALIDATE),
+        Validation::SizeMismatch | Validation::Failed => Err(platform.validation_failure()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! ACPI, CPUID and secrets pages, right and wrong.
 
-use abi::shim::{ACPI_GPA, CPUID_GPA, Flags, LoadMode, PAGE, SECRETS_GPA, Termination};
+use abi::shim::{ACPI_GPA, CPUID_GPA, Flags, LoadMode, PAGE, SECRETS_GPA, Technology, Termination};
 use abi::snp::{CpuidFunction, CpuidPage, SecretsPage};
 use zerocopy::FromZeros;
 
@@ -14,7 +14,7 @@ fn row(eax_in: u32, eax: u32, ebx: u32, ecx: u32) -> CpuidFunction {
 }
 
 fn guest() -> Guest {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     let mut rsdp = *b"RSD PTR \0CVMM  \x02\0\0\0\0\x24\0\0\0\x24\x50\x01\0\0\0\0\0\0\0\0\0";
     let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     rsdp[8] = sum(&rsdp[..20]).wrapping_neg();

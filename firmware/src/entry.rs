@@ -1,24 +1,23 @@
-//! First and last instructions, and the way to end the guest.
+//! First instructions under SEV-SNP and without protection, and the way to end the guest there.
 //!
 //! The entry uses no stack and no variable before it has validated the work area. Whether the
 //! guest is protected it reads from the initial page table: only a private entry has a bit at or
 //! above 40. That table is measured, and the parameter page must agree with it.
 //!
-//! UNSAFETY: assembly that the contract of `abi::shim` describes, and jumps out of Rust.
+//! UNSAFETY: assembly that the contract of `abi::shim` describes.
 #![allow(unsafe_code)]
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 
 use abi::boot::BOOT_DS;
 use abi::shim::{
-    INITIAL_PAGE_TABLE_GPA, PAGE, SHIM_CODE_GPA, SHIM_DATA_GPA, STACK_TOP, TERMINATION_PORT,
-    Termination, WORK_BASE, WORK_END,
+    INITIAL_PAGE_TABLE_GPA, PAGE, SHIM_DATA_GPA, STACK_TOP, TERMINATION_PORT, Termination,
+    WORK_BASE, WORK_END,
 };
 
+use crate::exit::leave_code;
 use crate::instructions::GHCB_MSR;
 
-// What link.ld repeats.
-const _: () = assert!(SHIM_CODE_GPA == 0x1_1000 && SHIM_DATA_GPA == 0x1_B000);
 // The code below holds these in 32-bit registers.
 const _: () = assert!(WORK_END < 1 << 31);
 
@@ -86,35 +85,7 @@ global_asm!(
     "out dx, eax",
     "6: hlt",
     "jmp 6b",
-    // RDI: the kernel's entry. RSI: boot_params. Wipes variables and stack, IDT included.
-    ".global shim_leave",
-    "shim_leave:",
-    "lidt [rip + shim_no_idt]",
-    "mov r8, rdi",
-    "mov edi, {data}",
-    "mov ecx, {data_words}",
-    "xor eax, eax",
-    "rep stosq",
-    "xor ebx, ebx",
-    "xor edx, edx",
-    "xor edi, edi",
-    "xor ebp, ebp",
-    "xor esp, esp",
-    "xor r9d, r9d",
-    "xor r10d, r10d",
-    "xor r11d, r11d",
-    "xor r12d, r12d",
-    "xor r13d, r13d",
-    "xor r14d, r14d",
-    "xor r15d, r15d",
-    "jmp r8",
-    // __BOOT_CS 0x10 and __BOOT_DS 0x18 of the 64-bit boot protocol; it stays for the kernel.
-    ".balign 8",
-    "shim_gdt: .quad 0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF",
-    "shim_gdt_pointer: .word 31",
-    ".quad shim_gdt",
-    "shim_no_idt: .word 0",
-    ".quad 0",
+    leave_code!(),
     ".popsection",
     table = const INITIAL_PAGE_TABLE_GPA,
     work_base = const WORK_BASE,
@@ -131,19 +102,3 @@ global_asm!(
     port = const TERMINATION_PORT,
     main = sym crate::shim_main,
 );
-
-/// Ends the guest: by the GHCB MSR protocol, or on the termination port without protection.
-pub fn terminate(reason: Termination) -> ! {
-    // SAFETY: the code at `shim_terminate` takes its argument in EDI and does not return.
-    unsafe {
-        asm!("jmp shim_terminate", in("rdi") reason.msr_value(), options(noreturn, nostack));
-    }
-}
-
-/// Wipes variables and stack and enters the kernel.
-pub fn leave(kernel: u64, boot_params: u64) -> ! {
-    // SAFETY: `kernel` is the entry of a verified kernel; nothing of ours runs afterwards.
-    unsafe {
-        asm!("jmp shim_leave", in("rdi") kernel, in("rsi") boot_params, options(noreturn, nostack));
-    }
-}

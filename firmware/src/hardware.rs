@@ -1,8 +1,4 @@
 //! [`Platform`] on the processor, with and without SNP.
-//!
-//! UNSAFETY: makes slices of private memory from addresses; the identity mapping and the checks of
-//! the parameters make them valid, and `&self`/`&mut self` keep them apart.
-#![allow(unsafe_code)]
 
 use abi::marks::{MARK_PORT, Mark};
 use abi::shim::{GHCB_GPA, LARGE_PAGE, PAGE, PAGE_TABLES_GPA, Termination};
@@ -11,7 +7,7 @@ use shim::platform::object_mut;
 use shim::range::Range;
 use shim::{Platform, Validation};
 
-use crate::{ghcb, instructions};
+use crate::{ghcb, instructions, processor};
 
 /// The processor the shim runs on.
 pub struct Hardware {
@@ -21,13 +17,6 @@ pub struct Hardware {
     /// Pages must be touched after validation.
     evict: bool,
     c_mask: u64,
-}
-
-/// A launch page that nobody writes.
-pub fn launch_page<T: zerocopy::FromBytes>(gpa: u64) -> &'static T {
-    const { assert!(size_of::<T>() as u64 <= PAGE) };
-    // SAFETY: launch pages are mapped, validated, page aligned, and not written while the shim runs.
-    unsafe { &*(gpa as *const T) }
 }
 
 impl Hardware {
@@ -76,30 +65,48 @@ impl Platform for Hardware {
         self.protected
     }
 
+    fn private_mask(&self) -> u64 {
+        self.c_mask
+    }
+
+    fn shared_mask(&self) -> u64 {
+        0
+    }
+
+    fn validates_mapped(&self) -> bool {
+        true
+    }
+
+    fn validation_failure(&self) -> Termination {
+        Termination::PVALIDATE
+    }
+
+    fn has_cc_blob(&self) -> bool {
+        self.protected
+    }
+
     fn has_sha(&self) -> bool {
         self.sha
     }
 
     fn bytes(&self, gpa: u64, len: u64) -> &[u8] {
-        // SAFETY: see the module's paragraph.
-        unsafe { core::slice::from_raw_parts(gpa as *const u8, len as usize) }
+        processor::bytes(gpa, len)
     }
 
     fn bytes_mut(&mut self, gpa: u64, len: u64) -> &mut [u8] {
-        // SAFETY: see the module's paragraph.
-        unsafe { core::slice::from_raw_parts_mut(gpa as *mut u8, len as usize) }
+        processor::bytes_mut(gpa, len)
     }
 
     fn copy(&mut self, dest: u64, source: u64, len: u64) {
-        instructions::copy(dest, source, len);
+        processor::copy(dest, source, len);
     }
 
     fn clear(&mut self, gpa: u64, len: u64) {
-        instructions::clear(gpa, len);
+        processor::clear(gpa, len);
     }
 
     fn flush(&mut self) {
-        instructions::load_cr3(PAGE_TABLES_GPA | self.c_mask);
+        processor::load_cr3(PAGE_TABLES_GPA | self.c_mask);
     }
 
     fn set_private(&mut self, range: Range) -> Result<(), Termination> {

@@ -1,14 +1,12 @@
-//! Instructions that Rust has no word for.
+//! Instructions of the image for SEV-SNP and unprotected guests that Rust has no word for.
 //!
 //! UNSAFETY: each function wraps one instruction whose effects its comment bounds.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
-use core::arch::x86_64::__cpuid_count;
 
 use abi::shim::PAGE;
 use shim::Validation;
-use shim::checks::sha_bits;
 
 /// The GHCB MSR (GHCB specification 56421 rev. 2.03, 2.3).
 pub const GHCB_MSR: u32 = 0xC001_0130;
@@ -90,87 +88,4 @@ pub fn evict(address: u64, len: u64) {
 pub fn out32(port: u16, value: u32) {
     // SAFETY: the ports used belong to the monitor and touch no memory.
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)) };
-}
-
-/// Loads CR3 with the page tables and forgets every translation.
-pub fn load_cr3(value: u64) {
-    // SAFETY: the tables map everything the shim uses to itself, before and after.
-    unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
-}
-
-/// Copies bytes.
-pub fn copy(dest: u64, source: u64, len: u64) {
-    // SAFETY: the ranges were checked to be memory that no reference points into.
-    unsafe {
-        asm!(
-            "rep movsb",
-            inout("rdi") dest => _,
-            inout("rsi") source => _,
-            inout("rcx") len => _,
-            options(nostack, preserves_flags),
-        );
-    }
-}
-
-/// Clears bytes.
-pub fn clear(dest: u64, len: u64) {
-    // SAFETY: as for `copy`.
-    unsafe {
-        asm!(
-            "rep stosb",
-            inout("rdi") dest => _,
-            inout("rcx") len => _,
-            in("al") 0u8,
-            options(nostack, preserves_flags),
-        );
-    }
-}
-
-/// Whether the SHA instructions are there, by CPUID. Only without protection.
-pub fn has_sha() -> bool {
-    __cpuid_count(0, 0).eax >= 7 && sha_bits(__cpuid_count(1, 0).ecx, __cpuid_count(7, 0).ebx)
-}
-
-/// What compilers call for copies and comparisons. There is no C library.
-mod libc {
-    use core::arch::asm;
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn memcpy(dest: *mut u8, source: *const u8, len: usize) -> *mut u8 {
-        super::copy(dest as u64, source as u64, len as u64);
-        dest
-    }
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn memset(dest: *mut u8, byte: i32, len: usize) -> *mut u8 {
-        // SAFETY: the caller passes a range it may write.
-        unsafe {
-            asm!(
-                "rep stosb",
-                inout("rdi") dest => _,
-                inout("rcx") len => _,
-                in("al") byte as u8,
-                options(nostack, preserves_flags),
-            );
-        }
-        dest
-    }
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
-        for i in 0..len {
-            // SAFETY: the caller passes two ranges of `len` bytes it may read.
-            let (x, y) = unsafe { (a.add(i).read(), b.add(i).read()) };
-            if x != y {
-                return i32::from(x) - i32::from(y);
-            }
-        }
-        0
-    }
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
-        // SAFETY: the same contract.
-        unsafe { memcmp(a, b, len) }
-    }
 }

@@ -2,11 +2,11 @@
 //!
 //! The shim brings a guest from its launch pages to Linux: check the parameters, accept memory,
 //! copy kernel, initrd and command line into private memory while hashing them, build
-//! `boot_params`, enter the kernel. This library is generic over [`Platform`], which the binary
-//! implements with instructions and the tests with a vector of bytes. README.md has the memory
-//! map and the list of what is measured.
+//! `boot_params`, enter the kernel. This library is generic over [`Platform`], which the two
+//! images implement with instructions and the tests with a vector of bytes. README.md has the
+//! memory map and the list of what is measured.
 //!
-//! Rules: no heap, no panic, no instruction that an SNP guest must have emulated, and no reference
+//! Rules: no heap, no panic, no instruction that a protected guest must have emulated, and no reference
 //! to memory the host can write.
 #![cfg_attr(not(test), no_std)]
 
@@ -20,6 +20,7 @@ pub mod platform;
 pub mod psc;
 pub mod range;
 pub mod sha256;
+pub mod tdx;
 pub mod zero_page;
 
 #[cfg(test)]
@@ -46,7 +47,7 @@ pub use platform::{Platform, Validation};
 /// door; returns the address of its 64-bit entry.
 pub fn run<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64, Termination> {
     mark(platform, MarkId::SHIM_ENTRY, 0)?;
-    let mut acceptor = accept::Acceptor::new(params);
+    let mut acceptor = accept::Acceptor::new(platform, params);
     mark(platform, MarkId::ACCEPT_BEGIN, 0)?;
     acceptor.accept_ram(platform)?;
     mark(platform, MarkId::ACCEPT_END, acceptor.small.div_ceil(512))?;

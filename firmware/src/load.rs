@@ -16,7 +16,7 @@ pub fn has_staging(params: &ParameterPage) -> bool {
 /// Loads all blobs and checks the command line's form. Measured blobs are in place already.
 pub fn load<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<(), Termination> {
     if has_staging(params) {
-        let mut window = WindowView::shared();
+        let mut window = WindowView::shared(platform.shared_mask());
         for (blob, number, failure) in [
             (&params.kernel, BLOB_KERNEL, Termination::KERNEL_HASH),
             (&params.initrd, BLOB_INITRD, Termination::INITRD_HASH),

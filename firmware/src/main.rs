@@ -1,4 +1,5 @@
-//! The shim's image: entry and exit in assembly, and the machine behind [`shim::Platform`].
+//! The image for SEV-SNP and for unprotected guests: entry and exit in assembly, and the machine
+//! behind [`shim::Platform`].
 //!
 //! The monitor writes this image to [`abi::shim::SHIM_CODE_GPA`] and starts every vCPU in it; see
 //! [`abi::shim`] for the contract and link.ld for the layout.
@@ -7,12 +8,14 @@
 
 mod entry;
 mod exceptions;
+mod exit;
 mod ghcb;
 mod hardware;
 mod instructions;
+mod processor;
 
 use abi::shim::{BOOT_PARAMS_GPA, CPUID_GPA, PAGE_TABLES_GPA, PARAMETER_GPA, ParameterPage};
-use abi::shim::{Flags, Termination};
+use abi::shim::{Flags, Technology, Termination};
 use shim::paging::{self, PageTables};
 use shim::{Platform, checks, params};
 
@@ -27,8 +30,8 @@ const SEV_STATUS_MASK: u64 = 0b1_1111;
 extern "C" fn shim_main(parameters: u64, protected: u32) -> ! {
     exceptions::install();
     match boot(parameters, protected != 0) {
-        Ok(kernel) => entry::leave(kernel, BOOT_PARAMS_GPA),
-        Err(reason) => entry::terminate(reason),
+        Ok(kernel) => exit::leave(kernel, BOOT_PARAMS_GPA),
+        Err(reason) => exit::terminate(reason),
     }
 }
 
@@ -37,19 +40,19 @@ fn boot(parameters: u64, protected: bool) -> Result<u64, Termination> {
     if parameters != PARAMETER_GPA {
         return Err(Termination::BAD_MAGIC);
     }
-    let page: &ParameterPage = hardware::launch_page(PARAMETER_GPA);
-    params::check(page, protected)?;
+    let page: &ParameterPage = processor::launch_page(PARAMETER_GPA);
+    params::check(page, if protected { Technology::SNP } else { Technology::PLAIN })?;
     if protected && instructions::sev_status() & SEV_STATUS_MASK != SEV_STATUS_SNP {
         return Err(Termination::BAD_TECHNOLOGY);
     }
     let c_mask = paging::c_mask(protected, page.c_bit);
     let marks = page.flags & Flags::NO_MARKS.bits() == 0;
     let sha = if protected {
-        checks::page_has_sha(hardware::launch_page(CPUID_GPA))
+        checks::page_has_sha(processor::launch_page(CPUID_GPA))
     } else {
-        instructions::has_sha()
+        processor::has_sha()
     };
-    let evict = protected && !checks::page_is_coherent(hardware::launch_page(CPUID_GPA));
+    let evict = protected && !checks::page_is_coherent(processor::launch_page(CPUID_GPA));
     let mut machine = Hardware::new(protected, sha, marks, evict, c_mask);
     checks::check_acpi(&machine, page)?;
     if protected {
@@ -73,5 +76,5 @@ fn boot(parameters: u64, protected: bool) -> Result<u64, Termination> {
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // There is no panic in the image (the build checks); the language wants this function.
-    entry::terminate(Termination::exception(6))
+    exit::terminate(Termination::exception(6))
 }

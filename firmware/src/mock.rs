@@ -1,5 +1,7 @@
 //! A machine of one vector of bytes, and a guest that fits it.
 
+mod td;
+
 use std::collections::BTreeSet;
 
 use abi::boot::{BOOT_FLAG, E820Type, HEADER_MAGIC, SETUP_HEADER_OFFSET, SetupHeader};
@@ -15,10 +17,15 @@ use crate::paging::{self, PageTables};
 use crate::platform::{Platform, Validation, object, object_mut};
 use crate::range::Range;
 use crate::sha256;
+use crate::tdx::{accept, map_gpa};
+
+pub use td::{Fault, Td};
 
 pub const MEMORY: u64 = 64 << 20;
 pub const C_BIT: u32 = 51;
 pub const C_MASK: u64 = 1 << C_BIT;
+/// Of guest addresses of 48 bits.
+pub const SHARED_MASK: u64 = 1 << 47;
 pub const KERNEL_LOAD: u64 = 0x100_0000;
 pub const INITRD: u64 = 0x280_0000;
 pub const STAGING: u64 = 0x300_0000;
@@ -26,11 +33,13 @@ pub const STAGING: u64 = 0x300_0000;
 /// The machine.
 pub struct Mock {
     memory: Vec<u64>,
-    pub protected: bool,
+    pub technology: Technology,
     /// Pages (addresses) that are validated.
     pub validated: BTreeSet<u64>,
-    /// The RMP holds 4 KiB entries only, as under Linux 7.2.
-    pub small_rmp: bool,
+    /// RMP or secure EPT hold 4 KiB entries only, as under Linux 7.2.
+    pub small_pages: bool,
+    /// Module and host of a TD.
+    pub td: Td,
     /// Answer this for one address.
     pub inject: Option<(u64, Validation)>,
     pub made_private: Vec<Range>,
@@ -39,40 +48,38 @@ pub struct Mock {
 }
 
 impl Mock {
-    pub fn new(protected: bool) -> Self {
+    pub fn new(technology: Technology) -> Self {
         let mut mock = Self {
             memory: vec![0; (MEMORY / 8) as usize],
-            protected,
+            technology,
             validated: BTreeSet::new(),
-            small_rmp: true,
+            small_pages: true,
+            td: Td::default(),
             inject: None,
             made_private: Vec::new(),
             marks: Vec::new(),
             flushes: 0,
         };
-        let mask = paging::c_mask(protected, C_BIT);
+        let mask = mock.private_mask();
         paging::build(object_mut::<PageTables, _>(&mut mock, PAGE_TABLES_GPA).unwrap(), mask);
         mock
     }
 
-    /// Guest-physical address and C-bit behind a virtual address.
+    /// Guest-physical address behind a virtual address, and whether the mapping is private.
     pub fn translate(&self, address: u64) -> (u64, bool) {
         let tables: &PageTables = object(self, PAGE_TABLES_GPA).unwrap();
-        let large = |entry: u64| {
-            assert_eq!(entry & 0x83, 0x83, "a present, writable, large page at {address:#x}");
-            let frame = entry & 0x0007_FFFF_FFE0_0000;
-            (frame + address % LARGE_PAGE, entry & C_MASK != 0)
-        };
         assert_ne!(tables.pdpt[(address >> 30) as usize] & 1, 0, "{address:#x} is not mapped");
         let index = (address >> 21) as usize % 512;
-        match address >> 30 {
-            0 if address < LARGE_PAGE => {
-                let entry = tables.pt[(address / PAGE) as usize];
-                ((entry & 0x0007_FFFF_FFFF_F000) | (address % PAGE), entry & C_MASK != 0)
-            }
-            gib @ 0..4 => large(tables.pd[gib as usize][index]),
-            gib => large(tables.windows[gib as usize - 4][index]),
-        }
+        let (entry, size) = match address >> 30 {
+            0 if address < LARGE_PAGE => (tables.pt[(address / PAGE) as usize], PAGE),
+            gib @ 0..4 => (tables.pd[gib as usize][index], LARGE_PAGE),
+            gib => (tables.windows[gib as usize - 4][index], LARGE_PAGE),
+        };
+        let bits = if size == PAGE { 0x03 } else { 0x83 };
+        assert_eq!(entry & 0x83, bits, "present, writable, of the right size at {address:#x}");
+        let (private, shared) = (self.private_mask(), self.shared_mask());
+        let frame = entry & 0x000F_FFFF_FFFF_F000 & !private & !shared;
+        (frame + address % size, self.protected() && entry & (private | shared) == private)
     }
 
     pub fn write(&mut self, gpa: u64, bytes: &[u8]) {
@@ -82,7 +89,31 @@ impl Mock {
 
 impl Platform for Mock {
     fn protected(&self) -> bool {
-        self.protected
+        self.technology != Technology::PLAIN
+    }
+
+    fn private_mask(&self) -> u64 {
+        if self.technology == Technology::SNP { C_MASK } else { 0 }
+    }
+
+    fn shared_mask(&self) -> u64 {
+        if self.technology == Technology::TDX { SHARED_MASK } else { 0 }
+    }
+
+    fn validates_mapped(&self) -> bool {
+        self.technology != Technology::TDX
+    }
+
+    fn validation_failure(&self) -> Termination {
+        if self.technology == Technology::TDX {
+            Termination::PAGE_ACCEPT
+        } else {
+            Termination::PVALIDATE
+        }
+    }
+
+    fn has_cc_blob(&self) -> bool {
+        self.technology == Technology::SNP
     }
 
     fn has_sha(&self) -> bool {
@@ -99,12 +130,13 @@ impl Platform for Mock {
 
     fn copy(&mut self, dest: u64, source: u64, len: u64) {
         let (dest, private) = self.translate(dest);
-        assert_eq!(private, self.protected);
+        assert_eq!(private, self.protected());
         let (from, private) = self.translate(source);
-        assert_eq!(private, self.protected && source < LOAD_END_MAX, "C-bit of {source:#x}");
-        if self.protected {
-            let valid = self.validated.contains(&(from & !(PAGE - 1)));
-            assert_eq!(valid, private, "state of {from:#x}");
+        assert_eq!(private, self.protected() && source < LOAD_END_MAX, "C-bit of {source:#x}");
+        if self.protected() {
+            let page = from & !(PAGE - 1);
+            assert_eq!(self.validated.contains(&page), private, "state of {from:#x}");
+            assert!(self.technology == Technology::SNP || self.td.is_shared(page) != private);
         }
         self.memory.as_mut_bytes().copy_within(from as usize..(from + len) as usize, dest as usize);
     }
@@ -119,10 +151,18 @@ impl Platform for Mock {
 
     fn set_private(&mut self, range: Range) -> Result<(), Termination> {
         self.made_private.push(range);
+        if self.technology == Technology::TDX {
+            return map_gpa::set_private(range, |asked| self.td.map_gpa(asked));
+        }
         Ok(())
     }
 
     fn validate(&mut self, address: u64, large: bool) -> Validation {
+        if self.technology == Technology::TDX {
+            return accept::accept(address, large, |rcx| {
+                self.td.page_accept(rcx, self.small_pages, &mut self.validated)
+            });
+        }
         let (gpa, private) = self.translate(address);
         assert!(private, "PVALIDATE through a shared mapping at {address:#x}");
         if let Some((at, answer)) = self.inject
@@ -130,7 +170,7 @@ impl Platform for Mock {
         {
             return answer;
         }
-        if large && self.small_rmp {
+        if large && self.small_pages {
             return Validation::SizeMismatch;
         }
         let size = if large { LARGE_PAGE } else { PAGE };
@@ -179,14 +219,14 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub fn new(protected: bool, load: LoadMode, kind: KernelKind, kernel: &[u8]) -> Self {
-        let mut mock = Mock::new(protected);
+    pub fn new(technology: Technology, load: LoadMode, kind: KernelKind, kernel: &[u8]) -> Self {
+        let mut mock = Mock::new(technology);
         let mut params = ParameterPage::new_zeroed();
         params.magic = ParameterPage::MAGIC;
         params.version = ParameterPage::VERSION;
-        params.technology = if protected { Technology::SNP } else { Technology::PLAIN };
+        params.technology = technology;
         params.flags = Flags::RAM_PRIVATE.bits();
-        params.c_bit = if protected { C_BIT } else { 0 };
+        params.c_bit = if technology == Technology::SNP { C_BIT } else { 0 };
         params.vcpu_count = 2;
         params.load_mode = load;
         params.kernel_kind = kind;
@@ -208,6 +248,8 @@ impl Guest {
                 blob.staging = staging;
                 blob.digest = sha256::digest(bytes, false);
                 mock.write(staging, bytes);
+                let end = staging + blob.size;
+                mock.td.share(Range { start: staging, end }.pages());
                 staging += blob.size.next_multiple_of(PAGE);
             } else {
                 mock.write(dest, bytes);
@@ -223,12 +265,12 @@ impl Guest {
         Self { params, mock }
     }
 
-    pub fn bzimage(protected: bool, load: LoadMode) -> Self {
-        Self::new(protected, load, KernelKind::BZIMAGE, &bzimage(&setup_header()))
+    pub fn bzimage(technology: Technology, load: LoadMode) -> Self {
+        Self::new(technology, load, KernelKind::BZIMAGE, &bzimage(&setup_header()))
     }
 
     pub fn check(&self) -> Result<(), Termination> {
-        crate::params::check(&self.params, self.mock.protected)
+        crate::params::check(&self.params, self.mock.technology)
     }
 
     pub fn run(&mut self) -> Result<u64, Termination> {

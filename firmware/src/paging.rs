@@ -1,7 +1,7 @@
 //! The page tables the shim works with and enters the kernel with.
 //!
 //! The first 4 GiB are mapped to themselves, private, with 2 MiB pages except for the first 2 MiB,
-//! whose 4 KiB pages let the GHCB page alone be shared. Two windows of 1 GiB follow: one private,
+//! whose 4 KiB pages let one page alone be shared. Two windows of 1 GiB follow: one private,
 //! to accept memory above 4 GiB through, and one shared, to read staging through. So the tables
 //! have a fixed size whatever the guest's memory is.
 
@@ -46,7 +46,7 @@ const WINDOW_SLOT: usize = (LOAD_END_MAX / GIB) as usize;
 /// A movable mapping of 1 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
-    /// Private memory above 4 GiB, for PVALIDATE.
+    /// Private memory above 4 GiB, for a platform that accepts what is mapped.
     Private = 0,
     /// Staging.
     Shared = 1,
@@ -63,19 +63,19 @@ impl Window {
 #[derive(Clone, Copy, Debug)]
 pub struct WindowView {
     window: Window,
-    c_mask: u64,
+    mask: u64,
     shown: Option<u64>,
 }
 
 impl WindowView {
-    /// A view of private memory that shows nothing yet.
-    pub const fn private(c_mask: u64) -> Self {
-        Self { window: Window::Private, c_mask, shown: None }
+    /// A view of private memory that shows nothing yet; entries get the bits of `mask`.
+    pub const fn private(mask: u64) -> Self {
+        Self { window: Window::Private, mask, shown: None }
     }
 
-    /// A view of shared memory that shows nothing yet.
-    pub const fn shared() -> Self {
-        Self { window: Window::Shared, c_mask: 0, shown: None }
+    /// A view of shared memory that shows nothing yet; entries get the bits of `mask`.
+    pub const fn shared(mask: u64) -> Self {
+        Self { window: Window::Shared, mask, shown: None }
     }
 
     /// The virtual address that shows `gpa`, valid up to the end of its GiB.
@@ -88,7 +88,7 @@ impl WindowView {
                 *entry = (WINDOWS + slot as u64 * PAGE) | PRESENT | WRITABLE;
             }
             if let Some(table) = tables.windows.get_mut(slot) {
-                fill(table, start, LARGE_PAGE, LARGE | self.c_mask);
+                fill(table, start, LARGE_PAGE, LARGE | self.mask);
             }
             platform.flush();
             self.shown = Some(start);
@@ -102,21 +102,21 @@ pub const fn c_mask(protected: bool, c_bit: u32) -> u64 {
     if protected { 1 << (c_bit & 63) } else { 0 }
 }
 
-/// Fills the tables; the windows stay closed. The caller then loads CR3.
-pub fn build(tables: &mut PageTables, c_mask: u64) {
+/// Fills the tables, `mask` in every entry; the windows stay closed. The caller then loads CR3.
+pub fn build(tables: &mut PageTables, mask: u64) {
     tables.pml4.fill(0);
     tables.pdpt.fill(0);
-    tables.pml4[0] = PDPT | PRESENT | WRITABLE | c_mask;
+    tables.pml4[0] = PDPT | PRESENT | WRITABLE | mask;
     let mut start = 0;
     let mut level2 = PD;
     for (entry, table) in tables.pdpt.iter_mut().zip(tables.pd.iter_mut()) {
-        *entry = level2 | PRESENT | WRITABLE | c_mask;
-        fill(table, start, LARGE_PAGE, LARGE | c_mask);
+        *entry = level2 | PRESENT | WRITABLE | mask;
+        fill(table, start, LARGE_PAGE, LARGE | mask);
         start += GIB;
         level2 += PAGE;
     }
-    tables.pd[0][0] = PT | PRESENT | WRITABLE | c_mask;
-    fill(&mut tables.pt, 0, PAGE, c_mask);
+    tables.pd[0][0] = PT | PRESENT | WRITABLE | mask;
+    fill(&mut tables.pt, 0, PAGE, mask);
 }
 
 /// Closes the windows again, so that the kernel is entered with the identity mapping alone.
@@ -128,10 +128,10 @@ pub fn close_windows<P: Platform>(platform: &mut P) -> Result<(), Termination> {
     Ok(())
 }
 
-/// Maps one page of the first 2 MiB private, or shared with a mask of 0. The caller flushes.
-pub fn set_page(tables: &mut PageTables, gpa: u64, c_mask: u64) {
+/// Maps one page of the first 2 MiB, private or shared as `mask` says. The caller flushes.
+pub fn set_page(tables: &mut PageTables, gpa: u64, mask: u64) {
     if let Some(entry) = tables.pt.get_mut((gpa / PAGE) as usize) {
-        *entry = gpa | PRESENT | WRITABLE | c_mask;
+        *entry = gpa | PRESENT | WRITABLE | mask;
     }
 }
 

@@ -1,20 +1,20 @@
 //! What the page tables map.
 
 use abi::shim::{
-    GHCB_GPA, INITIAL_PAGE_TABLE_GPA, LOAD_END_MAX, LOW_RAM_END, PAGE, PAGE_TABLES_GPA,
+    GHCB_GPA, INITIAL_PAGE_TABLE_GPA, LOAD_END_MAX, LOW_RAM_END, PAGE, PAGE_TABLES_GPA, Technology,
     initial_page_table,
 };
 
-use crate::mock::{C_BIT, C_MASK, Mock};
+use crate::mock::{C_BIT, C_MASK, Mock, SHARED_MASK};
 use crate::paging::{PageTables, Window, WindowView, close_windows, set_page};
-use crate::platform::{object, object_mut};
+use crate::platform::{Platform, object, object_mut};
 
 #[test]
 fn first_4_gib_are_mapped_to_themselves_and_private() {
-    for protected in [true, false] {
-        let mock = Mock::new(protected);
+    for technology in [Technology::SNP, Technology::TDX, Technology::PLAIN] {
+        let mock = Mock::new(technology);
         for address in [0, 0x1000, 0x1F_FFFF, 0x20_0000, 0x4000_0000, 0xFFFF_F000] {
-            assert_eq!(mock.translate(address), (address, protected));
+            assert_eq!(mock.translate(address), (address, mock.protected()));
         }
         let tables: &PageTables = object(&mock, PAGE_TABLES_GPA).unwrap();
         assert!(tables.pml4[1..].iter().all(|entry| *entry == 0));
@@ -24,7 +24,7 @@ fn first_4_gib_are_mapped_to_themselves_and_private() {
 
 #[test]
 fn one_page_can_be_shared() {
-    let mut mock = Mock::new(true);
+    let mut mock = Mock::new(Technology::SNP);
     let tables: &mut PageTables = object_mut(&mut mock, PAGE_TABLES_GPA).unwrap();
     set_page(tables, GHCB_GPA, 0);
     assert_eq!(mock.translate(GHCB_GPA), (GHCB_GPA, false));
@@ -34,9 +34,9 @@ fn one_page_can_be_shared() {
 
 #[test]
 fn windows_move_and_close() {
-    let mut mock = Mock::new(true);
+    let mut mock = Mock::new(Technology::SNP);
     let mut private = WindowView::private(C_MASK);
-    let mut shared = WindowView::shared();
+    let mut shared = WindowView::shared(0);
     let far = 0x12_3456_7000;
     let address = private.show(&mut mock, far).unwrap();
     assert_eq!(mock.translate(address), (far, true));
@@ -51,6 +51,19 @@ fn windows_move_and_close() {
     close_windows(&mut mock).unwrap();
     let tables: &PageTables = object(&mock, PAGE_TABLES_GPA).unwrap();
     assert!(tables.pdpt[(LOAD_END_MAX >> 30) as usize..].iter().all(|entry| *entry == 0));
+}
+
+#[test]
+fn a_td_reads_staging_with_the_shared_bit() {
+    let mut mock = Mock::new(Technology::TDX);
+    let mut shared = WindowView::shared(SHARED_MASK);
+    let near = shared.show(&mut mock, 0x300_1000).unwrap();
+    assert_eq!(near, Window::Shared.base() + 0x300_1000);
+    assert_eq!(mock.translate(near), (0x300_1000, false));
+    let tables: &PageTables = object(&mock, PAGE_TABLES_GPA).unwrap();
+    assert!(tables.windows[1].iter().all(|entry| entry & SHARED_MASK != 0));
+    assert!(tables.pd.iter().flatten().all(|entry| entry & SHARED_MASK == 0));
+    assert_eq!(tables.pdpt[5] & SHARED_MASK, 0, "tables are private");
 }
 
 /// Walks [`initial_page_table`] as the processor does.

@@ -15,21 +15,24 @@ const C_BIT_MIN: u32 = 40;
 /// First position it cannot have: physical addresses end at bit 51.
 const C_BIT_END: u32 = 52;
 
-/// Checks every field. `protected` is what the processor is.
-pub fn check(params: &ParameterPage, protected: bool) -> Result<(), Termination> {
+/// Checks every field. `technology` is what the processor is.
+pub fn check(params: &ParameterPage, technology: Technology) -> Result<(), Termination> {
     if params.magic != ParameterPage::MAGIC {
         return Err(Termination::BAD_MAGIC);
     }
     if params.version != ParameterPage::VERSION {
         return Err(Termination::BAD_VERSION);
     }
-    let technology = if protected { Technology::SNP } else { Technology::PLAIN };
     if params.technology != technology {
         return Err(Termination::BAD_TECHNOLOGY);
     }
+    let snp = technology == Technology::SNP;
     let c_bit_fits =
-        if protected { (C_BIT_MIN..C_BIT_END).contains(&params.c_bit) } else { params.c_bit == 0 };
+        if snp { (C_BIT_MIN..C_BIT_END).contains(&params.c_bit) } else { params.c_bit == 0 };
+    // A TD has no CPUID page that could have a digest.
+    let no_page = technology == Technology::TDX && params.flags & Flags::CPUID_DIGEST.bits() != 0;
     let known = c_bit_fits
+        && !no_page
         && Flags::from_bits(params.flags).is_some()
         && params.vcpu_count != 0
         && matches!(params.load_mode, LoadMode::HASHED | LoadMode::MEASURED)

@@ -2,7 +2,7 @@
 
 use abi::boot::E820Type;
 use abi::shim::{
-    CMDLINE_MAX, KernelKind, LOW_E820, LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology,
+    CMDLINE_MAX, Flags, KernelKind, LOW_E820, LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology,
     Termination,
 };
 
@@ -11,7 +11,7 @@ use crate::mock::{Guest, INITRD, KERNEL_LOAD, MEMORY, STAGING};
 type Damage = fn(&mut ParameterPage);
 
 fn refused(damage: Damage) -> Option<Termination> {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     assert_eq!(guest.check(), Ok(()));
     damage(&mut guest.params);
     guest.check().err()
@@ -97,8 +97,33 @@ fn ranges_of_blobs() {
 }
 
 #[test]
+fn parameters_are_for_one_technology() {
+    let all = [Technology::PLAIN, Technology::SNP, Technology::TDX];
+    for named in all {
+        let mut guest = Guest::bzimage(named, LoadMode::HASHED);
+        for processor in all {
+            guest.mock.technology = processor;
+            let expected =
+                if processor == named { Ok(()) } else { Err(Termination::BAD_TECHNOLOGY) };
+            assert_eq!(guest.check(), expected, "{named:?} on {processor:?}");
+        }
+    }
+}
+
+#[test]
+fn a_td_has_neither_c_bit_nor_cpuid_page() {
+    let mut guest = Guest::bzimage(Technology::TDX, LoadMode::HASHED);
+    assert_eq!(guest.check(), Ok(()));
+    guest.params.c_bit = 47;
+    assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));
+    guest.params.c_bit = 0;
+    guest.params.flags |= Flags::CPUID_DIGEST.bits();
+    assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));
+}
+
+#[test]
 fn a_plain_guest_has_no_c_bit() {
-    let mut guest = Guest::bzimage(false, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::PLAIN, LoadMode::HASHED);
     assert_eq!(guest.check(), Ok(()));
     guest.params.c_bit = 51;
     assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));

@@ -5,16 +5,16 @@ use abi::shim::Termination;
 
 use crate::range::Range;
 
-/// Answer of one PVALIDATE (AMD APM vol. 3, PVALIDATE).
+/// What became of a page that was to be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validation {
-    /// The page was not validated before and is now.
+    /// The page was not accepted before and is now.
     Done,
-    /// A large page was asked for and the RMP holds small ones.
+    /// A large page was asked for and the machine holds small ones.
     SizeMismatch,
-    /// The page was validated already (CF=1).
+    /// The page was accepted already.
     Already,
-    /// Any other code.
+    /// Any other answer.
     Failed,
 }
 
@@ -22,6 +22,21 @@ pub enum Validation {
 pub trait Platform {
     /// Whether memory must be accepted.
     fn protected(&self) -> bool;
+
+    /// Bits of a page table entry that maps private memory.
+    fn private_mask(&self) -> u64;
+
+    /// Bits of a page table entry that maps shared memory.
+    fn shared_mask(&self) -> u64;
+
+    /// Whether [`Self::validate`] goes through the page tables.
+    fn validates_mapped(&self) -> bool;
+
+    /// Why the guest ends when a page is not accepted.
+    fn validation_failure(&self) -> Termination;
+
+    /// Whether the kernel looks for the CC blob.
+    fn has_cc_blob(&self) -> bool;
 
     /// Whether the SHA-256 instructions exist.
     fn has_sha(&self) -> bool;
@@ -44,7 +59,7 @@ pub trait Platform {
     /// Asks the hypervisor to make frames private.
     fn set_private(&mut self, range: Range) -> Result<(), Termination>;
 
-    /// Validates the page at a virtual address.
+    /// Accepts a page, by its virtual address if [`Self::validates_mapped`], else by its frame's.
     fn validate(&mut self, address: u64, large: bool) -> Validation;
 
     /// Writes a phase mark, if marks are wanted.

@@ -3,7 +3,7 @@
 use abi::ghcb::{PSC_ENTRIES_MAX, PscEntry, psc_op};
 use abi::shim::{LARGE_PAGE, PAGE};
 
-use crate::range::Range;
+use crate::range::{Range, large_fits};
 
 /// The entries of one request.
 pub struct Batch {
@@ -31,9 +31,4 @@ impl Batch {
     pub fn entries(&self) -> &[PscEntry] {
         self.entries.get(..self.count).unwrap_or(&[])
     }
-}
-
-/// Whether the range starts with a whole large page.
-pub const fn large_fits(range: Range) -> bool {
-    range.start.is_multiple_of(LARGE_PAGE) && range.end - range.start >= LARGE_PAGE
 }

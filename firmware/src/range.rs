@@ -1,7 +1,7 @@
 //! A range of guest-physical addresses.
 
 use abi::boot::E820Type;
-use abi::shim::{Blob, PAGE, ParameterPage};
+use abi::shim::{Blob, LARGE_PAGE, PAGE, ParameterPage};
 
 /// `start..end`; empty when they are equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,11 @@ impl Range {
         };
         Self { start: self.start & !(PAGE - 1), end }
     }
+}
+
+/// Whether the range starts with a whole large page.
+pub const fn large_fits(range: Range) -> bool {
+    range.start.is_multiple_of(LARGE_PAGE) && range.end - range.start >= LARGE_PAGE
 }
 
 /// Where a blob waits, in whole pages; empty for a blob that does not wait.

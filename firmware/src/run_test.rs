@@ -5,7 +5,7 @@ use abi::marks::{BLOB_KERNEL, MarkId};
 use abi::shim::{
     BOOT_PARAMS_GPA, CC_BLOB_GPA, CMDLINE_GPA, CPUID_GPA, E820Entry, Flags, HIGH_RAM_START,
     KernelKind, LARGE_PAGE, LOW_E820, LOW_RAM_END, LoadMode, PAGE, SECRETS_GPA, SHIM_BASE,
-    Termination, WORK_END,
+    Technology, Termination, WORK_END,
 };
 
 use crate::mock::{Guest, INITRD, KERNEL_LOAD, MEMORY, STAGING, bzimage, setup_header};
@@ -14,18 +14,18 @@ use crate::range::{Range, staging};
 use crate::zero_page::{CC_BLOB, CcPage};
 
 /// Pages that the shim must have accepted: RAM without its own pages.
-fn expected(guest: &Guest) -> Vec<u64> {
+pub fn expected(guest: &Guest) -> Vec<u64> {
     let low = (0..SHIM_BASE).chain(WORK_END..LOW_RAM_END);
     let all = low.step_by(PAGE as usize).chain((HIGH_RAM_START..MEMORY).step_by(PAGE as usize));
     let mut pages: Vec<u64> = all.filter(|page| page % PAGE == 0).collect();
     pages.retain(|page| !(SHIM_BASE..WORK_END).contains(page));
-    assert!(guest.mock.protected);
+    assert!(guest.mock.protected());
     pages
 }
 
 #[test]
 fn hashed_bzimage_is_accepted_copied_and_entered() {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     assert_eq!(guest.run(), Ok(KERNEL_LOAD + 0x200));
     let accepted: Vec<u64> = guest.mock.validated.iter().copied().collect();
     assert_eq!(accepted, expected(&guest));
@@ -43,7 +43,7 @@ fn hashed_bzimage_is_accepted_copied_and_entered() {
 
 #[test]
 fn boot_params_say_what_the_parameters_say() {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.run().unwrap();
     let page: &BootParams = object(&guest.mock, BOOT_PARAMS_GPA).unwrap();
     assert_eq!({ page.hdr.ramdisk_image }, INITRD as u32);
@@ -68,7 +68,7 @@ fn boot_params_say_what_the_parameters_say() {
 
 #[test]
 fn measured_blobs_are_neither_accepted_nor_touched() {
-    let mut guest = Guest::bzimage(true, LoadMode::MEASURED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::MEASURED);
     assert_eq!(guest.run(), Ok(KERNEL_LOAD + 0x200));
     let accepted: Vec<u64> = guest.mock.validated.iter().copied().collect();
     assert_eq!(accepted, expected(&guest));
@@ -78,7 +78,7 @@ fn measured_blobs_are_neither_accepted_nor_touched() {
 #[test]
 fn plain_guest_accepts_nothing_and_has_no_cc_blob() {
     for load in [LoadMode::HASHED, LoadMode::MEASURED] {
-        let mut guest = Guest::bzimage(false, load);
+        let mut guest = Guest::bzimage(Technology::PLAIN, load);
         let before = guest.mock.validated.len();
         assert_eq!(guest.run(), Ok(KERNEL_LOAD + 0x200));
         assert_eq!(guest.mock.validated.len(), before);
@@ -90,7 +90,7 @@ fn plain_guest_accepts_nothing_and_has_no_cc_blob() {
 
 #[test]
 fn without_ram_private_every_range_is_asked_for() {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.params.flags = 0;
     guest.run().unwrap();
     let asked: u64 = guest.mock.made_private.iter().map(|range| range.end - range.start).sum();
@@ -99,14 +99,14 @@ fn without_ram_private_every_range_is_asked_for() {
 
 #[test]
 fn large_pages_are_tried_first_and_mismatches_counted() {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.run().unwrap();
     // 2 MiB..48 MiB and the large pages behind staging, which takes the first of 48 MiB..64 MiB.
     let large = (MEMORY / LARGE_PAGE - 2) as u32;
     assert!(guest.mock.marks.contains(&(MarkId::ACCEPT_MISMATCHES, large)));
 
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
-    guest.mock.small_rmp = false;
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
+    guest.mock.small_pages = false;
     guest.run().unwrap();
     assert!(guest.mock.marks.contains(&(MarkId::ACCEPT_MISMATCHES, 0)));
     let accepted: Vec<u64> = guest.mock.validated.iter().copied().collect();
@@ -115,12 +115,12 @@ fn large_pages_are_tried_first_and_mismatches_counted() {
 
 #[test]
 fn memory_above_4_gib_is_accepted_through_the_window() {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     let (start, size) = (4 << 30, (2 << 30) + PAGE);
     let count = guest.params.e820_count as usize;
     guest.params.e820[count] = E820Entry { addr: start, size, kind: E820Type::RAM, reserved: 0 };
     guest.params.e820_count += 1;
-    guest.mock.small_rmp = false;
+    guest.mock.small_pages = false;
     guest.run().unwrap();
     let above: Vec<u64> = guest.mock.validated.range(start..).copied().collect();
     assert_eq!(above.len() as u64, size / PAGE);
@@ -136,7 +136,7 @@ fn a_flipped_bit_in_a_blob_names_the_blob() {
         (|g| g.params.cmdline.staging + 3, Termination::CMDLINE_HASH),
     ];
     for (pick, code) in cases {
-        let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+        let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
         let at = pick(&guest);
         guest.mock.bytes_mut(at, 1)[0] ^= 1;
         assert_eq!(guest.run(), Err(code));
@@ -145,18 +145,18 @@ fn a_flipped_bit_in_a_blob_names_the_blob() {
 
 #[test]
 fn a_page_accepted_twice_ends_the_guest() {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.mock.inject = Some((0x60_0000, Validation::Already));
     assert_eq!(guest.run(), Err(Termination::DOUBLE_VALIDATION));
     // A staging page too.
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.mock.inject = Some((STAGING, Validation::Already));
     assert_eq!(guest.run(), Err(Termination::DOUBLE_VALIDATION));
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.mock.inject = Some((0x10_0000, Validation::Failed));
     assert_eq!(guest.run(), Err(Termination::PVALIDATE));
     // A size mismatch of a small page is no answer either.
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.mock.inject = Some((0x10_0000, Validation::SizeMismatch));
     assert_eq!(guest.run(), Err(Termination::PVALIDATE));
 }
@@ -164,7 +164,7 @@ fn a_page_accepted_twice_ends_the_guest() {
 #[test]
 fn the_command_line_ends_with_its_only_nul() {
     for text in [&b"console=ttyS0"[..], b"console\0ttyS0\0"] {
-        let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+        let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
         guest.params.cmdline.size = text.len() as u64;
         guest.params.cmdline.digest = crate::sha256::digest(text, false);
         let at = guest.params.cmdline.staging;
@@ -175,7 +175,7 @@ fn the_command_line_ends_with_its_only_nul() {
 
 #[test]
 fn bios_data_area_is_zero() {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.mock.write(0, &[0xAA; PAGE as usize]);
     guest.run().unwrap();
     assert!(guest.mock.bytes(0, PAGE).iter().all(|byte| *byte == 0));
@@ -183,7 +183,7 @@ fn bios_data_area_is_zero() {
 
 #[test]
 fn a_guest_without_initrd_boots() {
-    let mut guest = Guest::bzimage(true, LoadMode::HASHED);
+    let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.params.initrd = zerocopy::FromZeros::new_zeroed();
     guest.params.flags |= Flags::NO_MARKS.bits();
     assert_eq!(guest.run(), Ok(KERNEL_LOAD + 0x200));
@@ -215,7 +215,7 @@ fn elf(physical: u64, entry: u64, offset: u64) -> Vec<u8> {
 fn elf_segments_go_to_their_physical_addresses() {
     for load in [LoadMode::HASHED, LoadMode::MEASURED] {
         let file = elf(KERNEL_LOAD, KERNEL_LOAD + 0x100, 0x1000);
-        let mut guest = Guest::new(true, load, KernelKind::ELF, &file);
+        let mut guest = Guest::new(Technology::SNP, load, KernelKind::ELF, &file);
         guest.mock.write(KERNEL_LOAD + 0x1800, &[0xEE; 0x3800]);
         assert_eq!(guest.run(), Ok(KERNEL_LOAD + 0x100));
         assert!(guest.mock.bytes(KERNEL_LOAD, 0x1800).iter().all(|byte| *byte == 0xC3));
@@ -236,7 +236,7 @@ fn malformed_elf_files_are_refused() {
         bzimage(&setup_header()),                       // no ELF
     ];
     for (index, file) in cases.iter().enumerate() {
-        let mut guest = Guest::new(true, LoadMode::HASHED, KernelKind::ELF, file);
+        let mut guest = Guest::new(Technology::SNP, LoadMode::HASHED, KernelKind::ELF, file);
         assert_eq!(guest.run(), Err(Termination::BAD_ELF), "case {index}");
     }
 }
@@ -259,16 +259,18 @@ fn malformed_bzimages_are_refused() {
         let mut header = setup_header();
         damage(&mut header);
         let file = bzimage(&header);
-        let mut guest = Guest::new(true, LoadMode::HASHED, KernelKind::BZIMAGE, &file);
+        let mut guest = Guest::new(Technology::SNP, LoadMode::HASHED, KernelKind::BZIMAGE, &file);
         assert_eq!(guest.run(), Err(Termination::BAD_BZIMAGE), "case {index}");
     }
     let mut header = setup_header();
     header.initrd_addr_max = INITRD as u32;
-    let mut guest = Guest::new(true, LoadMode::HASHED, KernelKind::BZIMAGE, &bzimage(&header));
+    let mut guest =
+        Guest::new(Technology::SNP, LoadMode::HASHED, KernelKind::BZIMAGE, &bzimage(&header));
     assert_eq!(guest.run(), Err(Termination::BAD_RANGE));
     header = setup_header();
     header.cmdline_size = 5;
-    let mut guest = Guest::new(true, LoadMode::HASHED, KernelKind::BZIMAGE, &bzimage(&header));
+    let mut guest =
+        Guest::new(Technology::SNP, LoadMode::HASHED, KernelKind::BZIMAGE, &bzimage(&header));
     assert_eq!(guest.run(), Err(Termination::BAD_CMDLINE));
 }
 

@@ -32,8 +32,8 @@ pub fn build<P: Platform>(
     params: &ParameterPage,
     header: &SetupHeader,
 ) -> Result<(), Termination> {
-    let protected = platform.protected();
-    if protected {
+    let cc_blob = platform.has_cc_blob();
+    if cc_blob {
         build_cc_blob(platform)?;
     }
     let page: &mut BootParams = object_mut(platform, BOOT_PARAMS_GPA)?;
@@ -49,7 +49,7 @@ pub fn build<P: Platform>(
     (page.hdr.cmd_line_ptr, page.ext_cmd_line_ptr) = halves(cmdline.dest);
     page.acpi_rsdp_addr = params.acpi_rsdp;
     page.hdr.setup_data = 0;
-    if protected {
+    if cc_blob {
         page.hdr.setup_data = CC_BLOB_GPA;
         // The decompressor clears this and walks setup_data; a bare vmlinux reads it.
         (page.cc_blob_address, _) = halves(CC_BLOB);

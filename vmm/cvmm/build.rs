@@ -1,8 +1,8 @@
-//! Builds the measured shim (`firmware/`) and flattens it to `OUT_DIR/shim.bin`.
+//! Builds the two images of the measured shim (`firmware/`) and flattens them into `OUT_DIR`.
 //!
 //! The shim is its own package with its own profile, so this runs cargo once more, with a target
-//! directory of its own and none of the settings of the build around it: the image, and with it
-//! every launch digest, depends on the sources and the compiler alone.
+//! directory of its own and none of the settings of the build around it: the images, and with them
+//! every launch digest, depend on the sources and the compiler alone.
 
 use std::env;
 use std::error::Error;
@@ -10,7 +10,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use abi::shim::{PAGE, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX, SHIM_ENTRY_GPA};
+use abi::shim::{PAGE, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX, SHIM_ENTRY_GPA, tdx::ENTRY_GPA};
+
+/// The shim's binaries, where each is entered, and the name of its flat image.
+const IMAGES: [(&str, u64, &str); 2] =
+    [("shim-image", SHIM_ENTRY_GPA, "shim.bin"), ("shim-tdx-image", ENTRY_GPA, "shim_tdx.bin")];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
@@ -22,13 +26,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={}", here.join("../abi").display());
     println!("cargo:rerun-if-changed=build.rs");
 
-    let elf = fs::read(build(&firmware, &out.join("shim-target"))?)?;
-    let image = flatten(&elf)?;
-    fs::write(out.join("shim.bin"), image)?;
+    let built = build(&firmware, &out.join("shim-target"))?;
+    for (binary, entry, image) in IMAGES {
+        let elf = fs::read(built.join(binary))?;
+        let flat = flatten(&elf, entry).map_err(|error| format!("{binary}: {error}"))?;
+        fs::write(out.join(image), flat)?;
+    }
     Ok(())
 }
 
-/// Runs cargo on the shim; returns the path of the ELF file.
+/// Runs cargo on the shim; returns the directory of the ELF files.
 fn build(firmware: &Path, target: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let mut cargo = Command::new(env::var("CARGO")?);
     for (name, _) in env::vars() {
@@ -43,22 +50,25 @@ fn build(firmware: &Path, target: &Path) -> Result<PathBuf, Box<dyn Error>> {
     // Set and empty, it also hides flags of the user's configuration file.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "");
     // A terminal's worth of notices from a build within a build helps nobody.
-    cargo.args(["build", "--quiet", "--release", "--locked", "--bin", "shim-image"]);
+    cargo.args(["build", "--quiet", "--release", "--locked"]);
+    for (binary, ..) in IMAGES {
+        cargo.args(["--bin", binary]);
+    }
     cargo.arg("--manifest-path").arg(firmware.join("Cargo.toml"));
     cargo.arg("--target-dir").arg(target);
     let status = cargo.status()?;
     if !status.success() {
         return Err(format!("the shim in {} does not build: {status}", firmware.display()).into());
     }
-    Ok(target.join("release/shim-image"))
+    Ok(target.join("release"))
 }
 
 /// The bytes of the one segment that has any, checked against the contract.
-fn flatten(elf: &[u8]) -> Result<&[u8], Box<dyn Error>> {
+fn flatten(elf: &[u8], entered_at: u64) -> Result<&[u8], Box<dyn Error>> {
     const PT_LOAD: u64 = 1;
     let entry = field(elf, 0x18, 8)?;
-    if entry != SHIM_ENTRY_GPA {
-        return Err(format!("the shim's entry is {entry:#x}, not {SHIM_ENTRY_GPA:#x}").into());
+    if entry != entered_at {
+        return Err(format!("the shim's entry is {entry:#x}, not {entered_at:#x}").into());
     }
     let headers = field(elf, 0x20, 8)?;
     let (size, count) = (field(elf, 0x36, 2)?, field(elf, 0x38, 2)?);

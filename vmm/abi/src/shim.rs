@@ -339,7 +339,8 @@ impl Termination {
     pub const TD_ATTRIBUTES: Self = Self(0x43);
     /// The module reports fewer vCPUs than the parameters, or another address width than it did at the start.
     pub const TD_INFO: Self = Self(0x44);
-    /// Code base of processor exceptions in the shim: 0x80 + vector. 0x9D is #VC, where an unaccepted page ends.
+    /// Code base of processor exceptions in the shim: 0x80 + vector. 0x9D is #VC, where an unaccepted page of an SNP guest
+    /// ends (one of a TD ends the TD in the module).
     pub const EXCEPTION_BASE: u8 = 0x80;
 
     /// An exception the shim does not expect.
@@ -370,6 +371,10 @@ impl Termination {
                 }
                 14 => {
                     "the shim took a page fault: it touched an address outside of its page tables"
+                }
+                20 => {
+                    "the shim took #VE: a shared page that should hold a file is not there, or the module lets the host \
+                       answer an instruction that it should answer itself"
                 }
                 29 => {
                     "the shim took #VC: it touched a page that is not accepted (the host swapped or remapped it), or the \

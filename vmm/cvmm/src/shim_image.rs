@@ -1,9 +1,6 @@
-//! The measured shim, as the build made it.
+//! The measured shim, as the build made it: two flat images, to be placed at [`abi::shim::SHIM_CODE_GPA`].
 
-/// Its flat image, to be placed at [`abi::shim::SHIM_CODE_GPA`].
+/// For SEV-SNP and for unprotected guests.
 pub const SHIM_CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.bin"));
-
-/// Placeholder until the TDX image is built.
-pub const TDX_SHIM_CODE: &[u8] = SHIM_CODE;
-/// Placeholder until the contract names it.
-pub const AP_RESET_VECTOR_GPA: u64 = abi::shim::SHIM_CODE_GPA + 8;
+/// For Intel TDX.
+pub const TDX_SHIM_CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim_tdx.bin"));

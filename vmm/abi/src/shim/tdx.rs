@@ -13,7 +13,8 @@
 //!
 //! Every vCPU starts at the reset vector in 32-bit mode without paging, with its index in ESI and the guest's address width
 //! in EBX (ABI specification, "TD VCPU initial state"), and lands at [`ENTRY_GPA`]. Index 0 boots; the others wait in the
-//! shim's code for the mailbox, in 64-bit mode on the initial page table.
+//! shim's code for the mailbox, in 64-bit mode on the initial page table. They know themselves by their index, so a vCPU's
+//! APIC ID must be its index.
 //!
 //! # Ownership
 //!
@@ -33,6 +34,10 @@ pub const RESET_PAGE_GPA: u64 = 0xFFFF_F000;
 pub const RESET_VECTOR: u64 = 0xFFFF_FFF0;
 /// Where the jump at the reset vector leads: first byte of the shim's image.
 pub const ENTRY_GPA: u64 = SHIM_CODE_GPA;
+/// Where a processor that Linux took offline comes back to wait for the mailbox (ACPI specification 6.6, multiprocessor
+/// wakeup structure, "ResetVector"): in 64-bit mode, on page tables that map this page to itself, interrupts off. It stays
+/// on this page until it has the initial page table again, and finds out by TDG.VP.INFO which vCPU it is.
+pub const AP_RESET_VECTOR_GPA: u64 = SHIM_CODE_GPA + 0x10;
 /// The multiprocessor wakeup mailbox. It takes the place that another technology's CPUID page has.
 pub const MAILBOX_GPA: u64 = CPUID_GPA;
 /// Start of the memory that the shim's first 64-bit instructions accept and clear, up to [`super::WORK_END`]: no launch

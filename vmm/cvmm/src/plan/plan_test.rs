@@ -52,16 +52,20 @@ fn the_shim_takes_the_parameters_of_every_plan() {
         Inputs::new("k".into(), super::kernel::tests::elf().into(), [1; 9000].into(), "quiet")
             .unwrap();
     for inputs in [bzimage, without_initrd, elf] {
-        for technology in ["--snp", "--plain"] {
+        for (flag, technology) in [
+            ("--snp", shim::Technology::SNP),
+            ("--tdx", shim::Technology::TDX),
+            ("--plain", shim::Technology::PLAIN),
+        ] {
             for load in ["hashed", "measured"] {
                 for memory in ["512M", "2G", "8G"] {
-                    let args = [technology, "--load", load, "--memory", memory];
+                    let args = [flag, "--load", load, "--memory", memory];
                     let plan =
                         Plan::build(&config(&args), &inputs, CpuCount::ONE, &HostCaps::assumed())
                             .unwrap();
                     let page = plan.regions.iter().find(|r| r.tag == "parameters").unwrap();
                     let page = ParameterPage::read_from_bytes(&page.bytes).unwrap();
-                    let outcome = ::shim::params::check(&page, technology == "--snp");
+                    let outcome = ::shim::params::check(&page, technology);
                     assert_eq!(outcome, Ok(()), "{args:?}");
                 }
             }

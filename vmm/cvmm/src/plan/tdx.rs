@@ -1,6 +1,6 @@
 //! The plan of a TD: the page with the reset vector, and the mailbox at which all but one of its processors wait.
 
-use abi::shim::tdx::{MAILBOX_GPA, RESET_PAGE_GPA, reset_page};
+use abi::shim::tdx::{AP_RESET_VECTOR_GPA, MAILBOX_GPA, RESET_PAGE_GPA, reset_page};
 use abi::shim::{self, Flags, PAGE};
 
 use super::acpi::Wakeup;
@@ -21,9 +21,6 @@ pub(super) fn shape(cpus: CpuCount, host: &HostCaps) -> Shape {
         first: vec![region("reset", RESET_PAGE_GPA, &reset_page())],
         last: vec![region("mailbox", MAILBOX_GPA, &[0; PAGE as usize])],
         extra: vec![Range { gpa: RESET_PAGE_GPA, len: PAGE }],
-        wakeup: Some(Wakeup {
-            mailbox: MAILBOX_GPA,
-            reset_vector: crate::shim_image::AP_RESET_VECTOR_GPA,
-        }),
+        wakeup: Some(Wakeup { mailbox: MAILBOX_GPA, reset_vector: AP_RESET_VECTOR_GPA }),
     }
 }
