@@ -70,8 +70,8 @@ pub fn profile_in_use() -> Option<String> {
         .then(|| std::env::var(PROFILE_VARIABLE).unwrap_or_else(|_| LIBRARY_PROFILE.into()))
 }
 
-/// How many costs of that profile are placeholders; nothing where the library does not say.
-pub fn placeholder_costs() -> Option<u32> {
+/// Which costs of that profile are placeholders that nobody has measured; nothing where the library does not say.
+pub fn placeholder_costs() -> Option<Vec<String>> {
     preloaded::placeholder_costs()
 }
 

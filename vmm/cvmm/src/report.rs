@@ -69,9 +69,9 @@ pub struct Platform {
     pub profile: Option<String>,
     /// What the `guest_ns` and `modelled_ns` of this report are.
     pub guest_time: &'static str,
-    /// How many of the profile's costs nobody has measured: the times that come of them are orders of magnitude.
+    /// The profile's costs that nobody has measured: the times that come of them are orders of magnitude.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub placeholder_costs: Option<u32>,
+    pub placeholder_costs: Option<Vec<String>>,
 }
 
 /// The guest's configuration.
@@ -97,7 +97,10 @@ pub struct LaunchFacts {
     /// VMSA pages: one per vCPU of an SEV-SNP guest.
     pub vmsa_pages: u64,
     pub staged: Vec<StagedFacts>,
-    /// What the platform profile charges for LAUNCH_UPDATE and LAUNCH_FINISH.
+    /// What the platform profile charges for measuring the launch pages and sealing the launch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measuring_modelled_ns: Option<u64>,
+    /// The same, of an SEV-SNP guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psp_modelled_ns: Option<u64>,
     /// What it would charge at the same rate for a launch with OVMF.
@@ -114,7 +117,7 @@ pub struct RegionFacts {
     pub tag: &'static str,
     pub gpa: u64,
     pub pages: u64,
-    /// PAGE_TYPE of the firmware ABI.
+    /// PAGE_TYPE of the SEV-SNP firmware ABI, or what the TDX module does with the page.
     pub page_type: &'static str,
     /// Do its contents enter the digest?
     pub measured: bool,
@@ -341,7 +344,10 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
         events.filter_map(|e| e.guest).map(|(begin, end)| end.0 - begin.0).sum::<u64>()
     };
     let modelled = protected && crate::emulate::time_is_modelled();
+    // Only a launch with VMSAs has a security processor.
+    let psp = modelled && vmsa_pages > 0;
     let updates = charged(Op::LaunchUpdate);
+    let measuring = updates + charged(Op::LaunchFinish);
     LaunchFacts {
         regions: regions.collect(),
         pages,
@@ -351,8 +357,9 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
             .iter()
             .map(|s| StagedFacts { tag: s.tag, gpa: s.gpa, bytes: s.bytes.len() as u64 })
             .collect(),
-        psp_modelled_ns: modelled.then_some(updates + charged(Op::LaunchFinish)),
-        psp_ovmf_modelled_ns: (modelled && pages > 0).then(|| updates / pages * OVMF_PAGES),
+        measuring_modelled_ns: modelled.then_some(measuring),
+        psp_modelled_ns: psp.then_some(measuring),
+        psp_ovmf_modelled_ns: (psp && pages > 0).then(|| updates / pages * OVMF_PAGES),
         ovmf_pages: OVMF_PAGES,
     }
 }

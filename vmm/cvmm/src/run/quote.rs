@@ -39,7 +39,9 @@ pub(super) struct Buffer {
 impl Buffer {
     /// `None` if no such buffer can be.
     pub fn new(gpa: u64, size: u64) -> Option<Buffer> {
-        let fits = gpa % PAGE == 0 && size % PAGE == 0 && (1..=BUFFER_MAX).contains(&size);
+        let fits = gpa.is_multiple_of(PAGE)
+            && size.is_multiple_of(PAGE)
+            && (1..=BUFFER_MAX).contains(&size);
         (fits && gpa.checked_add(size).is_some()).then_some(Buffer { gpa, size })
     }
 
