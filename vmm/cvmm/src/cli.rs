@@ -14,15 +14,17 @@ const EXAMPLES: &str = "\
 Examples:
   cvmm --snp --kernel bzImage --initrd initramfs.cpio --memory 1G --cpus 2
   cvmm --plain --kernel bzImage --initrd initramfs.cpio
+  cvmm --tdx=quote=vsock:2:4050 --kernel bzImage --initrd initramfs.cpio
   cvmm --snp --kernel bzImage --emulate          # no SEV-SNP processor needed; not confidential
+  cvmm --tdx --kernel bzImage --emulate          # no TDX processor needed; not confidential
   cvmm measure --snp --kernel bzImage --cpus 1..4
 
 Exit codes:
     0  the guest powered off, or the mark of --until was reached
     1  internal error of cvmm
     2  unusable command line, kernel, initrd or other input
-    3  this host lacks something the guest needs (no /dev/kvm, no SEV-SNP, ...)
-    4  the firmware or the kernel refused the launch
+    3  this host lacks something the guest needs (no /dev/kvm, no SEV-SNP, no TDX, ...)
+    4  the firmware, the TDX module or the kernel refused the launch
     5  a file or device of the host could not be read, written or set up
     6  the guest crashed, or asked to be terminated
     7  the launch digest differs from --expect
@@ -57,9 +59,9 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Say what a firmware status, a guest's termination code or an exit code means.
+    /// Say what a status of firmware or TDX module, a guest's termination code or an exit code means.
     Explain {
-        /// The code, for instance 7, 0x16 or 5:2 (set:reason).
+        /// The code, for instance 7, 0x16, 5:2 (set:reason) or 0xC000010000000045.
         code: String,
     },
 }
@@ -79,19 +81,25 @@ pub struct Flags {
     /// Run an unprotected guest: the baseline.
     #[arg(long, help_heading = "Protection (exactly one)")]
     pub plain: bool,
-    /// Run a confidential guest: Intel TDX (not built yet).
-    #[arg(long, help_heading = "Protection (exactly one)")]
-    pub tdx: bool,
-    /// Use softkvm, a KVM in software, instead of the host's: the guest is then NOT confidential.
+    /// Run a confidential guest: Intel TDX.
+    #[arg(
+        long,
+        value_name = "attributes=…,mrconfigid=…,mrowner=…,mrownerconfig=…,quote=…",
+        num_args = 0..=1,
+        require_equals = true,
+        help_heading = "Protection (exactly one)"
+    )]
+    pub tdx: Option<Option<String>>,
+    /// Use softkvm, a KVM in software, instead of the host's: the guest is then NOT confidential
+    /// [default profile: epyc-milan, for --tdx xeon-spr].
     #[arg(
         long,
         value_name = "PROFILE",
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "epyc-milan",
         help_heading = "Run"
     )]
-    pub emulate: Option<String>,
+    pub emulate: Option<Option<String>>,
 
     /// The kernel: bzImage or ELF vmlinux.
     #[arg(short, long, value_name = "FILE", help_heading = "Guest")]

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::config::Technology;
 use crate::error::Error;
 use crate::sys::preloaded;
 
@@ -16,10 +17,21 @@ pub const LIBRARY_VARIABLE: &str = "CVMM_SOFTKVM";
 pub const PROFILE_VARIABLE: &str = "SOFTKVM_PROFILE";
 /// The environment variable that makes the library use the host's clock instead of modelled time.
 pub const REALTIME_VARIABLE: &str = "SOFTKVM_REALTIME";
+/// The library's profile where nobody names one.
+const LIBRARY_PROFILE: &str = "epyc-milan";
+/// The profile for a guest of this technology where the user names none: every technology's name, as reports have it.
+const DEFAULT_PROFILES: [(&str, &str); 3] =
+    [("plain", LIBRARY_PROFILE), ("snp", LIBRARY_PROFILE), ("tdx", "xeon-spr")];
 /// Set by us for the process that we become, so that a wrong library is noticed.
 const STARTED_VARIABLE: &str = "CVMM_EMULATING";
 /// The library's file name.
 const LIBRARY_NAME: &str = "libsoftkvm_preload.so";
+
+/// The profile that `--emulate` chooses for a guest of this technology.
+pub fn default_profile(technology: &Technology) -> &'static str {
+    let found = DEFAULT_PROFILES.iter().find(|(name, _)| *name == technology.name());
+    found.map_or(LIBRARY_PROFILE, |(_, profile)| profile)
+}
 
 /// Replaces this process by the same command with softkvm of `profile` loaded; returns at once where it already is.
 ///
@@ -55,7 +67,12 @@ pub fn ensure(profile: &str) -> Result<(), Error> {
 /// The profile of the softkvm loaded below this process.
 pub fn profile_in_use() -> Option<String> {
     preloaded::softkvm()
-        .then(|| std::env::var(PROFILE_VARIABLE).unwrap_or_else(|_| "epyc-milan".into()))
+        .then(|| std::env::var(PROFILE_VARIABLE).unwrap_or_else(|_| LIBRARY_PROFILE.into()))
+}
+
+/// Which costs of that profile are placeholders that nobody has measured; nothing where the library does not say.
+pub fn placeholder_costs() -> Option<Vec<String>> {
+    preloaded::placeholder_costs()
 }
 
 /// Is the guest's time that of a modelled platform?

@@ -23,7 +23,7 @@ pub enum ExitCode {
     Usage = 2,
     /// This host lacks something the guest needs.
     Host = 3,
-    /// Firmware or the kernel refused the launch.
+    /// Firmware, TDX module or the kernel refused the launch.
     Launch = 4,
     /// A file or a device of the host could not be read, written or set up.
     Io = 5,
@@ -65,9 +65,9 @@ impl ExitCode {
             ExitCode::Internal => "internal error of cvmm",
             ExitCode::Usage => "unusable command line, kernel, initrd or other input",
             ExitCode::Host => {
-                "this host lacks something the guest needs (no /dev/kvm, no SEV-SNP, ...)"
+                "this host lacks something the guest needs (no /dev/kvm, no SEV-SNP, no TDX, ...)"
             }
-            ExitCode::Launch => "the firmware or the kernel refused the launch",
+            ExitCode::Launch => "the firmware, the TDX module or the kernel refused the launch",
             ExitCode::Io => "a file or device of the host could not be read, written or set up",
             ExitCode::Crash => "the guest crashed, or asked to be terminated",
             ExitCode::Measurement => "the launch digest differs from --expect",

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use abi::tdx::{TdxStatus, vmcall};
+
 use crate::error::{Error, ExitCode};
-use crate::sys::sev_status;
+use crate::sys::{sev_status, tdx_status};
 use crate::termination::Termination;
 
 /// Everything `code` can mean.
@@ -15,8 +17,8 @@ pub fn explain(code: &str) -> Result<String, Error> {
         Error::Usage {
         flag: format!("explain {code}"),
         problem: problem.into(),
-        cure: "write a firmware or exit code such as 7 or 0x16, a termination such as 5:2 (set:reason) or a GHCB MSR \
-               value such as 0x25100"
+        cure: "write a firmware or exit code such as 7 or 0x16, a termination such as 5:2 (set:reason), a GHCB MSR value \
+               such as 0x25100, or a TDX status such as 0xC000010000000045"
             .into(),
     }
     };
@@ -44,17 +46,44 @@ pub fn explain(code: &str) -> Result<String, Error> {
     }
     if number & 0xfff == 0x100 {
         let termination = Termination::from_ghcb_msr(number);
-        let _ = writeln!(out, "GHCB termination request {number:#x}: {}", termination.sentence());
+        let _ = writeln!(
+            out,
+            "termination request {number:#x} (GHCB, or R12 of a TD's ReportFatalError): {}",
+            termination.sentence()
+        );
+    }
+    let status = TdxStatus(number);
+    // The codes are in the upper half; 0 there is success.
+    if number >> 32 != 0 && status.name().is_some() {
+        let _ = writeln!(out, "{}", tdx_status::sentence(status).unwrap_or_default());
+    }
+    if number >> 63 != 0
+        && let Some(name) = vmcall::Status(number).name()
+    {
+        let _ = writeln!(out, "TDVMCALL status {number:#x} {name}: {}", vmcall_meaning(name));
     }
     if out.is_empty() {
-        Err(bad("no exit code, firmware status or termination request has it"))
+        Err(bad("no exit code, firmware status, TDX status or termination request has it"))
     } else {
         Ok(out)
     }
 }
 
+/// What the host tells a TD with a status (GHCI 1.5, table "TDCALL[TDG.VP.VMCALL] status codes").
+fn vmcall_meaning(name: &str) -> &'static str {
+    match name {
+        "INVALID_OPERAND" => {
+            "the host finds an operand of the guest's call wrong; of GetQuote, it failed"
+        }
+        "GPA_INUSE" => "the address is in use",
+        "ALIGN_ERROR" => "an address or a size is not aligned to pages",
+        "SUBFUNC_UNSUPPORTED" => "the host does not offer the call",
+        _ => "see the guest-host communication interface",
+    }
+}
+
 fn parse(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x") {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
     }

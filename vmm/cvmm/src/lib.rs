@@ -24,7 +24,6 @@ use std::io::Write;
 use cli::Flags;
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
-use digest::snp::launch_digest;
 use error::{Error, ExitCode};
 use plan::{HostCaps, Inputs, Plan};
 use recorder::{Op, Recorder, Started};
@@ -39,7 +38,13 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
     start_log(flags)?;
     let config = Config::parse(flags)?;
     if let Some(profile) = &flags.emulate {
-        emulate::ensure(profile)?;
+        let default = emulate::default_profile(&config.guest.technology);
+        emulate::ensure(profile.as_deref().unwrap_or(default))?;
+    }
+    if config.guest.technology.debug() {
+        eprintln!(
+            "cvmm: WARNING: this guest may be debugged, that is READ, by the host: it is NOT confidential"
+        );
     }
     let mut recorder = Recorder::new(started, emulate::time_is_modelled());
     let recorder = &mut recorder;
@@ -75,6 +80,12 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
     Ok(record.outcome.exit_code())
 }
 
+/// What goes into a TD's launch digest, for people.
+const MRTD_COVERS: &str = "shim, kernel, initrd, command line, memory size, vCPU count, load mode and ACPI tables; not \
+                           attributes, XFAM, CPUID and the mr* identifiers, of which a report shows all but CPUID";
+/// What goes into the run-time registers.
+const RTMRS_COVER: &str = "# RTMR0 to RTMR3 cover nothing when the kernel is entered; from then on they are the guest's to extend\n";
+
 /// Prints launch digests: `cvmm measure`.
 ///
 /// # Errors
@@ -88,9 +99,10 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
     let mut last = None;
     for cpus in config.cpus.counts() {
         let plan = Plan::build(&config.guest, &inputs, cpus, &host)?;
-        digests.push((cpus, launch_digest(&plan)));
+        digests.extend(digest::launch_digest(&plan).map(|digest| (cpus, digest)));
         last = Some(plan);
     }
+    let registers = last.as_ref().and_then(digest::runtime_registers);
     if let (Some(path), Some(plan)) = (&config.dump_pages, &last) {
         write_atomically("page list", path, |out| digest::dump::write(plan, out))?;
     }
@@ -100,8 +112,15 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
             .iter()
             .map(|(cpus, digest)| serde_json::json!({ "vcpus": cpus.get(), "digest": digest.to_string() }))
             .collect();
-        let value =
-            serde_json::json!({ "schema": "cvmm-measure/1", "technology": "snp", "digests": rows });
+        let mut value = serde_json::json!({
+            "schema": "cvmm-measure/1",
+            "technology": config.guest.technology.name(),
+            "digests": rows,
+        });
+        if let Some(registers) = &registers {
+            value["rtmr"] = registers.iter().map(ToString::to_string).collect();
+            value["covers"] = MRTD_COVERS.into();
+        }
         out.push_str(&format!("{value:#}\n"));
     } else if let [(_, digest)] = digests.as_slice() {
         out.push_str(&format!("{digest}\n"));
@@ -109,6 +128,13 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
         for (cpus, digest) in &digests {
             out.push_str(&format!("{:>3}  {digest}\n", cpus.get()));
         }
+    }
+    if let (false, Some(registers)) = (config.json, registers) {
+        out.push_str(&format!("# the above is MRTD: {MRTD_COVERS}\n"));
+        for (at, register) in registers.iter().enumerate() {
+            out.push_str(&format!("# RTMR{at} {register}\n"));
+        }
+        out.push_str(RTMRS_COVER);
     }
     print_out(&out)
 }

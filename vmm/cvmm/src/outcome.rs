@@ -15,10 +15,20 @@ pub enum Outcome {
     KernelPanic,
     Timeout,
     Interrupted,
-    /// By the GHCB MSR, or by the shim of an unprotected guest.
+    /// By the GHCB MSR, by a TD's ReportFatalError, or by the shim of an unprotected guest.
     Terminated(Termination),
     /// By the GHCB page: KVM does not hand the reason on.
     TerminatedByPage {
+        vcpu: u16,
+    },
+    /// A TD's kernel gives up by ReportFatalError; the message is the guest's, made printable.
+    FatalReport {
+        vcpu: u16,
+        code: u64,
+        message: String,
+    },
+    /// KVM has given a TD up.
+    TdDead {
         vcpu: u16,
     },
     TripleFault {
@@ -65,6 +75,8 @@ impl Outcome {
             Outcome::Timeout => "timeout",
             Outcome::Interrupted => "interrupted",
             Outcome::Terminated(_) | Outcome::TerminatedByPage { .. } => "terminated",
+            Outcome::FatalReport { .. } => "fatal_report",
+            Outcome::TdDead { .. } => "td_dead",
             Outcome::TripleFault { .. } => "triple_fault",
             Outcome::EntryRefused { .. } => "entry_refused",
             Outcome::KvmGaveUp { .. } => "internal_error",
@@ -81,12 +93,15 @@ impl Outcome {
         match self {
             Outcome::PowerOff | Outcome::MarkReached { .. } => ExitCode::Ok,
             Outcome::Reset => ExitCode::Reset,
-            Outcome::KernelPanic => ExitCode::Panic,
+            // Linux reports 0 when it panics this early (arch/x86/coco/tdx/tdx.c tdx_panic).
+            Outcome::KernelPanic | Outcome::FatalReport { code: 0, .. } => ExitCode::Panic,
             Outcome::Timeout => ExitCode::Timeout,
             Outcome::Interrupted => ExitCode::Interrupted,
             Outcome::MonitorFailed { .. } => ExitCode::Io,
             Outcome::Terminated(_)
             | Outcome::TerminatedByPage { .. }
+            | Outcome::FatalReport { .. }
+            | Outcome::TdDead { .. }
             | Outcome::TripleFault { .. }
             | Outcome::EntryRefused { .. }
             | Outcome::KvmGaveUp { .. }
@@ -129,6 +144,26 @@ impl Outcome {
                 "the guest asked to be terminated".into(),
                 format!("vCPU {vcpu} did so through its GHCB page, and KVM does not hand the reason on"),
                 "the host's `dmesg` has the reason; a page that was never accepted is the most common one".into(),
+            ),
+            Outcome::FatalReport { vcpu, code, message } => (
+                "the guest's kernel reported a fatal error".into(),
+                format!(
+                    "vCPU {vcpu} gave code {code:#x}{}",
+                    match message.as_str() {
+                        "" => " and no message".to_owned(),
+                        text => format!(" and the message \"{text}\""),
+                    }
+                ),
+                look.into(),
+            ),
+            Outcome::TdDead { vcpu } => (
+                "the TD is dead: KVM runs it no more".into(),
+                format!(
+                    "most likely vCPU {vcpu} touched a page that it had not accepted, or that somebody on the host took away"
+                ),
+                "`dmesg | grep -i -e tdx -e kvm` on the host has the address; if the guest's kernel is sound, do not trust \
+                 this host"
+                    .into(),
             ),
             Outcome::TripleFault { vcpu } => (
                 "the guest crashed".into(),

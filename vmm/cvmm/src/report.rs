@@ -2,6 +2,7 @@
 //!
 //! Times are either *measured* on this host or *modelled* by softkvm's platform profile; no number mixes the two.
 
+mod identity;
 mod phases;
 mod table;
 
@@ -10,16 +11,17 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::{Config, Technology};
+use crate::config::Config;
 use crate::device::bus::StrayAccess;
-use crate::digest::hex;
-use crate::digest::snp::{launch_digest, page_type};
+use crate::digest::{self, hex, launch_digest};
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::plan::{PageKind, Plan};
 use crate::recorder::{Op, Recorder};
 use crate::run::{Conversions, RunRecord};
 use crate::sys::vcpu::EXIT_KINDS;
+pub use identity::TdFacts;
+use identity::{policy, td};
 pub use phases::Phase;
 
 /// The version of the report's layout: changes when a reader would break.
@@ -42,6 +44,9 @@ pub struct RunReport {
     pub policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// What only a TD has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub td: Option<TdFacts>,
     pub guest: GuestFacts,
     pub launch: LaunchFacts,
     pub phases: Vec<Phase>,
@@ -64,6 +69,9 @@ pub struct Platform {
     pub profile: Option<String>,
     /// What the `guest_ns` and `modelled_ns` of this report are.
     pub guest_time: &'static str,
+    /// The profile's costs that nobody has measured: the times that come of them are orders of magnitude.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placeholder_costs: Option<Vec<String>>,
 }
 
 /// The guest's configuration.
@@ -89,7 +97,10 @@ pub struct LaunchFacts {
     /// VMSA pages: one per vCPU of an SEV-SNP guest.
     pub vmsa_pages: u64,
     pub staged: Vec<StagedFacts>,
-    /// What the platform profile charges for LAUNCH_UPDATE and LAUNCH_FINISH.
+    /// What the platform profile charges for measuring the launch pages and sealing the launch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measuring_modelled_ns: Option<u64>,
+    /// The same, of an SEV-SNP guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psp_modelled_ns: Option<u64>,
     /// What it would charge at the same rate for a launch with OVMF.
@@ -106,7 +117,7 @@ pub struct RegionFacts {
     pub tag: &'static str,
     pub gpa: u64,
     pub pages: u64,
-    /// PAGE_TYPE of the firmware ABI.
+    /// PAGE_TYPE of the SEV-SNP firmware ABI, or what the TDX module does with the page.
     pub page_type: &'static str,
     /// Do its contents enter the digest?
     pub measured: bool,
@@ -185,15 +196,13 @@ impl RunReport {
     /// Puts a report together.
     pub fn build(config: &Config, plan: &Plan, recorder: &Recorder, run: &RunRecord) -> RunReport {
         let profile = crate::emulate::profile_in_use();
-        let policy = match &config.guest.technology {
-            Technology::Snp(snp) => Some(format!("{:#x}", snp.policy.0)),
-            Technology::Plain => None,
-        };
         let guest = &config.guest;
         RunReport {
             schema: SCHEMA,
             cvmm_version: env!("CARGO_PKG_VERSION"),
-            confidential: policy.is_some() && profile.is_none(),
+            confidential: guest.technology.protected()
+                && !guest.technology.debug()
+                && profile.is_none(),
             platform: Platform {
                 kind: if profile.is_some() { "softkvm" } else { "kvm" },
                 guest_time: if crate::emulate::time_is_modelled() {
@@ -201,11 +210,13 @@ impl RunReport {
                 } else {
                     "measured"
                 },
+                placeholder_costs: crate::emulate::placeholder_costs(),
                 profile,
             },
             technology: guest.technology.name(),
-            digest: policy.is_some().then(|| launch_digest(plan).to_string()),
-            policy,
+            digest: launch_digest(plan).map(|digest| digest.to_string()),
+            policy: policy(&guest.technology),
+            td: td(&guest.technology, plan, run.xfam),
             guest: GuestFacts {
                 kernel: guest.kernel.display().to_string(),
                 initrd: guest.initrd.as_ref().map(|p| p.display().to_string()),
@@ -318,22 +329,25 @@ fn temporary_name(path: &Path) -> std::path::PathBuf {
 }
 
 fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFacts {
-    let protected = matches!(config.guest.technology, Technology::Snp(_));
+    let protected = config.guest.technology.protected();
     let regions = plan.regions.iter().map(|r| RegionFacts {
         tag: r.tag,
         gpa: r.gpa,
         pages: r.bytes.len() as u64 / abi::shim::PAGE,
-        page_type: page_type(r.kind).name().unwrap_or("?"),
+        page_type: digest::page_type(plan, r.kind),
         measured: protected && r.kind == PageKind::Measured,
     });
     let pages = plan.page_count();
-    let vmsa_pages = if protected { u64::from(plan.cpus.get()) } else { 0 };
+    let vmsa_pages = digest::pages_of_vcpus(plan);
     let charged = |op: Op| {
         let events = recorder.events().iter().filter(|e| e.op == op);
         events.filter_map(|e| e.guest).map(|(begin, end)| end.0 - begin.0).sum::<u64>()
     };
     let modelled = protected && crate::emulate::time_is_modelled();
+    // Only a launch with VMSAs has a security processor.
+    let psp = modelled && vmsa_pages > 0;
     let updates = charged(Op::LaunchUpdate);
+    let measuring = updates + charged(Op::LaunchFinish);
     LaunchFacts {
         regions: regions.collect(),
         pages,
@@ -343,8 +357,9 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
             .iter()
             .map(|s| StagedFacts { tag: s.tag, gpa: s.gpa, bytes: s.bytes.len() as u64 })
             .collect(),
-        psp_modelled_ns: modelled.then_some(updates + charged(Op::LaunchFinish)),
-        psp_ovmf_modelled_ns: (modelled && pages > 0).then(|| updates / pages * OVMF_PAGES),
+        measuring_modelled_ns: modelled.then_some(measuring),
+        psp_modelled_ns: psp.then_some(measuring),
+        psp_ovmf_modelled_ns: (psp && pages > 0).then(|| updates / pages * OVMF_PAGES),
         ovmf_pages: OVMF_PAGES,
     }
 }

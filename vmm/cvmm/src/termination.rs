@@ -2,7 +2,8 @@
 
 use abi::shim;
 
-/// A GHCB termination request (GHCB specification 56421 rev 2.03, section 2.3.1).
+/// A termination request in the layout of the GHCB MSR protocol (GHCB specification 56421 rev 2.03, section 2.3.1), which
+/// the shim of a TD uses as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Termination {
     /// Whose reasons.
@@ -87,6 +88,9 @@ impl Termination {
                 if code == shim::Termination::BAD_BZIMAGE || code == shim::Termination::BAD_ELF =>
             {
                 "fetch or build the kernel again"
+            }
+            shim::TERMINATION_SET if code == shim::Termination::PAGE_ACCEPT => {
+                "something on the host changed the guest's memory, or ran out of it: do not trust this host, look at its `dmesg`"
             }
             shim::TERMINATION_SET => {
                 "report this as a bug, unless somebody changed the launch pages"

@@ -27,7 +27,9 @@ fn unusable_command_lines() {
     let bench = Bench::new();
     complains(&bench, &[], 2, "exactly one");
     complains(&bench, &["--plain"], 2, "no kernel");
-    complains(&bench, &["--tdx", "-k", "guest.elf"], 2, "not built yet");
+    complains(&bench, &["--tdx", "--snp", "-k", "guest.elf"], 2, "exactly one");
+    complains(&bench, &["--tdx=attributes=1", "-k", "guest.elf"], 2, "bit 28");
+    complains(&bench, &["--tdx=quote=nowhere", "-k", "guest.elf"], 2, "unix:PATH");
     complains(&bench, &["--snp", "--plain", "-k", "guest.elf"], 2, "exactly one");
     complains(&bench, &["--snp=policy=1", "-k", "guest.elf"], 2, "bit 17");
     complains(&bench, &["measure", "--plain", "-k", "guest.elf"], 2, "not measured");
@@ -102,6 +104,22 @@ fn a_host_without_the_protection_says_so_and_names_the_flag() {
 }
 
 #[test]
+fn a_host_without_tdx_says_what_makes_it_appear() {
+    if !have_kvm() {
+        eprintln!("skipped: this host has no /dev/kvm that may be opened");
+        return;
+    }
+    if std::fs::read("/sys/module/kvm_intel/parameters/tdx").is_ok_and(|tdx| tdx.starts_with(b"Y"))
+    {
+        eprintln!("skipped: this host has TDX");
+        return;
+    }
+    let bench = Bench::new();
+    complains(&bench, &["--tdx", "-k", "guest.elf"], 3, "kvm_intel.tdx=1");
+    complains(&bench, &["--tdx", "-k", "guest.elf"], 3, "--emulate");
+}
+
+#[test]
 fn emulation_without_the_library_says_where_it_looked() {
     let bench = Bench::new();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_cvmm"))
@@ -124,6 +142,11 @@ fn explain_knows_the_tables() {
     assert!(said("124").contains("--timeout"));
     assert!(said("1:2").contains("PVALIDATE"));
     assert!(said("0x10c100").contains("kernel"));
+    assert!(said("0xC000010000000045").contains("TDX_OPERAND_INVALID (CPUID_CONFIG)"));
+    assert!(said("0xC000060900000000").contains("NO_VCPUS"));
+    assert!(said("0xB0A00000000").contains("PAGE_ALREADY_ACCEPTED"));
+    assert!(said("0x8000000000000003").contains("SUBFUNC_UNSUPPORTED"));
+    assert!(said("0x40c100").contains("did not accept"), "R12 of a TD's shim");
 }
 
 #[test]
@@ -145,6 +168,40 @@ fn measure_prints_one_digest_or_a_table_or_json() {
     let pages = std::fs::read_to_string(bench.path("pages")).unwrap();
     let last: serde_json::Value = serde_json::from_str(pages.lines().last().unwrap()).unwrap();
     assert_eq!((&last["type"], &last["gpa"]), (&2.into(), &0xffff_ffff_f000u64.into()));
+}
+
+#[test]
+fn measure_prints_mrtd_and_what_it_covers() {
+    let bench = Bench::new();
+    let measure = |args: &[&str]| {
+        let output = bench.cvmm(&[&["measure", "-k", "guest.elf"], args].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = measure(&["--tdx"]);
+    let one = said.lines().next().unwrap();
+    assert_eq!(one.len(), 96);
+    let zeros = "0".repeat(96);
+    for at in 0..4 {
+        assert!(said.contains(&format!("# RTMR{at} {zeros}")), "{said}");
+    }
+    assert!(said.contains("command line"), "{said}");
+    assert_ne!(measure(&["--snp"]).trim(), one);
+    // Whatever a report shows apart from MRTD is not in it.
+    let with_id = format!("--tdx=mrowner={}", "11".repeat(48));
+    assert_eq!(measure(&[&with_id]).lines().next(), Some(one));
+    let table = measure(&["--tdx", "--cpus", "1..3"]);
+    let rows: Vec<&str> = table.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(rows.len(), 3);
+    assert!(rows[0].ends_with(one) && !rows[1].ends_with(one));
+    let json: serde_json::Value = serde_json::from_str(&measure(&["--tdx", "--json"])).unwrap();
+    assert_eq!(json["digests"][0]["digest"], one);
+    assert_eq!((&json["technology"], &json["rtmr"][3]), (&"tdx".into(), &zeros.into()));
+    measure(&["--tdx", "--dump-pages", "pages"]);
+    let pages = std::fs::read_to_string(bench.path("pages")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(pages.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["measured"], &first["gpa"]), (&true.into(), &0xffff_f000u64.into()));
+    assert!(first["contents"].as_str().unwrap().len() == 8192);
 }
 
 #[test]

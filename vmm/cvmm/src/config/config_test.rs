@@ -37,7 +37,8 @@ fn defaults_are_strict_and_small() {
 fn exactly_one_protection_is_named() {
     assert!(problem(&["--kernel", "k"]).contains("exactly one"));
     assert!(problem(&["--plain", "--snp", "--kernel", "k"]).contains("exactly one"));
-    assert!(problem(&["--tdx", "--kernel", "k"]).contains("not built yet"));
+    assert!(problem(&["--tdx", "--snp", "--kernel", "k"]).contains("exactly one"));
+    assert!(problem(&["--tdx", "--plain", "--kernel", "k"]).contains("exactly one"));
 }
 
 #[test]
@@ -57,6 +58,63 @@ fn snp_options_are_checked_one_by_one() {
     let Technology::Snp(snp) = &config.guest.technology else { panic!("not SNP") };
     assert_eq!(snp.host_data[..3], [1, 0x23, 0x45]);
     assert!(snp.policy.debug());
+}
+
+#[test]
+fn tdx_options_are_checked_one_by_one() {
+    let bad = |options: &str| problem(&[&format!("--tdx={options}"), "--kernel", "k"]);
+    assert!(bad("attributes=1").contains("bit 28"));
+    assert!(bad("attributes=0x10000002").contains("0x2"));
+    assert!(bad("attributes=x").contains("not a number"));
+    assert!(bad("mrowner=00").contains("48 bytes"));
+    assert!(bad("mrowner=+f").contains("hexadecimal"));
+    assert!(bad("mrowner").contains("no value"));
+    let id = "0123456789abcdef".repeat(6);
+    assert!(bad(&format!("mrowner={id},mrowner={id}")).contains("twice"));
+    assert!(bad("quote=tcp:1:2").contains("unix:PATH"));
+    assert!(bad("quote=unix:").contains("1 to 107"));
+    assert!(bad("quote=vsock:2").contains("vsock:CID:PORT"));
+    assert!(bad("color=red").contains("no such option"));
+}
+
+#[test]
+fn tdx_options_are_read() {
+    let tdx = |options: &str| {
+        let config = parse(&[options, "--kernel", "k"]).unwrap();
+        let Technology::Tdx(tdx) = config.guest.technology else { panic!("not TDX") };
+        tdx
+    };
+    let plain = tdx("--tdx");
+    assert_eq!(plain.attributes.0, 1 << 28);
+    assert!(!plain.debug());
+    assert_eq!((plain.mrconfigid, plain.quote), ([0; 48], None));
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("id");
+    std::fs::write(&file, [7; 48]).unwrap();
+    let id = "0123456789abcdef".repeat(6);
+    let full = tdx(&format!(
+        "--tdx=attributes=0x10000001,mrconfigid=@{},mrowner={id},mrownerconfig={id},quote=vsock:2:4050",
+        file.display()
+    ));
+    assert!(full.debug());
+    assert_eq!(full.mrconfigid, [7; 48]);
+    assert_eq!((&full.mrowner[..2], full.mrownerconfig[47]), (&[1, 0x23][..], 0xef));
+    assert_eq!(full.quote, Some(tdx::QuoteService::Vsock { cid: 2, port: 4050 }));
+    let unix = tdx("--tdx=quote=unix:/run/q:gs");
+    assert_eq!(unix.quote, Some(tdx::QuoteService::Unix("/run/q:gs".into())));
+}
+
+#[test]
+fn emulation_has_a_platform_for_every_technology() {
+    let profile = |flag: &str| {
+        let config = parse(&[flag, "--kernel", "k", "--emulate"]).unwrap();
+        crate::emulate::default_profile(&config.guest.technology)
+    };
+    assert_eq!(
+        [profile("--plain"), profile("--snp"), profile("--tdx")],
+        ["epyc-milan", "epyc-milan", "xeon-spr"]
+    );
 }
 
 #[test]

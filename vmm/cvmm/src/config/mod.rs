@@ -2,6 +2,7 @@
 
 pub mod quantity;
 pub mod snp;
+pub mod tdx;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,14 +13,17 @@ use crate::digest::LaunchDigest;
 use crate::error::Error;
 pub use quantity::{CpuCount, CpuRange, MemorySize};
 use snp::SnpConfig;
+use tdx::TdxConfig;
 
 /// The protection of the guest.
 #[derive(Clone, Debug)]
 pub enum Technology {
     /// None: the baseline every overhead is quoted against.
     Plain,
-    /// A confidential guest.
+    /// A confidential guest: AMD SEV-SNP.
     Snp(SnpConfig),
+    /// A confidential guest: Intel TDX.
+    Tdx(TdxConfig),
 }
 
 impl Technology {
@@ -28,6 +32,21 @@ impl Technology {
         match self {
             Technology::Plain => "plain",
             Technology::Snp(_) => "snp",
+            Technology::Tdx(_) => "tdx",
+        }
+    }
+
+    /// Is the guest protected from the host, and so measured?
+    pub fn protected(&self) -> bool {
+        !matches!(self, Technology::Plain)
+    }
+
+    /// Does its configuration let the host read it all the same?
+    pub fn debug(&self) -> bool {
+        match self {
+            Technology::Plain => false,
+            Technology::Snp(snp) => snp.policy.debug(),
+            Technology::Tdx(tdx) => tdx.debug(),
         }
     }
 }
@@ -119,23 +138,19 @@ pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
 
 impl GuestConfig {
     fn parse(flags: &Flags) -> Result<GuestConfig, Error> {
-        let technology = match (&flags.snp, flags.plain, flags.tdx) {
-            (Some(options), false, false) => {
+        let technology = match (&flags.snp, flags.plain, &flags.tdx) {
+            (Some(options), false, None) => {
                 Technology::Snp(SnpConfig::parse(options.as_deref().unwrap_or(""))?)
             }
-            (None, true, false) => Technology::Plain,
-            (None, false, true) => {
-                return Err(Error::Usage {
-                    flag: "--tdx".into(),
-                    problem: "TDX guests are not built yet".into(),
-                    cure: "use --snp, or --plain for an unprotected guest".into(),
-                });
+            (None, true, None) => Technology::Plain,
+            (None, false, Some(options)) => {
+                Technology::Tdx(TdxConfig::parse(options.as_deref().unwrap_or(""))?)
             }
             _ => {
                 return Err(Error::Usage {
-                    flag: "--snp, --plain".into(),
+                    flag: "--snp, --tdx, --plain".into(),
                     problem: "exactly one of them chooses the guest's protection".into(),
-                    cure: "add --snp (confidential) or --plain (not protected)".into(),
+                    cure: "add --snp or --tdx (confidential), or --plain (not protected)".into(),
                 });
             }
         };
@@ -175,11 +190,11 @@ impl Config {
             });
         }
         let expect = flags.expect.clone();
-        if expect.is_some() && matches!(guest.technology, Technology::Plain) {
+        if expect.is_some() && !guest.technology.protected() {
             return Err(Error::Usage {
                 flag: "--expect".into(),
                 problem: "a plain guest is not measured".into(),
-                cure: "use --snp, or leave --expect out".into(),
+                cure: "use --snp or --tdx, or leave --expect out".into(),
             });
         }
         Ok(Config {
@@ -202,11 +217,11 @@ impl MeasureConfig {
     /// Whatever is missing, contradictory or out of range.
     pub fn parse(flags: &Flags, json: bool) -> Result<MeasureConfig, Error> {
         let guest = GuestConfig::parse(flags)?;
-        if matches!(guest.technology, Technology::Plain) {
+        if !guest.technology.protected() {
             return Err(Error::Usage {
                 flag: "--plain".into(),
                 problem: "a plain guest is not measured".into(),
-                cure: "use --snp".into(),
+                cure: "use --snp or --tdx".into(),
             });
         }
         Ok(MeasureConfig { guest, cpus: flags.cpus, json, dump_pages: flags.dump_pages.clone() })

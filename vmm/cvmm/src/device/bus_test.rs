@@ -43,7 +43,7 @@ fn what_merely_looks_like_it_is_not() {
 fn marks_are_32_bit_writes() {
     let mut bus = bus();
     assert_eq!(bus.write(0xf4, &[1, 0, 0, 0x42]), PortEffect::Mark(0x4200_0001));
-    assert_eq!(bus.write(0xf4, &[1]), PortEffect::None);
+    assert_eq!(bus.write(0xf4, &[1, 0]), PortEffect::None);
     assert_eq!(bus.strays(), [StrayAccess { port: 0xf4, reads: 0, writes: 1 }]);
 }
 

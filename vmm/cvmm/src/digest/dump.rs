@@ -5,13 +5,12 @@ use std::io::{self, Write};
 use serde::Serialize;
 use sha2::{Digest, Sha384};
 
-use super::hex;
-use super::snp;
-use crate::plan::Plan;
+use super::{hex, snp, tdx};
+use crate::plan::{Plan, Technology};
 
-/// One line: `docs/report.md` documents it.
+/// One line of an SEV-SNP guest, or of an unprotected one: `docs/report.md` documents it.
 #[derive(Serialize)]
-struct Line<'a> {
+struct SnpLine<'a> {
     index: usize,
     gpa: u64,
     #[serde(rename = "type")]
@@ -23,13 +22,32 @@ struct Line<'a> {
     contents: String,
 }
 
-/// Writes the pages of a plan in launch order, VMSAs included.
+/// One line of a TD.
+#[derive(Serialize)]
+struct TdLine<'a> {
+    index: usize,
+    gpa: u64,
+    /// Are its contents extended into MRTD, beside its address?
+    measured: bool,
+    tag: &'a str,
+    sha384: String,
+    contents: String,
+}
+
+/// Writes the pages of a plan in launch order, what the kernel adds for vCPUs included.
 ///
 /// # Errors
 /// The writer's.
 pub fn write(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
+    match plan.technology {
+        Technology::Plain | Technology::Snp => write_snp(plan, out),
+        Technology::Tdx => write_tdx(plan, out),
+    }
+}
+
+fn write_snp(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
     for (index, page) in snp::pages(plan).enumerate() {
-        let line = Line {
+        let line = SnpLine {
             index,
             gpa: page.gpa,
             page_type: page.page_type.0,
@@ -38,8 +56,27 @@ pub fn write(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
             sha384: hex(&Sha384::digest(&page.bytes)),
             contents: hex(&page.bytes),
         };
-        serde_json::to_writer(&mut *out, &line)?;
-        out.write_all(b"\n")?;
+        write_line(&line, out)?;
     }
     Ok(())
+}
+
+fn write_tdx(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
+    for (index, page) in tdx::pages(plan).enumerate() {
+        let line = TdLine {
+            index,
+            gpa: page.gpa,
+            measured: true,
+            tag: page.tag,
+            sha384: hex(&Sha384::digest(page.bytes)),
+            contents: hex(page.bytes),
+        };
+        write_line(&line, out)?;
+    }
+    Ok(())
+}
+
+fn write_line(line: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
 }

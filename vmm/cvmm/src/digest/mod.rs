@@ -1,12 +1,14 @@
-//! Launch digests: folds over a plan, without KVM.
+//! Launch digests: folds over a plan, without KVM. The one place of this folder that chooses by technology.
 
 pub mod dump;
 pub mod snp;
+pub mod tdx;
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::config::snp::parse_hex;
+use crate::plan::{PageKind, Plan, Technology};
 
 /// A SHA-384 launch digest.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,6 +34,37 @@ impl FromStr for LaunchDigest {
             .and_then(|bytes| bytes.try_into().ok())
             .map(LaunchDigest)
             .ok_or_else(|| format!("'{text}' is not a launch digest: 96 hexadecimal digits"))
+    }
+}
+
+/// The launch digest of a plan (MRTD of a TD); nothing for a guest that is not measured.
+pub fn launch_digest(plan: &Plan) -> Option<LaunchDigest> {
+    match plan.technology {
+        Technology::Plain => None,
+        Technology::Snp => Some(snp::launch_digest(plan)),
+        Technology::Tdx => Some(tdx::mrtd(plan)),
+    }
+}
+
+/// The run-time measurement registers of a plan as the kernel finds them, for a technology that has them, and what each
+/// register is for.
+pub fn runtime_registers(plan: &Plan) -> Option<[LaunchDigest; 4]> {
+    (plan.technology == Technology::Tdx).then_some(tdx::RTMRS_AT_ENTRY)
+}
+
+/// How a kind of page is added, in the words of the technology's specification.
+pub fn page_type(plan: &Plan, kind: PageKind) -> &'static str {
+    match plan.technology {
+        Technology::Plain | Technology::Snp => snp::page_type(kind).name().unwrap_or("?"),
+        Technology::Tdx => tdx::PAGE_TYPE,
+    }
+}
+
+/// Pages that the host's kernel adds to those of the plan.
+pub fn pages_of_vcpus(plan: &Plan) -> u64 {
+    match plan.technology {
+        Technology::Plain | Technology::Tdx => 0,
+        Technology::Snp => u64::from(plan.cpus.get()),
     }
 }
 

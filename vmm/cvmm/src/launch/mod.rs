@@ -2,15 +2,20 @@
 
 mod plain;
 mod snp;
+mod tdx;
 
 use std::fs::File;
 
+use abi::tdx::Xfam;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::config::tdx::QuoteService;
 use crate::config::{Config, Technology};
 use crate::device::serial;
+use crate::digest::{LaunchDigest, launch_digest};
 use crate::error::Error;
 use crate::plan::cpuid::CpuidTable;
+use crate::plan::layout::Range;
 use crate::plan::{C_BIT, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
 use crate::sys::memory::GuestRam;
@@ -30,6 +35,30 @@ pub struct Guest {
     pub serial_interrupt: EventFd,
     /// Its memory.
     pub memory: GuestMemory,
+    /// What its technology asks of the monitor while it runs.
+    pub services: Services,
+}
+
+/// What a guest may ask of the monitor beside devices.
+#[derive(Clone, Debug, Default)]
+pub struct Services {
+    /// The certificate table for extended reports.
+    pub certs: Option<Vec<u8>>,
+    /// A TD's.
+    pub td: Option<TdServices>,
+}
+
+/// What a TD needs of the monitor.
+#[derive(Clone, Debug)]
+pub struct TdServices {
+    /// The extended features that it was given.
+    pub xfam: Xfam,
+    /// GetTdVmCallInfo, leaf 1, R11: the optional calls that user space may offer on this host.
+    pub optional_calls: u64,
+    /// What is private from the start.
+    pub private: Vec<Range>,
+    /// Who signs its quotes.
+    pub quote: Option<QuoteService>,
 }
 
 /// Both halves of a guest's memory.
@@ -69,6 +98,10 @@ pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Resul
             }
             Ok(HostCaps { cpuid, c_bit })
         }
+        Technology::Tdx(_) => {
+            tdx::require(system, recorder)?;
+            Ok(HostCaps { cpuid, c_bit: C_BIT })
+        }
     }
 }
 
@@ -85,6 +118,7 @@ pub fn launch(
     match &config.guest.technology {
         Technology::Plain => plain::launch(plan, system, recorder),
         Technology::Snp(snp) => snp::launch(snp, config.expect.as_ref(), plan, system, recorder),
+        Technology::Tdx(tdx) => tdx::launch(tdx, config.expect.as_ref(), plan, system, recorder),
     }
 }
 
@@ -109,14 +143,27 @@ fn write_staged(plan: &Plan, ram: &GuestRam, recorder: &mut Recorder) -> Result<
 /// A vCPU with its CPUID leaves.
 fn create_vcpu(plan: &Plan, vm: &Vm, id: u16, recorder: &mut Recorder) -> Result<Vcpu, Error> {
     let vcpu = vm.create_vcpu(recorder, id)?;
-    let rows = plan.cpuid.for_vcpu(id);
-    let cpuid = kvm_bindings::CpuId::from_entries(&rows)
-        .map_err(|_| PlanError::TooManyCpuidRows { max: 256 })?;
-    vcpu.set_cpuid(recorder, &cpuid)?;
+    set_cpuid(&vcpu, &plan.cpuid, recorder)?;
     Ok(vcpu)
+}
+
+/// Tells KVM what CPUID says on a vCPU.
+fn set_cpuid(vcpu: &Vcpu, table: &CpuidTable, recorder: &mut Recorder) -> Result<(), Error> {
+    let cpuid = kvm_bindings::CpuId::from_entries(&table.for_vcpu(vcpu.id()))
+        .map_err(|_| PlanError::TooManyCpuidRows { max: 256 })?;
+    Ok(vcpu.set_cpuid(recorder, &cpuid)?)
+}
+
+/// Ends the launch if the plan's digest is not the expected one.
+fn check_digest(expect: Option<&LaunchDigest>, plan: &Plan) -> Result<(), Error> {
+    let (Some(expected), Some(actual)) = (expect, launch_digest(plan)) else { return Ok(()) };
+    if actual != *expected {
+        return Err(Error::Expect { expected: expected.clone(), actual });
+    }
+    Ok(())
 }
 
 /// (gpa, len) of every memory slot.
 fn ranges(plan: &Plan) -> Vec<(u64, u64)> {
-    plan.layout.ram.iter().map(|r| (r.gpa, r.len)).collect()
+    plan.slots.iter().map(|r| (r.gpa, r.len)).collect()
 }

@@ -1,6 +1,6 @@
 //! The launch of an unprotected guest: the same plan, written to memory.
 
-use super::{Guest, GuestMemory, create_vcpu, ranges, serial_interrupt, write_staged};
+use super::{Guest, GuestMemory, Services, create_vcpu, ranges, serial_interrupt, write_staged};
 use crate::device::acpi_pm;
 use crate::error::Error;
 use crate::plan::Plan;
@@ -60,5 +60,6 @@ pub(super) fn launch(
         vm,
         serial_interrupt,
         memory: GuestMemory { ram, private: Vec::new(), _sev: None },
+        services: Services::default(),
     })
 }

@@ -1,7 +1,9 @@
 //! The launch of an SEV-SNP guest, in the order of the kernel's documentation
 //! (Linux 7.2 Documentation/virt/kvm/x86/amd-memory-encryption.rst). No thread starts before the guest is sealed.
 
-use super::{Guest, GuestMemory, create_vcpu, ranges, serial_interrupt, write_staged};
+use super::{
+    Guest, GuestMemory, Services, check_digest, create_vcpu, ranges, serial_interrupt, write_staged,
+};
 use crate::config::snp::SnpConfig;
 use crate::digest::LaunchDigest;
 use crate::digest::snp::{launch_digest, page_type};
@@ -80,19 +82,20 @@ pub(super) fn launch(
     for region in &plan.regions {
         add_region(recorder, &vm, &sev, region)?;
     }
-    if let Some(expected) = expect {
-        let actual = launch_digest(plan);
-        if actual != *expected {
-            return Err(Error::Expect { expected: expected.clone(), actual });
-        }
-    }
+    check_digest(expect, plan)?;
     let finish = FinishParams {
         host_data: config.host_data,
         id_block: config.id_block.as_ref().map(|id| (&*id.block, &*id.auth)),
         author_key: config.id_block.as_ref().is_some_and(|id| id.has_author_key()),
     };
     snp::launch_finish(recorder, &vm, &sev, &finish).map_err(|error| blame(error, config, plan))?;
-    Ok(Guest { vcpus, vm, serial_interrupt, memory: GuestMemory { ram, private, _sev: Some(sev) } })
+    Ok(Guest {
+        vcpus,
+        vm,
+        serial_interrupt,
+        memory: GuestMemory { ram, private, _sev: Some(sev) },
+        services: Services { certs: config.certs.clone(), td: None },
+    })
 }
 
 /// An ID block for our own digest that the firmware finds wrong means that it has measured other pages.

@@ -1,9 +1,8 @@
 //! The ACPI tables: one page, hardware-reduced, that names processors, the serial port, and how to power off.
 //!
-//! ACPI specification 6.5, chapter 5. Everything here is measured, so it depends on the number of vCPUs and on nothing
-//! else. No PM timer, no SCI, no legacy devices: IAPC_BOOT_ARCH says there is no VGA and no CMOS clock, and no 8042.
+//! ACPI specification 6.5, chapter 5. Everything here is measured, so it depends on the number of vCPUs, on how they are
+//! woken, and on nothing else. No PM timer, no SCI, no legacy devices: IAPC_BOOT_ARCH says there is no VGA and no CMOS clock, and no 8042.
 
-use acpi_tables::Aml;
 use acpi_tables::aml::{self, Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate};
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -13,6 +12,8 @@ use acpi_tables::madt::{
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
+use zerocopy::{Immutable, IntoBytes};
 
 use super::PlanError;
 use crate::config::CpuCount;
@@ -29,11 +30,11 @@ const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 ///
 /// # Errors
 /// More vCPUs than one page has room for.
-pub fn page(gpa: u64, cpus: CpuCount) -> Result<Vec<u8>, PlanError> {
+pub fn page(gpa: u64, cpus: CpuCount, wakeup: Option<Wakeup>) -> Result<Vec<u8>, PlanError> {
     let mut page = vec![0; Rsdp::len()];
     let dsdt = append(&mut page, gpa, &dsdt());
     let fadt = append(&mut page, gpa, &fadt(dsdt));
-    let madt = append(&mut page, gpa, &madt(cpus));
+    let madt = append(&mut page, gpa, &madt(cpus, wakeup));
     let mut xsdt = XSDT::new(OEM, TABLE, 1);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -74,7 +75,7 @@ fn fadt(dsdt: u64) -> impl Aml {
     fadt.finalize()
 }
 
-fn madt(cpus: CpuCount) -> MADT {
+fn madt(cpus: CpuCount, wakeup: Option<Wakeup>) -> MADT {
     let mut madt = MADT::new(OEM, TABLE, 1, LocalInterruptController::Address(LAPIC_ADDRESS));
     // At most 254 vCPUs: their ids fit the 8-bit entries, in x2APIC mode too.
     for id in 0..cpus.get() {
@@ -82,7 +83,53 @@ fn madt(cpus: CpuCount) -> MADT {
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
     madt.add_structure(IoApic::new(0, IOAPIC_ADDRESS, 0));
+    if let Some(wakeup) = wakeup {
+        madt.add_structure(WakeupStructure::new(wakeup));
+    }
     madt
+}
+
+/// Processors that wait at a mailbox until the kernel calls them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wakeup {
+    /// Where the mailbox is.
+    pub mailbox: u64,
+    /// Where a processor goes that the kernel gives back.
+    pub reset_vector: u64,
+}
+
+/// Multiprocessor wakeup structure (ACPI specification 6.6, section 5.2.12.19), which acpi_tables lacks. Its version 1
+/// has the reset vector.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C, packed)]
+struct WakeupStructure {
+    kind: u8,
+    length: u8,
+    version: u16,
+    reserved: u32,
+    mailbox: u64,
+    reset_vector: u64,
+}
+
+const _: () = assert!(size_of::<WakeupStructure>() == 24);
+
+impl WakeupStructure {
+    fn new(wakeup: Wakeup) -> WakeupStructure {
+        WakeupStructure {
+            kind: 0x10,
+            length: size_of::<WakeupStructure>() as u8,
+            version: 1,
+            reserved: 0,
+            mailbox: wakeup.mailbox,
+            reset_vector: wakeup.reset_vector,
+        }
+    }
+}
+
+impl Aml for WakeupStructure {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(self.as_bytes());
+    }
 }
 
 /// `_S5_` (how to power off) and COM1.

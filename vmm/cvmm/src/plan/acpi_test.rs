@@ -27,7 +27,7 @@ fn table(page: &[u8], gpa: u64, at: u64) -> &[u8] {
 fn every_table_is_found_and_sums_to_zero() {
     let gpa = 0x1_5000;
     for count in [1, 2, 64, 254] {
-        let page = page(gpa, CpuCount::new(count).unwrap()).unwrap();
+        let page = page(gpa, CpuCount::new(count).unwrap(), None).unwrap();
         assert_eq!(&page[..8], b"RSD PTR ");
         assert_eq!(sum(&page[..20]), 0);
         assert_eq!(sum(&page[..36]), 0);
@@ -44,5 +44,20 @@ fn every_table_is_found_and_sums_to_zero() {
         // Sleep control: one byte at a port.
         assert_eq!(&fadt[244..247], &[1, 8, 0]);
         assert_eq!(u64_at(fadt, 248), u64::from(acpi_pm::SLEEP_CONTROL_PORT));
+    }
+}
+
+#[test]
+fn a_mailbox_is_named_with_a_right_checksum() {
+    let gpa = 0x1_5000;
+    let wakeup = Wakeup { mailbox: 0x1122_3344_5566_7000, reset_vector: 0x8899_aabb_ccdd_eef0 };
+    for count in [1, 254] {
+        let page = page(gpa, CpuCount::new(count).unwrap(), Some(wakeup)).unwrap();
+        let xsdt = table(&page, gpa, u64_at(&page, 24));
+        let madt = table(&page, gpa, u64_at(xsdt, 44));
+        let structure = &madt[madt.len() - 24..];
+        assert_eq!(structure[..8], [0x10, 24, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(u64_at(structure, 8), wakeup.mailbox);
+        assert_eq!(u64_at(structure, 16), wakeup.reset_vector);
     }
 }

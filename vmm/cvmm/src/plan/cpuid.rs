@@ -3,6 +3,9 @@
 //! Topology: every vCPU is a core of its own in one package. Masks: what the SEV firmware refuses in a CPUID page or
 //! what an encrypted guest cannot use; each with its reason in `restrict_snp`.
 
+#[path = "cpuid_tdx.rs"]
+mod tdx;
+
 use std::fmt;
 
 use abi::snp::{CPUID_COUNT_MAX, CpuidFunction, CpuidPage};
@@ -11,6 +14,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::PlanError;
 use crate::config::CpuCount;
+pub use tdx::GPAW;
 
 /// One leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +116,7 @@ impl CpuidTable {
 
     fn common(&mut self, cpus: CpuCount) {
         let count = u32::from(cpus.get());
-        let shift = u32::from(cpus.get()).next_power_of_two().trailing_zeros();
+        let shift = core_shift(cpus);
         self.edit(1, |_, out| {
             out[EBX] = out[EBX] & 0x0000_ff00 | count << 16;
             // x2APIC and "a hypervisor is present".
@@ -125,15 +129,20 @@ impl CpuidTable {
             self.remove(function);
         }
         if self.get(0, 0).is_some_and(|r| r.out[EAX] >= 0xb) {
-            self.set(0xb, Some(0), [0, 1, 1 << 8, 0]);
-            self.set(0xb, Some(1), [shift, count, 2 << 8 | 1, 0]);
-            self.set(0xb, Some(2), [0, 0, 2, 0]);
+            self.set_topology(0xb, cpus);
         }
         self.edit(0x8000_0001, |_, out| {
             out[ECX] = if count > 1 { out[ECX] | 1 << 1 } else { out[ECX] & !(1 << 1) };
         });
         self.edit(0x8000_0008, |_, out| out[ECX] = shift << 12 | (count - 1) & 0xff);
         self.edit(0x8000_001e, |_, out| *out = [0, 0, 0, 0]);
+    }
+
+    /// Extended topology: threads, cores, and the end of the list.
+    fn set_topology(&mut self, function: u32, cpus: CpuCount) {
+        self.set(function, Some(0), [0, 1, 1 << 8, 0]);
+        self.set(function, Some(1), [core_shift(cpus), u32::from(cpus.get()), 2 << 8 | 1, 0]);
+        self.set(function, Some(2), [0, 0, 2, 0]);
     }
 
     /// This table as one vCPU sees it: its APIC id filled in.
@@ -143,7 +152,7 @@ impl CpuidTable {
             let mut out = row.out;
             match row.function {
                 1 => out[EBX] |= id << 24,
-                0xb => out[EDX] = id,
+                0xb | 0x1f => out[EDX] = id,
                 0x8000_001e => {
                     out[EAX] = id;
                     out[EBX] |= id & 0xff;
@@ -202,6 +211,11 @@ impl CpuidTable {
         page.count = count as u32;
         Ok(page.as_bytes().to_vec())
     }
+}
+
+/// How many bits of an APIC id number the cores of the one package.
+fn core_shift(cpus: CpuCount) -> u32 {
+    u32::from(cpus.get()).next_power_of_two().trailing_zeros()
 }
 
 /// What an SEV-SNP guest is not offered.

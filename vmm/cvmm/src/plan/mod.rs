@@ -6,25 +6,29 @@ pub mod cpuid;
 pub mod kernel;
 pub mod layout;
 pub mod registers;
+mod snp;
+mod tdx;
+mod technology;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use abi::shim::{
-    self, ACPI_GPA, Blob, CPUID_GPA, Flags, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE,
-    PARAMETER_GPA, ParameterPage, SECRETS_GPA, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX,
+    self, ACPI_GPA, Blob, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE, PARAMETER_GPA,
+    ParameterPage, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::config::{CpuCount, GuestConfig, LoadMode, MemorySize, Technology, read_file};
+use crate::config::{CpuCount, GuestConfig, LoadMode, MemorySize, read_file};
 use crate::error::Error;
-use crate::shim_image::SHIM_CODE;
 use cpuid::CpuidTable;
 use kernel::KernelLayout;
 use layout::{Layout, Place, Range, Sizes};
 use registers::VcpuRegisters;
+pub use technology::Technology;
+use technology::{Shape, shape};
 
 /// Why the inputs make no guest.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -93,7 +97,8 @@ pub struct Inputs {
     initrd: Arc<[u8]>,
     /// With its NUL.
     cmdline: Arc<[u8]>,
-    shim: Arc<[u8]>,
+    /// In place of the one that is built in.
+    shim: Option<Arc<[u8]>>,
     hashes: [[u8; 32]; 3],
 }
 
@@ -110,7 +115,7 @@ impl Inputs {
         };
         let mut inputs = Inputs::new(config.kernel.clone(), kernel, initrd, &config.cmdline)?;
         if let Some(path) = &config.shim {
-            inputs.shim = read_file("shim", path)?.into();
+            inputs.shim = Some(read_file("shim", path)?.into());
         }
         Ok(inputs)
     }
@@ -137,7 +142,7 @@ impl Inputs {
             kernel,
             initrd,
             cmdline: cmdline.into(),
-            shim: SHIM_CODE.into(),
+            shim: None,
             hashes,
         })
     }
@@ -186,15 +191,19 @@ pub struct StagedBlob {
 /// All there is to know about a guest before it exists.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Its protection.
+    pub technology: Technology,
     /// Where everything lies.
     pub layout: Layout,
     /// Launch pages in launch order.
     pub regions: Vec<LaunchRegion>,
     /// What is put into shared memory.
     pub staged: Vec<StagedBlob>,
+    /// Every memory slot: RAM, and what the guest has beside it.
+    pub slots: Vec<Range>,
     /// Private from the start; empty for an unprotected guest.
     pub private: Vec<Range>,
-    /// Registers of the boot processor.
+    /// Registers of the boot processor. A TD's processors all start at the reset vector.
     pub boot: VcpuRegisters,
     /// Registers of the others.
     pub parked: VcpuRegisters,
@@ -221,38 +230,25 @@ impl Plan {
             cmdline: inputs.cmdline.len() as u64,
         };
         let layout = Layout::build(config.memory, &inputs.layout, sizes, config.load)?;
-        let protected = matches!(config.technology, Technology::Snp(_));
-        let c_bit = protected.then_some(host.c_bit);
-        let cpuid = if protected {
-            host.cpuid.for_snp(cpus, host.c_bit)
-        } else {
-            host.cpuid.for_plain(cpus)
-        };
+        let shape = shape(&config.technology, cpus, host)?;
+        let code = inputs.shim.as_deref().unwrap_or(shape.shim);
 
-        let mut regions = vec![
+        let mut regions = shape.first.clone();
+        regions.extend([
             region(
                 "page-table",
                 INITIAL_PAGE_TABLE_GPA,
-                shim::initial_page_table(c_bit).as_bytes(),
+                shim::initial_page_table(shape.c_bit).as_bytes(),
             ),
-            region("shim", SHIM_CODE_GPA, shim_code(&inputs.shim)?),
+            region("shim", SHIM_CODE_GPA, shim_code(code)?),
             region(
                 "parameters",
                 PARAMETER_GPA,
-                parameters(config, inputs, &layout, cpus, c_bit).as_bytes(),
+                parameters(config, inputs, &layout, cpus, &shape).as_bytes(),
             ),
-            region("acpi", ACPI_GPA, &acpi::page(ACPI_GPA, cpus)?),
-        ];
-        if protected {
-            regions.push(LaunchRegion {
-                kind: PageKind::Cpuid,
-                ..region("cpuid", CPUID_GPA, &cpuid.to_page()?)
-            });
-            regions.push(LaunchRegion {
-                kind: PageKind::Secrets,
-                ..region("secrets", SECRETS_GPA, &[0; PAGE as usize])
-            });
-        }
+            region("acpi", ACPI_GPA, &acpi::page(ACPI_GPA, cpus, shape.wakeup)?),
+        ]);
+        regions.extend(shape.last.iter().cloned());
         let blobs = [
             ("kernel", layout.kernel, &inputs.kernel),
             ("initrd", layout.initrd, &inputs.initrd),
@@ -267,15 +263,25 @@ impl Plan {
                 LoadMode::Measured => regions.push(region(tag, place.dest, bytes)),
             }
         }
+        let mut private = Vec::new();
+        if shape.technology != Technology::Plain {
+            private = layout.private();
+            private.extend(&shape.extra);
+            private.sort_by_key(|range| range.gpa);
+        }
+        let mut slots: Vec<Range> = layout.ram.iter().chain(&shape.extra).copied().collect();
+        slots.sort_by_key(|range| range.gpa);
         Ok(Plan {
-            private: if protected { layout.private() } else { Vec::new() },
+            technology: shape.technology,
             layout,
             regions,
             staged,
-            boot: VcpuRegisters::boot(c_bit),
-            parked: VcpuRegisters::parked(c_bit),
+            slots,
+            private,
+            boot: VcpuRegisters::boot(shape.c_bit),
+            parked: VcpuRegisters::parked(shape.c_bit),
             cpus,
-            cpuid,
+            cpuid: shape.cpuid,
         })
     }
 
@@ -311,14 +317,14 @@ fn parameters(
     inputs: &Inputs,
     layout: &Layout,
     cpus: CpuCount,
-    c_bit: Option<u32>,
+    shape: &Shape,
 ) -> ParameterPage {
     let mut page = ParameterPage::new_zeroed();
     page.magic = ParameterPage::MAGIC;
     page.version = ParameterPage::VERSION;
-    page.technology = if c_bit.is_some() { shim::Technology::SNP } else { shim::Technology::PLAIN };
-    page.flags = if c_bit.is_some() { Flags::RAM_PRIVATE.bits() } else { 0 };
-    page.c_bit = c_bit.unwrap_or(0);
+    page.technology = shape.named;
+    page.flags = shape.flags.bits();
+    page.c_bit = shape.c_bit.unwrap_or(0);
     page.vcpu_count = u32::from(cpus.get());
     page.load_mode = match config.load {
         LoadMode::Hashed => ShimLoad::HASHED,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cli::Cli;
 use crate::config::Config;
-use crate::digest::snp::launch_digest;
+use crate::digest::launch_digest;
 
 use clap::Parser;
 use zerocopy::FromBytes;
@@ -18,14 +18,14 @@ fn inputs(kernel: u8, initrd: &[u8], cmdline: &str, shim: u8) -> Inputs {
     let mut file = super::kernel::tests::bzimage(0x3000);
     file[0x1000] = kernel;
     let mut inputs = Inputs::new("k".into(), file.into(), initrd.into(), cmdline).unwrap();
-    inputs.shim = vec![shim; 100].into();
+    inputs.shim = Some(vec![shim; 100].into());
     inputs
 }
 
 fn digest(args: &[&str], inputs: &Inputs, cpus: u16) -> String {
     let cpus = CpuCount::new(cpus).unwrap();
     let plan = Plan::build(&config(args), inputs, cpus, &HostCaps::assumed()).unwrap();
-    launch_digest(&plan).to_string()
+    launch_digest(&plan).unwrap().to_string()
 }
 
 #[test]
@@ -52,9 +52,11 @@ fn the_shim_takes_the_parameters_of_every_plan() {
         Inputs::new("k".into(), super::kernel::tests::elf().into(), [1; 9000].into(), "quiet")
             .unwrap();
     for inputs in [bzimage, without_initrd, elf] {
-        for (flag, technology) in
-            [("--snp", shim::Technology::SNP), ("--plain", shim::Technology::PLAIN)]
-        {
+        for (flag, technology) in [
+            ("--snp", shim::Technology::SNP),
+            ("--tdx", shim::Technology::TDX),
+            ("--plain", shim::Technology::PLAIN),
+        ] {
             for load in ["hashed", "measured"] {
                 for memory in ["512M", "2G", "8G"] {
                     let args = [flag, "--load", load, "--memory", memory];
@@ -83,6 +85,84 @@ fn a_plain_guest_has_the_same_plan_without_firmware_pages() {
     let tags = |plan: &Plan| plan.regions.iter().map(|r| r.tag).collect::<Vec<_>>();
     assert_eq!(tags(&plain), ["page-table", "shim", "parameters", "acpi"]);
     assert_eq!(tags(&snp), ["page-table", "shim", "parameters", "acpi", "cpuid", "secrets"]);
+}
+
+#[test]
+fn a_td_has_eight_launch_pages_for_any_number_of_vcpus() {
+    let inputs = inputs(0, &[1; 9000], "quiet", 2);
+    let build = |args: &[&str], inputs: &Inputs, cpus| {
+        let cpus = CpuCount::new(cpus).unwrap();
+        Plan::build(&config(args), inputs, cpus, &HostCaps::assumed()).unwrap()
+    };
+    let order = ["reset", "page-table", "shim", "parameters", "acpi", "mailbox"];
+    for cpus in [1, 2, 254] {
+        let plan = build(&["--tdx"], &inputs, cpus);
+        assert!(plan.page_count() <= 8, "{}", plan.page_count());
+        assert_eq!(plan.regions.iter().map(|r| r.tag).collect::<Vec<_>>(), order);
+        assert!(plan.regions.iter().all(|r| r.kind == PageKind::Measured));
+    }
+    let real =
+        Inputs::new("k".into(), inputs.kernel.clone(), inputs.initrd.clone(), "quiet").unwrap();
+    assert!(build(&["--tdx"], &real, 1).page_count() <= 8, "with the built-in shim");
+
+    let plan = build(&["--tdx"], &inputs, 1);
+    let page = |tag| plan.regions.iter().find(|r| r.tag == tag).unwrap();
+    let parameters = ParameterPage::read_from_bytes(&page("parameters").bytes).unwrap();
+    assert_eq!((parameters.technology, parameters.c_bit), (shim::Technology::TDX, 0));
+    // A jump at the reset vector, to the first byte of the shim: E9, and what is missing from its end to there.
+    let vector = &page("reset").bytes[0xff0..0xff5];
+    let missing = i32::from_le_bytes(vector[1..].try_into().unwrap());
+    assert_eq!((vector[0], 0xffff_fff5u32.wrapping_add_signed(missing)), (0xe9, 0x1_1000));
+    assert_eq!(page("page-table").bytes, shim::initial_page_table(None).as_bytes());
+
+    let reset = Range { gpa: 0xffff_f000, len: 0x1000 };
+    assert!(plan.slots.contains(&reset) && plan.private.contains(&reset));
+    assert!(!plan.layout.ram.contains(&reset), "it is not RAM for the kernel");
+    let large = build(&["--tdx", "--memory", "8G"], &inputs, 1);
+    for pair in large.slots.windows(2).chain(large.private.windows(2)) {
+        assert!(pair[0].end() <= pair[1].gpa, "{pair:x?}");
+    }
+    for region in &plan.regions {
+        let range = Range { gpa: region.gpa, len: region.bytes.len() as u64 };
+        assert!(plan.private.iter().any(|p| p.gpa <= range.gpa && range.end() <= p.end()));
+    }
+
+    let measured = build(&["--tdx", "--load", "measured"], &inputs, 1);
+    let tags: Vec<_> = measured.regions.iter().skip(6).map(|r| r.tag).collect();
+    assert_eq!(tags, ["kernel", "initrd", "cmdline"]);
+}
+
+#[test]
+fn a_tds_digest_depends_on_what_is_measured_alone() {
+    let base = inputs(0, b"initrd", "quiet", 2);
+    let reference = digest(&["--tdx"], &base, 1);
+    assert_eq!(reference, digest(&["--tdx"], &inputs(0, b"initrd", "quiet", 2), 1));
+    let changed = [
+        digest(&["--tdx"], &inputs(1, b"initrd", "quiet", 2), 1),
+        digest(&["--tdx"], &inputs(0, b"initrD", "quiet", 2), 1),
+        digest(&["--tdx"], &inputs(0, b"initrd", "quiex", 2), 1),
+        digest(&["--tdx"], &inputs(0, b"initrd", "quiet", 3), 1),
+        digest(&["--tdx"], &base, 2),
+        digest(&["--tdx", "--memory", "1G"], &base, 1),
+        digest(&["--tdx", "--load", "measured"], &base, 1),
+        digest(&["--snp"], &base, 1),
+    ];
+    for (at, one) in changed.iter().enumerate() {
+        assert_ne!(*one, reference, "change {at}");
+        assert!(!changed[at + 1..].contains(one), "change {at}");
+    }
+    // Not what the host's processor can do: no probing reaches a page.
+    let mut host = HostCaps::assumed();
+    host.c_bit = 47;
+    host.cpuid = CpuidTable::from_rows(vec![cpuid::CpuidRow {
+        function: 1,
+        index: None,
+        out: [u32::MAX; 4],
+    }]);
+    let plan = Plan::build(&config(&["--tdx"]), &base, CpuCount::ONE, &host).unwrap();
+    assert_eq!(crate::digest::launch_digest(&plan).unwrap().to_string(), reference);
+    let id = format!("--tdx=attributes=0x10000001,mrowner={}", "11".repeat(48));
+    assert_eq!(digest(&[&id], &base, 1), reference, "attributes and identifiers are not in MRTD");
 }
 
 #[test]

@@ -27,8 +27,15 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
     if let Some(digest) = &report.digest {
         writeln!(out, "launch digest  {digest}")?;
     }
-    if let Some(policy) = &report.policy {
+    if let (Some(policy), None) = (&report.policy, &report.td) {
         writeln!(out, "policy         {policy}")?;
+    }
+    if let Some(td) = &report.td {
+        writeln!(out, "attributes     {} {}", td.attributes, td.attribute_names.join(" "))?;
+        writeln!(out, "XFAM           {}", td.xfam)?;
+    }
+    if let Some(costs) = report.platform.placeholder_costs.as_ref().filter(|c| !c.is_empty()) {
+        writeln!(out, "modelled costs {} are placeholders: orders of magnitude", costs.len())?;
     }
     writeln!(
         out,
@@ -63,7 +70,12 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
     }
     let launch = &report.launch;
     writeln!(out)?;
-    write!(out, "    {} launch pages and {} VMSA(s)", launch.pages, launch.vmsa_pages)?;
+    write!(out, "    {} launch pages", launch.pages)?;
+    if report.td.is_none() {
+        write!(out, " and {} VMSA(s)", launch.vmsa_pages)?;
+    } else if let Some(measuring) = launch.measuring_modelled_ns {
+        write!(out, "; TDX module {} ms modelled", ms(measuring))?;
+    }
     if let (Some(ours), Some(theirs)) = (launch.psp_modelled_ns, launch.psp_ovmf_modelled_ns) {
         write!(
             out,

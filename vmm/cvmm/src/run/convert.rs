@@ -54,6 +54,13 @@ impl ConvertRequest {
     }
 }
 
+impl ConvertRequest {
+    /// What is asked for: address, bytes, and whose they shall be.
+    pub fn range(self) -> (u64, u64, Visibility) {
+        (self.gpa, self.len, self.visibility)
+    }
+}
+
 /// Carries a request out: routing first, then the pages of the side that lost them are freed, so that they neither cost
 /// memory nor come back with old contents.
 ///

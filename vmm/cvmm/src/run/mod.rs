@@ -2,6 +2,9 @@
 
 mod console;
 mod convert;
+mod ownership;
+mod quote;
+mod tdx;
 mod vcpu;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,12 +12,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use abi::tdx::Xfam;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::config::{Config, Console, Technology};
+use crate::config::{Config, Console};
 use crate::device::acpi_pm::PowerRequest;
 use crate::device::bus::{PortBus, StrayAccess};
+use crate::device::ioapic::IoApic;
 use crate::device::marks::Mark;
+use crate::device::mmio::MmioBus;
 use crate::device::serial::{Com1, Sink};
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
@@ -24,6 +30,8 @@ use crate::sys::kick::{self, ThreadId};
 use crate::sys::vm::Vm;
 use console::Keyboard;
 pub use convert::Conversions;
+use ownership::Ownership;
+use tdx::TdDesk;
 pub use vcpu::{ExitCount, VcpuRecord};
 
 /// What a run left behind.
@@ -47,6 +55,8 @@ pub struct RunRecord {
     pub end: WallNs,
     /// The guest's clock at the end.
     pub guest_end: Option<GuestNs>,
+    /// The extended features of a TD.
+    pub xfam: Option<Xfam>,
 }
 
 /// What all threads of a run share.
@@ -54,6 +64,8 @@ struct Shared<'a> {
     vm: &'a Vm,
     memory: &'a GuestMemory,
     bus: Mutex<PortBus>,
+    mmio: Mutex<MmioBus>,
+    ownership: Mutex<Ownership>,
     conversions: Mutex<Conversions>,
     outcome: Mutex<Option<Outcome>>,
     stopping: AtomicBool,
@@ -63,6 +75,8 @@ struct Shared<'a> {
     wake: EventFd,
     until: Option<Mark>,
     certs: Option<&'a [u8]>,
+    /// What answers a TD's calls; nothing for another guest.
+    td: Option<TdDesk>,
     started: Started,
     reads_guest_clock: bool,
 }
@@ -113,27 +127,29 @@ pub fn run(
     recorder: &mut Recorder,
 ) -> Result<RunRecord, Error> {
     let setup = |what| move |source| Error::Setup { what, source };
-    let Guest { vcpus, vm, serial_interrupt, memory } = guest;
+    let Guest { vcpus, vm, serial_interrupt, memory, services } = guest;
     let signals = crate::sys::terminal::stop_signals().map_err(setup("signal handling"))?;
     kick::install().map_err(setup("signal handling"))?;
     let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
     let mut keyboard =
         Keyboard::open(config.console == Console::Stdio).map_err(setup("the terminal"))?;
-    let certs = match &config.guest.technology {
-        Technology::Snp(snp) => snp.certs.as_deref(),
-        Technology::Plain => None,
-    };
+    let td = services.td.as_ref();
+    let (desk, requests) = td.map(TdDesk::open).unzip();
+    let quoting = td.and_then(|td| td.quote.as_ref()).zip(requests.flatten());
     let shared = Shared {
         vm: &vm,
         memory: &memory,
         bus: Mutex::new(PortBus::new(Com1::new(serial_interrupt, sink))),
+        mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()) }),
+        ownership: Mutex::new(Ownership::new(td.map_or(&[], |td| &td.private))),
         conversions: Mutex::new(Conversions::default()),
         outcome: Mutex::new(None),
         stopping: AtomicBool::new(false),
         threads: Mutex::new(Vec::new()),
         wake,
         until: config.until,
-        certs,
+        certs: services.certs.as_deref(),
+        td: desk,
         started: recorder.started(),
         reads_guest_clock: recorder.reads_guest_clock(),
     };
@@ -142,6 +158,13 @@ pub fn run(
 
     let records = thread::scope(|scope| {
         let shared = &shared;
+        let worker = quoting.map(|(service, requests)| {
+            thread::Builder::new()
+                .name("quote".into())
+                .spawn_scoped(scope, move || tdx::serve(shared, service, &requests))
+                .map_err(setup("the quoting thread"))
+                .inspect_err(|_| shared.stop(Outcome::Interrupted))
+        });
         let threads: Vec<_> = vcpus
             .into_iter()
             .map(|vcpu| {
@@ -161,6 +184,9 @@ pub fn run(
         while threads.iter().flatten().any(|t| !t.is_finished()) {
             lock(&shared.threads).iter().copied().for_each(ThreadId::kick);
             thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(worker) = worker {
+            worker?.join().map_err(|_| Error::ThreadPanicked)?;
         }
         let joined = threads.into_iter().map(|t| t?.join().map_err(|_| Error::ThreadPanicked));
         joined.collect::<Result<Vec<VcpuRecord>, Error>>()
@@ -195,6 +221,7 @@ pub fn run(
         end,
         guest_end,
         vcpus,
+        xfam: services.td.as_ref().map(|td| td.xfam),
     })
 }
 

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use super::convert::{ConvertRequest, convert};
 use super::{Shared, lock};
 use crate::device::bus::PortEffect;
+use crate::device::ioapic::IoApicEffect;
 use crate::outcome::Outcome;
 use crate::recorder::{MarkEvent, WallNs};
 use crate::sys::kick::ThreadId;
@@ -41,9 +42,9 @@ pub struct VcpuRecord {
 /// A guest that writes marks without end does not take our memory.
 const MARKS_MAX: usize = 4096;
 
-struct Loop<'a, 'b> {
-    vcpu: Vcpu,
-    shared: &'a Shared<'b>,
+pub(super) struct Loop<'a, 'b> {
+    pub(super) vcpu: Vcpu,
+    pub(super) shared: &'a Shared<'b>,
     marks: Vec<MarkEvent>,
     exit_count: u64,
 }
@@ -81,6 +82,10 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
                 this.note(&exit, &mut stream);
                 this.handle(exit, before);
             }
+            // KVM's word for a VM that it has given up. A TD ends so when it touches what it has not accepted.
+            Err(error) if shared.td.is_some() && error.raw_os_error() == Some(libc::EIO) => {
+                shared.stop(Outcome::TdDead { vcpu: id });
+            }
             Err(error) => shared.stop(Outcome::RunFailed { vcpu: id, problem: error.to_string() }),
         }
     }
@@ -105,6 +110,11 @@ impl Loop<'_, '_> {
             Exit::InternalError { suberror, .. } | Exit::Other(suberror) => {
                 (u64::from(suberror), 0)
             }
+            Exit::GetQuote { gpa, size } => (gpa, size),
+            Exit::GetTdVmCallInfo { leaf: number }
+            | Exit::SetupEventNotify { vector: number }
+            | Exit::TdVmCall { nr: number } => (number, 0),
+            Exit::TdFatal { registers } => (registers[12], registers[14]),
             Exit::Halt | Exit::Shutdown | Exit::Interrupted => (0, 0),
         };
         let mut record = [0; 17];
@@ -127,9 +137,18 @@ impl Loop<'_, '_> {
                     bus.read(port, data);
                 }
             }
-            // Nothing is mapped: the bus floats, and writes go nowhere.
-            Exit::MmioRead { .. } => self.vcpu.set_mmio_data([0xff; 8]),
-            Exit::MmioWrite { .. } | Exit::Interrupted => {}
+            Exit::MmioRead { gpa, len } => {
+                let mut data = [0xff; 8];
+                lock(&shared.mmio).read(gpa, &mut data[..len]);
+                self.vcpu.set_mmio_data(data);
+            }
+            Exit::MmioWrite { gpa, len, data } => self.mmio_write(gpa, &data[..len]),
+            Exit::Interrupted => {}
+            Exit::GetQuote { .. }
+            | Exit::GetTdVmCallInfo { .. }
+            | Exit::SetupEventNotify { .. }
+            | Exit::TdVmCall { .. }
+            | Exit::TdFatal { .. } => super::tdx::handle(self, exit),
             Exit::Hypercall { nr: KVM_HC_MAP_GPA_RANGE, args } => self.convert(args, now),
             Exit::Hypercall { nr, .. } => {
                 shared.stop(Outcome::Unhandled {
@@ -189,6 +208,19 @@ impl Loop<'_, '_> {
         }
     }
 
+    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+        let shared = self.shared;
+        // Held until KVM knows: two vCPUs must not tell it in another order than they wrote.
+        let mut bus = lock(&shared.mmio);
+        if bus.write(gpa, data) == IoApicEffect::None {
+            return;
+        }
+        let routes = bus.ioapic.as_ref().map(|ioapic| ioapic.routes()).unwrap_or_default();
+        if let Err(error) = shared.vm.route(&routes) {
+            shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
+        }
+    }
+
     fn mark(&mut self, value: u32, now: WallNs) {
         let shared = self.shared;
         if self.marks.len() < MARKS_MAX {
@@ -213,6 +245,10 @@ impl Loop<'_, '_> {
             None => Err(std::io::Error::from_raw_os_error(libc::EINVAL)),
         };
         let done = result.is_ok();
+        if let (true, Some(request)) = (done, request) {
+            let (gpa, len, visibility) = request.range();
+            lock(&shared.ownership).set(gpa, len, visibility);
+        }
         // 0, EINVAL and EAGAIN are all that KVM accepts here (Linux 7.2 arch/x86/kvm/x86.h).
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
         let spent = shared.started.elapsed().0 - now.0;

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -103,6 +104,29 @@ impl GuestRam {
             len: bytes.len(),
             problem: e.to_string(),
         })
+    }
+
+    /// Reads what the host and the guest share. The guest may change it at any time: read once, then check.
+    ///
+    /// # Errors
+    /// The range is not memory.
+    pub fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), SysError> {
+        let len = bytes.len();
+        self.memory.read_slice(bytes, GuestAddress(gpa)).map_err(|e| SysError::WriteMemory {
+            gpa,
+            len,
+            problem: e.to_string(),
+        })
+    }
+
+    /// Writes a number that the guest polls, after everything that was written before it.
+    ///
+    /// # Errors
+    /// The address is not memory, or not aligned.
+    pub fn publish(&self, gpa: u64, value: u64) -> Result<(), SysError> {
+        self.memory
+            .store(value, GuestAddress(gpa), Ordering::Release)
+            .map_err(|e| SysError::WriteMemory { gpa, len: 8, problem: e.to_string() })
     }
 
     /// Frees the shared pages of a range: the guest took them private.

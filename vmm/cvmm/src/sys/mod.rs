@@ -9,13 +9,17 @@ pub mod memory;
 pub mod preloaded;
 pub mod sev_status;
 pub mod snp;
+pub mod socket;
 pub mod system;
+pub mod tdx;
+pub mod tdx_status;
 pub mod terminal;
 pub mod vcpu;
 pub mod vm;
 
 use std::io;
 
+use abi::tdx::TdxStatus;
 use thiserror::Error;
 
 use crate::error::{Complaint, ExitCode};
@@ -63,6 +67,18 @@ pub enum SysError {
         /// The firmware's answer.
         status: FirmwareStatus,
     },
+    /// A launch command of a TD failed.
+    #[error("{command} was refused{operand}")]
+    TdLaunch {
+        /// The command's name.
+        command: &'static str,
+        /// On what; empty or starting with a blank.
+        operand: String,
+        /// The kernel's answer.
+        source: io::Error,
+        /// The TDX module's answer, where the kernel hands it on; else 0.
+        status: TdxStatus,
+    },
     /// The firmware refused the CPUID page.
     #[error("the firmware refused the CPUID page")]
     CpuidRefused {
@@ -85,8 +101,8 @@ pub enum SysError {
         /// Why.
         problem: String,
     },
-    /// Guest memory could not be written.
-    #[error("cannot write {len} bytes of guest memory at {gpa:#x}")]
+    /// Guest memory could not be written or read.
+    #[error("cannot access {len} bytes of guest memory at {gpa:#x}")]
     WriteMemory {
         /// Where.
         gpa: u64,
@@ -116,6 +132,7 @@ impl SysError {
         match self {
             SysError::Open { .. } | SysError::Missing { .. } => ExitCode::Host,
             SysError::Launch { .. }
+            | SysError::TdLaunch { .. }
             | SysError::CpuidRefused { .. }
             | SysError::PagesChanged { .. } => ExitCode::Launch,
             SysError::Ioctl { .. } | SysError::MapMemory { .. } | SysError::WriteMemory { .. } => {
@@ -142,6 +159,13 @@ impl SysError {
                     || "check `dmesg` for the reason".to_owned(),
                     |text| text.cure.to_owned(),
                 ),
+            ),
+            SysError::TdLaunch { source, status, .. } => (
+                match tdx_status::sentence(*status) {
+                    Some(sentence) => format!("{sentence} (the kernel says: {source})"),
+                    None => format!("the kernel says: {source}"),
+                },
+                tdx_status::cure(*status, source).into(),
             ),
             SysError::CpuidRefused { differences } if differences.is_empty() => (
                 "it would accept the page that cvmm gave to the kernel, so something on the host changed the page on its way"
@@ -178,7 +202,7 @@ fn open_cure(device: &str, source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::NotFound => {
             format!(
-                "load the module that makes {device} (kvm_amd, ccp), or add --emulate to run on a processor in software"
+                "load the module that makes {device} (kvm_amd and ccp, or kvm_intel), or add --emulate to run on a processor in software"
             )
         }
         io::ErrorKind::PermissionDenied => {

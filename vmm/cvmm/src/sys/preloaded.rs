@@ -1,11 +1,34 @@
-//! Whether softkvm's library is loaded into this process.
+//! Whether softkvm's library is loaded into this process, and the one thing that it says of itself.
 //!
-//! UNSAFETY: one symbol look-up by name; the symbol is not called.
+//! UNSAFETY: symbol look-ups by name; one symbol is called, as a function of the type that both sides agree on.
 #![allow(unsafe_code)]
+
+use std::ffi::CStr;
 
 /// Looks for the symbol that the library exports for this purpose.
 pub fn softkvm() -> bool {
     // SAFETY: the name is a C string, and the result is only compared with null.
     let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"softkvm_is_loaded".as_ptr()) };
     !symbol.is_null()
+}
+
+/// Asks the library which costs of the platform profile in use are placeholders. Older libraries do not say.
+pub fn placeholder_costs() -> Option<Vec<String>> {
+    if !softkvm() {
+        return None;
+    }
+    // SAFETY: the name is a C string.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"softkvm_placeholder_costs".as_ptr()) };
+    if symbol.is_null() {
+        return None;
+    }
+    // SAFETY: softkvm is loaded, and defines the symbol as a function that takes nothing and returns a C string or null.
+    let ask: extern "C" fn() -> *const libc::c_char = unsafe { std::mem::transmute(symbol) };
+    let names = ask();
+    if names.is_null() {
+        return None;
+    }
+    // SAFETY: a C string that lives as long as the process, by the same agreement.
+    let names = unsafe { CStr::from_ptr(names) }.to_string_lossy();
+    Some(names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
 }

@@ -22,11 +22,19 @@ impl Capability {
     pub const IRQCHIP: Capability = Capability { name: "KVM_CAP_IRQCHIP", number: 0 };
     /// Eventfds that raise interrupts.
     pub const IRQFD: Capability = Capability { name: "KVM_CAP_IRQFD", number: 32 };
+    /// Local interrupt controllers in the kernel, the others in user space.
+    pub const SPLIT_IRQCHIP: Capability = Capability { name: "KVM_CAP_SPLIT_IRQCHIP", number: 121 };
     /// Page conversions asked for by the guest reach user space.
     pub const EXIT_HYPERCALL: Capability =
         Capability { name: "KVM_CAP_EXIT_HYPERCALL", number: 201 };
     /// Memory regions with a private half.
     pub const USER_MEMORY2: Capability = Capability { name: "KVM_CAP_USER_MEMORY2", number: 231 };
+    /// Pages that are private or shared.
+    pub const MEMORY_ATTRIBUTES: Capability =
+        Capability { name: "KVM_CAP_MEMORY_ATTRIBUTES", number: 233 };
+    /// The frequency of the local interrupt controllers' timer.
+    pub const APIC_BUS_CYCLES_NS: Capability =
+        Capability { name: "KVM_CAP_X86_APIC_BUS_CYCLES_NS", number: 237 };
     /// Private memory.
     pub const GUEST_MEMFD: Capability = Capability { name: "KVM_CAP_GUEST_MEMFD", number: 234 };
     /// VM types, as a bit mask.

@@ -1,13 +1,15 @@
 //! One vCPU: registers before the start, KVM_RUN afterwards.
 //!
-//! `kvm_ioctls::VcpuExit` borrows the vCPU, loses the operand size of string I/O and does not know the certificate
-//! exit; so KVM_RUN's outcome is decoded here, once, into [`Exit`], which owns what it says.
+//! `kvm_ioctls::VcpuExit` borrows the vCPU, loses the operand size of string I/O and does not know the exits for
+//! certificates and for a TD's calls; so KVM_RUN's outcome is decoded here, once, into [`Exit`], which owns what it says.
 //!
 //! UNSAFETY: the run page is shared with the kernel and its union is read by the exit reason the kernel stored.
 #![allow(unsafe_code)]
 
 use std::io;
 
+use abi::kvm_tdx::{KVM_EXIT_TDX, KVM_SYSTEM_EVENT_TDX_FATAL, TdxExit};
+use abi::tdx::vmcall;
 use kvm_bindings::{
     CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR,
     KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO,
@@ -76,6 +78,33 @@ pub enum Exit {
         /// How many bytes.
         size: u64,
     },
+    /// A TD asks for a quote; [`Vcpu::answer_vmcall`] answers this and the next three.
+    GetQuote {
+        /// Where its buffer is, without shared bit.
+        gpa: u64,
+        /// How long it is.
+        size: u64,
+    },
+    /// A TD asks which optional calls there are.
+    GetTdVmCallInfo {
+        /// About which ones.
+        leaf: u64,
+    },
+    /// A TD wants an interrupt when something it has asked for is done.
+    SetupEventNotify {
+        /// The interrupt's vector.
+        vector: u64,
+    },
+    /// A call of a TD that is not decoded here.
+    TdVmCall {
+        /// Its number.
+        nr: u64,
+    },
+    /// A TD gives up.
+    TdFatal {
+        /// Its registers, by their x86 numbers.
+        registers: [u64; 16],
+    },
     /// The guest stopped itself, or was stopped: type and first datum (Documentation/virt/kvm/api.rst).
     SystemEvent {
         /// KVM_SYSTEM_EVENT_*.
@@ -115,7 +144,7 @@ pub enum Exit {
 }
 
 /// The kinds of exits, for counting.
-pub const EXIT_KINDS: [&str; 15] = [
+pub const EXIT_KINDS: [&str; 20] = [
     "port_in",
     "port_out",
     "mmio_read",
@@ -130,6 +159,11 @@ pub const EXIT_KINDS: [&str; 15] = [
     "internal_error",
     "interrupted",
     "other",
+    "tdx_get_quote",
+    "tdx_get_td_vmcall_info",
+    "tdx_setup_event_notify",
+    "tdx_other_vmcall",
+    "tdx_fatal",
     "run_error",
 ];
 
@@ -151,6 +185,11 @@ impl Exit {
             Exit::InternalError { .. } => 11,
             Exit::Interrupted => 12,
             Exit::Other(_) => 13,
+            Exit::GetQuote { .. } => 14,
+            Exit::GetTdVmCallInfo { .. } => 15,
+            Exit::SetupEventNotify { .. } => 16,
+            Exit::TdVmCall { .. } => 17,
+            Exit::TdFatal { .. } => 18,
         }
     }
 }
@@ -166,6 +205,11 @@ pub struct Vcpu {
 impl Vcpu {
     pub(super) fn new(fd: VcpuFd, id: u16, run_size: usize) -> Vcpu {
         Vcpu { fd, id, run_size }
+    }
+
+    /// The descriptor, for the wrappers of this folder.
+    pub(super) fn fd(&self) -> &VcpuFd {
+        &self.fd
     }
 
     /// Its number, which is its APIC id.
@@ -300,10 +344,21 @@ impl Vcpu {
                 // SAFETY: see above.
                 let event = unsafe { body.system_event };
                 // SAFETY: see above.
-                let data = unsafe { event.__bindgen_anon_1.data[0] };
-                Exit::SystemEvent {
-                    kind: event.type_,
-                    data: if event.ndata > 0 { data } else { 0 },
+                let mut data = unsafe { event.__bindgen_anon_1.data };
+                let told = (event.ndata as usize).min(data.len());
+                data[told..].fill(0);
+                match event.type_ {
+                    KVM_SYSTEM_EVENT_TDX_FATAL => Exit::TdFatal { registers: data },
+                    kind => Exit::SystemEvent { kind, data: data[0] },
+                }
+            }
+            KVM_EXIT_TDX => {
+                let TdxExit { nr, data: [a, b, ..], .. } = *self.vmcall();
+                match nr {
+                    vmcall::GET_QUOTE => Exit::GetQuote { gpa: a, size: b },
+                    vmcall::GET_TD_VMCALL_INFO => Exit::GetTdVmCallInfo { leaf: a },
+                    vmcall::SETUP_EVENT_NOTIFY_INTERRUPT => Exit::SetupEventNotify { vector: a },
+                    nr => Exit::TdVmCall { nr },
                 }
             }
             KVM_EXIT_CERTIFICATES => {
@@ -367,6 +422,22 @@ impl Vcpu {
         let body = &raw mut self.fd.get_kvm_run().__bindgen_anon_1;
         // SAFETY: the union is 256 bytes long and 8-byte aligned; any bits are valid integers.
         unsafe { &mut *body.cast::<[u64; 2]>() }
+    }
+
+    /// `struct kvm_run`'s `tdx` member, which kvm-bindings 0.14 lacks, begins where the union does.
+    fn vmcall(&mut self) -> &mut TdxExit {
+        let body = &raw mut self.fd.get_kvm_run().__bindgen_anon_1;
+        // SAFETY: the union is 256 bytes long and 8-byte aligned; any bits are a valid `TdxExit` of 64 bytes.
+        unsafe { &mut *body.cast::<TdxExit>() }
+    }
+
+    /// The answer to a TD's call: what R10 gets and, of GetTdVmCallInfo, R11 to R14.
+    pub fn answer_vmcall(&mut self, status: vmcall::Status, info: Option<[u64; 4]>) {
+        let exit = self.vmcall();
+        exit.ret = status.0;
+        if let Some(info) = info {
+            exit.data[1..].copy_from_slice(&info);
+        }
     }
 
     /// The answer to a certificate request: 0, or ENOSPC with the number of pages that are needed.

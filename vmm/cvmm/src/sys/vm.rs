@@ -8,11 +8,13 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use kvm_bindings::{
-    KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_create_guest_memfd, kvm_enable_cap,
-    kvm_memory_attributes, kvm_userspace_memory_region, kvm_userspace_memory_region2,
+    KVM_IRQ_ROUTING_MSI, KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE, KvmIrqRouting,
+    kvm_create_guest_memfd, kvm_enable_cap, kvm_irq_routing_entry, kvm_memory_attributes, kvm_msi,
+    kvm_userspace_memory_region, kvm_userspace_memory_region2,
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::ioctl::ioctl_with_val;
 
 use super::SysError;
 use super::memory::RamRegion;
@@ -21,6 +23,19 @@ use crate::recorder::{GuestNs, Op, Recorder};
 
 /// KVM_HC_MAP_GPA_RANGE, the one hypercall that can be routed to user space (Linux 7.2 include/uapi/linux/kvm_para.h).
 pub const KVM_HC_MAP_GPA_RANGE: u64 = 12;
+
+/// A message-signalled interrupt: what a device would write, and where (Intel SDM volume 3, section 12.11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    /// Low half of the address.
+    pub address: u32,
+    /// The data.
+    pub data: u32,
+}
+
+/// _IO(KVMIO, 0xa2) and 0xa3; kvm-ioctls has them for vCPUs only.
+const KVM_SET_TSC_KHZ: libc::c_ulong = 0xaea2;
+const KVM_GET_TSC_KHZ: libc::c_ulong = 0xaea3;
 
 /// Who may touch a page. The opposite of `Private` is reachable by the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +92,107 @@ impl Vm {
         recorder
             .record(Op::CreateIrqchip, "KVM_CREATE_IRQCHIP", 0, || self.fd.create_irq_chip())
             .map_err(SysError::ioctl("KVM_CREATE_IRQCHIP"))
+    }
+
+    /// Makes the local interrupt controllers, and room for `pins` interrupt lines whose controller is ours.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn split_irqchip(&self, recorder: &mut Recorder, pins: u64) -> Result<(), SysError> {
+        self.enable(recorder, Op::CreateIrqchip, "KVM_CAP_SPLIT_IRQCHIP", 121, pins)
+    }
+
+    /// Sets the period of the local interrupt controllers' timer.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn set_apic_bus_cycle(&self, recorder: &mut Recorder, ns: u64) -> Result<(), SysError> {
+        self.enable(recorder, Op::EnableCap, "KVM_CAP_X86_APIC_BUS_CYCLES_NS", 237, ns)
+    }
+
+    fn enable(
+        &self,
+        recorder: &mut Recorder,
+        op: Op,
+        name: &'static str,
+        number: u32,
+        argument: u64,
+    ) -> Result<(), SysError> {
+        let mut cap = kvm_enable_cap { cap: number, ..Default::default() };
+        cap.args[0] = argument;
+        recorder
+            .record(op, name, 0, || self.fd.enable_cap(&cap))
+            .map_err(SysError::ioctl_on("KVM_ENABLE_CAP", name.into()))
+    }
+
+    /// How many vCPUs this VM may have: fewer than `/dev/kvm` says for some types of VM.
+    pub fn max_vcpus(&self) -> usize {
+        const KVM_CAP_MAX_VCPUS: libc::c_ulong = 66;
+        usize::try_from(self.fd.check_extension_raw(KVM_CAP_MAX_VCPUS)).unwrap_or(0)
+    }
+
+    /// The frequency that the TSC of vCPUs will have, in kHz.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn tsc_khz(&self, recorder: &mut Recorder) -> Result<u32, SysError> {
+        let answer = recorder.record(Op::CheckExtension, "KVM_GET_TSC_KHZ", 0, || {
+            // SAFETY: the request takes no argument and touches no memory.
+            let khz = unsafe { ioctl_with_val(&self.fd, KVM_GET_TSC_KHZ, 0) };
+            u32::try_from(khz).map_err(|_| kvm_ioctls::Error::last())
+        });
+        answer.map_err(SysError::ioctl("KVM_GET_TSC_KHZ"))
+    }
+
+    /// Sets it.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn set_tsc_khz(&self, recorder: &mut Recorder, khz: u32) -> Result<(), SysError> {
+        let answer = recorder.record(Op::EnableCap, "KVM_SET_TSC_KHZ", 0, || {
+            // SAFETY: the argument is a number; no memory is touched.
+            match unsafe { ioctl_with_val(&self.fd, KVM_SET_TSC_KHZ, libc::c_ulong::from(khz)) } {
+                0 => Ok(()),
+                _ => Err(kvm_ioctls::Error::last()),
+            }
+        });
+        answer.map_err(SysError::ioctl_on("KVM_SET_TSC_KHZ", format!("to {khz}")))
+    }
+
+    /// Says which interrupt lines lead to which interrupts; lines not named lead nowhere.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn route(&self, routes: &[(u32, Msi)]) -> Result<(), SysError> {
+        let entries: Vec<kvm_irq_routing_entry> = routes
+            .iter()
+            .map(|(gsi, msi)| {
+                let mut entry = kvm_irq_routing_entry {
+                    gsi: *gsi,
+                    type_: KVM_IRQ_ROUTING_MSI,
+                    ..Default::default()
+                };
+                entry.u.msi.address_lo = msi.address;
+                entry.u.msi.data = msi.data;
+                entry
+            })
+            .collect();
+        let problem =
+            SysError::ioctl_on("KVM_SET_GSI_ROUTING", format!("of {} lines", routes.len()));
+        // More lines than KVM has room for are a mistake of ours.
+        let Ok(table) = KvmIrqRouting::from_entries(&entries) else {
+            return Err(problem(kvm_ioctls::Error::new(libc::E2BIG)));
+        };
+        self.fd.set_gsi_routing(&table).map_err(problem)
+    }
+
+    /// Raises an interrupt once.
+    ///
+    /// # Errors
+    /// The ioctl's. A guest that does not take it is no error.
+    pub fn signal(&self, msi: Msi) -> Result<(), SysError> {
+        let request = kvm_msi { address_lo: msi.address, data: msi.data, ..Default::default() };
+        self.fd.signal_msi(request).map(drop).map_err(SysError::ioctl("KVM_SIGNAL_MSI"))
     }
 
     /// Lets `event` raise the interrupt line `gsi`.
