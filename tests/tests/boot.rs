@@ -6,7 +6,7 @@ use cvmm_tests::{Cvmm, KERNELS, bzimage, in_parallel, vmlinux};
 struct Cell {
     kernel: &'static str,
     elf: bool,
-    snp: bool,
+    technology: &'static str,
     cpus: u32,
     load: &'static str,
     memory: &'static str,
@@ -16,16 +16,16 @@ fn matrix() -> Vec<(String, Cell)> {
     let mut cells = Vec::new();
     for kernel in KERNELS {
         for elf in [false, true] {
-            for snp in [false, true] {
+            for technology in ["plain", "snp", "tdx"] {
                 for cpus in [1, 2, 4] {
                     for load in ["hashed", "measured"] {
                         for memory in ["512M", "2G"] {
                             let name = format!(
-                                "{kernel} {} {} {cpus} vCPUs {load} {memory}",
+                                "{kernel} {} {technology} {cpus} vCPUs {load} {memory}",
                                 if elf { "vmlinux" } else { "bzImage" },
-                                if snp { "snp" } else { "plain" },
                             );
-                            cells.push((name, Cell { kernel, elf, snp, cpus, load, memory }));
+                            cells
+                                .push((name, Cell { kernel, elf, technology, cpus, load, memory }));
                         }
                     }
                 }
@@ -35,6 +35,11 @@ fn matrix() -> Vec<(String, Cell)> {
     cells
 }
 
+/// The kernel's own words (Linux arch/x86/mm/mem_encrypt.c).
+fn active(features: &str) -> String {
+    format!("Memory Encryption Features active: {features}")
+}
+
 #[test]
 fn debian_kernels_reach_user_space_and_power_off() {
     let only = std::env::var("CVMM_MATRIX").unwrap_or_default();
@@ -42,15 +47,17 @@ fn debian_kernels_reach_user_space_and_power_off() {
     in_parallel(cells, |_, cell| {
         let image = if cell.elf { vmlinux(cell.kernel) } else { bzimage(cell.kernel) };
         let ended = Cvmm::new(["--emulate", "--timeout", "200", "--load", cell.load])
-            .arg(if cell.snp { "--snp" } else { "--plain" })
+            .arg(format!("--{}", cell.technology))
             .args(["--memory", cell.memory, "--cpus", &cell.cpus.to_string()])
             .linux(&image, cell.kernel)
             .run();
         ended.expect_code(0).expect_console("cvmm-init: ready");
         let online = if cell.cpus == 1 { "0".to_owned() } else { format!("0-{}", cell.cpus - 1) };
         ended.expect_console(&format!("cpus online: {online}"));
-        if cell.snp {
-            ended.expect_console("Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP");
-        }
+        match cell.technology {
+            "snp" => ended.expect_console(&active("AMD SEV SEV-ES SEV-SNP")),
+            "tdx" => ended.expect_console(&active("Intel TDX")),
+            _ => &ended,
+        };
     });
 }

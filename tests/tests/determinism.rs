@@ -69,6 +69,16 @@ fn two_snp_runs_with_several_vcpus_are_the_same_run() {
 }
 
 #[test]
+fn two_tdx_runs_are_the_same_run() {
+    runs_are_equal("--tdx", "1");
+}
+
+#[test]
+fn two_tdx_runs_with_several_vcpus_are_the_same_run() {
+    runs_are_equal("--tdx", "2");
+}
+
+#[test]
 fn two_plain_runs_are_the_same_run() {
     runs_are_equal("--plain", "2");
 }

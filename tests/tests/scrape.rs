@@ -120,12 +120,21 @@ fn a_plain_guests_secret_is_in_the_monitors_memory() {
     assert!(!found.monitor.is_empty(), "{found:?}");
 }
 
-#[test]
-fn an_snp_guests_secret_is_not() {
-    let found = Running::with_secret("--snp").search();
-    println!("snp: not found in {} MiB", found.bytes >> 20);
+fn secret_is_hidden(technology: &str) {
+    let found = Running::with_secret(technology).search();
+    println!("{technology}: not found in {} MiB", found.bytes >> 20);
     assert!(found.monitor.is_empty(), "{found:?}");
     // The search works, and the secret exists: the modelled machine's own DRAM has it.
     assert!(!found.dram.is_empty(), "{found:?}");
     assert!(found.bytes > 64 << 20, "only {} bytes were searched", found.bytes);
+}
+
+#[test]
+fn an_snp_guests_secret_is_not() {
+    secret_is_hidden("--snp");
+}
+
+#[test]
+fn a_tdx_guests_secret_is_not() {
+    secret_is_hidden("--tdx");
 }

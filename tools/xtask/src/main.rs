@@ -25,7 +25,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Boot the newest Debian 6.12 cloud kernel as an SEV-SNP guest on the software machine.
+    /// Boot the newest Debian 6.12 cloud kernel as an SEV-SNP guest (or a TDX one) on the software machine.
     Demo(demo::Args),
     /// Run every check and test of the project.
     Test(check::Args),
