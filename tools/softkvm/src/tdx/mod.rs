@@ -8,7 +8,7 @@
 //! - [`vcpu`], [`entry`] — what the module keeps of a vCPU, and how one starts.
 //! - [`cpuid`], [`msr`], [`cr`], [`instr`] — what a TD's instructions do: the processor's own behaviour, a value, #VE, #GP or
 //!   #UD.
-//! - [`tdcall`] — TDCALL. [`vmcall`] — TDG.VP.VMCALL, as KVM answers it.
+//! - [`mod@tdcall`] — TDCALL. [`vmcall`] — TDG.VP.VMCALL, as KVM answers it.
 //! - [`report`] — TDREPORT.
 //!
 //! Not modelled: debuggable and migratable TDs, nested (L2) VMs, service TDs, private pages above 4 KiB (which KVM of Linux
