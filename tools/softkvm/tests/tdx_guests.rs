@@ -392,3 +392,91 @@ fn stack_helper_is_sound() {
     });
     assert_eq!(guest.reports(), (vec![5], FATAL));
 }
+
+/// A guest whose first vCPU works for a while, reports how long that took by its time stamp counter, and then
+/// releases the others, which wait with PAUSE; each of those reports and ends.
+fn working_while_others_wait(vcpus: u64) -> (u64, Vec<u64>) {
+    const WORK: u32 = 20_000_000;
+    let guest = TdGuest::with(&InitVm::default(), vcpus, |a| {
+        let mut wait = a.create_label();
+        let mut work = a.create_label();
+        a.test(esi, esi).unwrap();
+        a.jne(wait).unwrap();
+        a.rdtsc().unwrap();
+        a.mov(ebx, eax).unwrap();
+        a.mov(edi, WORK).unwrap();
+        a.set_label(&mut work).unwrap();
+        a.dec(edi).unwrap();
+        a.jne(work).unwrap();
+        a.rdtsc().unwrap();
+        a.sub(eax, ebx).unwrap();
+        a.mov(dword_ptr(DATA), 1).unwrap();
+        report(a, rax);
+        end(a, 0);
+        a.set_label(&mut wait).unwrap();
+        a.pause().unwrap();
+        a.cmp(dword_ptr(DATA), 1).unwrap();
+        a.jne(wait).unwrap();
+        report(a, rsi);
+        end(a, 0);
+    });
+    let guest = &guest;
+    let run = |cpu: usize| match guest.run_cpu(cpu) {
+        Left::Report(value) => {
+            assert_eq!(guest.run_cpu(cpu), FATAL);
+            value
+        }
+        other => panic!("{other:?}"),
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..vcpus as usize).map(|cpu| scope.spawn(move || run(cpu))).collect();
+        let took = run(0);
+        (took, others.into_iter().map(|thread| thread.join().unwrap()).collect())
+    })
+}
+
+#[test]
+fn waiting_with_pause_costs_the_working_vcpu_nothing() {
+    let (alone, _) = working_while_others_wait(1);
+    let since = std::time::Instant::now();
+    let (among, others) = working_while_others_wait(4);
+    let (again, _) = working_while_others_wait(4);
+    assert_eq!(others, [1, 2, 3]);
+    assert!(among < alone + alone / 100, "{alone} cycles alone, {among} among others");
+    assert_eq!(among, again, "the same run, the same times");
+    assert!(since.elapsed().as_secs() < 10, "{:?}", since.elapsed());
+}
+
+#[test]
+fn time_goes_on_while_everybody_waits() {
+    for vcpus in [1, 3] {
+        let guest = TdGuest::with(&InitVm::default(), vcpus, |a| {
+            // All wait until a millisecond has passed.
+            let mut wait = a.create_label();
+            a.rdtsc().unwrap();
+            a.mov(ebx, eax).unwrap();
+            a.set_label(&mut wait).unwrap();
+            a.pause().unwrap();
+            a.rdtsc().unwrap();
+            a.sub(eax, ebx).unwrap();
+            a.cmp(eax, 2_000_000).unwrap();
+            a.jb(wait).unwrap();
+            report(a, rax);
+            end(a, 0);
+        });
+        let guest = &guest;
+        std::thread::scope(|scope| {
+            for cpu in 0..vcpus as usize {
+                scope.spawn(move || {
+                    match guest.run_cpu(cpu) {
+                        Left::Report(took) => {
+                            assert!((2_000_000..3_000_000).contains(&took), "{took}");
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                    assert_eq!(guest.run_cpu(cpu), FATAL);
+                });
+            }
+        });
+    }
+}

@@ -3,7 +3,7 @@
 //! A guest enters at the reset vector in 32-bit mode, goes to 64-bit mode on tables that map the first GiB to itself and the
 //! second GiB to the same memory as shared, and then runs the test's code with the registers it was entered with. What it
 //! wants the test to know it writes to [`REPORT`] by TDVMCALL.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(unsafe_code, dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::sync::Arc;
 
@@ -250,6 +250,9 @@ pub struct TdGuest {
     _reset: (Ram, Fd),
     _source: Ram,
 }
+
+// SAFETY: guest memory and run pages are only touched by copies and volatile accesses, and each vCPU has a thread of its own.
+unsafe impl Sync for TdGuest {}
 
 /// How a vCPU left.
 #[derive(Clone, Debug, PartialEq, Eq)]
