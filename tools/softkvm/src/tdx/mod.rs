@@ -3,13 +3,13 @@
 //! Pure logic, as in every other folder of this kind: no processor runs here, no instruction is decoded and no ioctl is
 //! dispatched. The front end owns memory, descriptors and vCPUs and lends what a call needs.
 //!
-//! - [`platform`]: the processor and its module, as data.
-//! - [`td`] and [`sept`]: a TD, and who owns which page; [`Td::private_access`] decides about every access.
-//! - [`vcpu`], [`entry`]: what the module keeps of a vCPU, and how one starts.
-//! - [`cpuid`], [`msr`], [`cr`], [`instr`]: what a TD's instructions do: the processor's own behaviour, a value, #VE, #GP or
+//! - [`platform`] — the processor and its module, as data.
+//! - [`td`] and [`sept`] — a TD, and who owns which page; [`Td::private_access`] decides about every access.
+//! - [`vcpu`], [`entry`] — what the module keeps of a vCPU, and how one starts.
+//! - [`cpuid`], [`msr`], [`cr`], [`instr`] — what a TD's instructions do: the processor's own behaviour, a value, #VE, #GP or
 //!   #UD.
-//! - [`tdcall`]: TDCALL. [`vmcall`]: TDG.VP.VMCALL, as KVM answers it.
-//! - [`report`]: TDREPORT.
+//! - [`mod@tdcall`] — TDCALL. [`vmcall`] — TDG.VP.VMCALL, as KVM answers it.
+//! - [`report`] — TDREPORT.
 //!
 //! Not modelled: debuggable and migratable TDs, nested (L2) VMs, service TDs, private pages above 4 KiB (which KVM of Linux
 //! 7.2 does not make), perfmon, Key Locker, zero-step mitigation, and the memory encryption itself.

@@ -166,7 +166,7 @@ impl Td {
         chunk: &[u8; ExtendBlock::CHUNK],
     ) -> Result<(), TdxStatus> {
         self.expect(&[OpState::Initialized])?;
-        if gpa % ExtendBlock::CHUNK as u64 != 0 {
+        if !gpa.is_multiple_of(ExtendBlock::CHUNK as u64) {
             return Err(TdxStatus::OPERAND_INVALID.with(operand::RCX));
         }
         let gfn = self.private_gfn(gpa & !0xfff)?;

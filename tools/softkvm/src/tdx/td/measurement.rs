@@ -53,7 +53,7 @@ impl Measurement {
         let Some(rtmr) = usize::try_from(index).ok().and_then(|i| self.rtmr.get_mut(i)) else {
             return false;
         };
-        *rtmr = Sha384::new().chain_update(&*rtmr).chain_update(data).finalize().into();
+        *rtmr = Sha384::new().chain_update(*rtmr).chain_update(data).finalize().into();
         true
     }
 }
