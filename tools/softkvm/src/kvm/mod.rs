@@ -28,6 +28,7 @@ pub mod run;
 pub mod run_page;
 pub mod sev;
 pub mod signals;
+mod spin;
 pub mod state;
 pub mod stats;
 pub mod system;

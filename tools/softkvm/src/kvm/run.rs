@@ -32,6 +32,8 @@ const QUANTUM_SHARED: u64 = 20_000;
 /// may not run for a good part of a second; were the others to go on, an idle guest's clock would
 /// jump past the time it gives that vCPU to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the first vCPU of a TD that enters KVM_RUN waits for the others to do so.
+const ARRIVAL: Duration = Duration::from_millis(300);
 /// How long an idle machine with devices in other threads waits for them before time jumps.
 const DEVICE_PATIENCE: Duration = Duration::from_millis(2);
 
@@ -50,7 +52,24 @@ enum Next {
 }
 
 impl State {
-    fn runnable(&self, index: usize) -> bool {
+    /// How long ago a vCPU left that is expected back, or that it has never come.
+    fn away(&self, index: usize) -> Option<Duration> {
+        let vcpu = &self.vcpus[index];
+        if let Some(left) = vcpu.left {
+            return Some(left.elapsed()).filter(|away| *away < PATIENCE);
+        }
+        // All vCPUs of a TD are runnable from the start: who comes late must not show in the guest.
+        let late = !vcpu.has_run && vcpu.td.is_some();
+        let since = self.started.filter(|_| late)?.elapsed();
+        (since < ARRIVAL).then(|| PATIENCE - ARRIVAL + since)
+    }
+
+    /// Whether a vCPU takes part in turns: it runs, or could if user space were quicker.
+    pub(super) fn takes_turns(&self, index: usize) -> bool {
+        (self.vcpus[index].inside || self.away(index).is_some()) && self.runnable(index)
+    }
+
+    pub(super) fn runnable(&self, index: usize) -> bool {
         let vcpu = &self.vcpus[index];
         match vcpu.mp_state {
             mp_state::RUNNABLE => true,
@@ -80,16 +99,13 @@ impl State {
             }
         }
         let count = self.vcpus.len();
-        let away = |index: usize| {
-            self.vcpus[index].left.map(|left| left.elapsed()).filter(|away| *away < PATIENCE)
-        };
-        let next = (1..=count).map(|step| (self.last + step) % count).find(|&index| {
-            (self.vcpus[index].inside || away(index).is_some()) && self.runnable(index)
-        });
-        match next {
+        let candidates = (1..=count)
+            .map(|step| (self.last + step) % count)
+            .filter(|&index| self.takes_turns(index));
+        match self.choose(candidates) {
             None => Next::Idle,
             Some(index) if self.vcpus[index].inside => Next::Run(index),
-            Some(index) => Next::Outside(PATIENCE - away(index).unwrap_or_default()),
+            Some(index) => Next::Outside(PATIENCE - self.away(index).unwrap_or_default()),
         }
     }
 
@@ -104,11 +120,10 @@ impl State {
     /// Instructions of the next turn of a vCPU.
     fn budget(&mut self, index: usize) -> u64 {
         let left = std::mem::take(&mut self.vcpus[index].remaining);
-        let others = (0..self.vcpus.len())
-            .any(|other| other != index && self.vcpus[other].inside && self.runnable(other));
+        let (others, asked) = self.rivals(index);
         let quantum = match left {
             0 if others => QUANTUM_SHARED,
-            0 => QUANTUM,
+            0 => QUANTUM.min(asked.max(QUANTUM_SHARED)),
             left => left,
         };
         quantum.min(self.until_timer()).max(1)
@@ -123,7 +138,15 @@ impl State {
     }
 
     /// One turn of a vCPU; `Some` if it leaves KVM_RUN.
-    fn turn(&mut self, index: usize, mut budget: u64) -> Option<Return> {
+    fn turn(&mut self, index: usize, budget: u64) -> Option<Return> {
+        self.vcpus[index].spin.begin();
+        let result = self.part_of_turn(index, budget);
+        let now = self.clock.now();
+        self.vcpus[index].spin.end(now);
+        result
+    }
+
+    fn part_of_turn(&mut self, index: usize, mut budget: u64) -> Option<Return> {
         self.last = index;
         self.holder = None;
         if let Some(failure) = self.enter(index).or_else(|| self.td_enter(index)) {
@@ -565,6 +588,7 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
         state.td_admits_run(index)?;
     }
     state.be_hostile();
+    state.started.get_or_insert_with(Instant::now);
     let vcpu = &mut state.vcpus[index];
     vcpu.inside = true;
     vcpu.has_run = true;

@@ -17,6 +17,7 @@ use super::msrs::{Filter, Msrs};
 use super::number::{MAX_VCPUS, mp_state};
 use super::replay::{Replay, Touch};
 use super::run_page::{RunPage, UserExit};
+use super::spin::Spin;
 use super::td::{TdCpu, TdVm};
 use crate::chipset::{self, Chipset, Irqchip};
 use crate::cpu::engine::{CodeCache, Kind};
@@ -94,6 +95,8 @@ pub struct Vcpu {
     pub flush: bool,
     /// It has been in KVM_RUN.
     pub has_run: bool,
+    /// Its waiting for others.
+    pub spin: Spin,
     /// Part of instructions to be run from the quantum it was interrupted in.
     pub remaining: u64,
     /// The last #VCs, newest first: code, and the guest-physical address or RIP it was about.
@@ -272,6 +275,8 @@ pub struct State {
     pub jump_table: u64,
     /// vCPU that ran last.
     pub last: usize,
+    /// When the first vCPU entered KVM_RUN.
+    pub started: Option<Instant>,
     /// vCPU whose exit user space is answering: the others wait for it for a while.
     pub holder: Option<usize>,
     /// What the guest tried that is not known, with how often.
@@ -322,6 +327,7 @@ impl State {
             tsc_khz: khz,
             jump_table: 0,
             last: 0,
+            started: None,
             holder: None,
             complaints: BTreeMap::new(),
             random: machine.options.seed ^ 0x9e37_79b9_7f4a_7c15,
@@ -384,6 +390,7 @@ impl State {
             guest_debug: false,
             flush: false,
             has_run: false,
+            spin: Spin::default(),
             remaining: 0,
             last_vcs: VecDeque::new(),
             counts: Counts::default(),

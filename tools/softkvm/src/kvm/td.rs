@@ -174,6 +174,9 @@ impl State {
         let platform = machine.xeon.as_ref().map(|xeon| &xeon.tdx).ok_or(Errno::EINVAL)?;
         let id = self.vcpus[index].id;
         let bsp = if id == self.switches.boot_cpu { BASE_BSP } else { 0 };
+        // The mode that KVM sets must be one that KVM_SET_CPUID2 offers.
+        const X2APIC: u32 = 1 << 21;
+        Errno::require(self.vcpus[index].table.ecx_1() & X2APIC != 0)?;
         let base = DEFAULT_BASE | BASE_ENABLE | BASE_X2APIC | bsp;
         self.chipset.set_apic_base(index, base, true).map_err(|_| Errno::EINVAL)?;
         let vm = self.td.as_mut().ok_or(Errno::EINVAL)?;

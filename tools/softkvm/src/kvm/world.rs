@@ -7,6 +7,7 @@ use super::number::mp_state;
 use super::protection::Shield;
 use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
+use super::spin::Pause;
 use super::state::{Completion, State, Vcpu};
 use crate::chipset::Event;
 use crate::cpu::state::{RAX, RBX, RCX, RDX, RSI, cr4};
@@ -643,6 +644,18 @@ impl World for Guest<'_> {
             return false;
         }
         self.state.chipset.take_nmi(self.me)
+    }
+
+    fn pause(&mut self, core: &mut Core, cycles: u64) {
+        let pause = self.state.pause(self.me);
+        if pause != Pause::Yield {
+            self.state.clock.charge(cycles);
+        }
+        if pause != Pause::Wait {
+            self.vcpu().count("pause_exit");
+            self.end_turn = true;
+            core.attention = true;
+        }
     }
 
     fn charge(&mut self, cycles: u64) {
