@@ -258,6 +258,11 @@ pub unsafe extern "C" fn __openat64_2(dir: c_int, path: *const c_char, flags: c_
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
     match device(path) {
+        // An Intel part has no security processor.
+        Some(Device::Sev) if machine().is_none_or(|machine| machine.xeon.is_some()) => {
+            fail(libc::ENOENT);
+            -1
+        }
         Some(_) => 0,
         None => real!(c"access", -1, fn(path: *const c_char, mode: c_int) -> c_int),
     }

@@ -35,3 +35,4 @@ pub mod cpu;
 pub mod kvm;
 pub mod mmu;
 pub mod snp;
+pub mod tdx;

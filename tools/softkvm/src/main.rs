@@ -7,11 +7,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use softkvm::kvm::profile::{self, Profile};
+use softkvm::kvm::profile::{self, Part, Profile};
 use softkvm::snp::Psp;
 use softkvm::snp::certs::Chain;
 
-/// A /dev/kvm in user space whose software x86-64 processor has SEV-SNP.
+/// A /dev/kvm in user space whose software x86-64 processor has SEV-SNP or TDX.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -130,27 +130,45 @@ fn info(name: Option<&str>) -> Result<()> {
     };
     for name in names {
         let profile = Profile::load(name)?;
-        let platform = profile.platform(0);
         println!("{}: {}", profile.name, profile.brand);
-        println!(
-            "  family {:#x} model {:#x} stepping {}, C-bit {}, TSC {} kHz, SNP firmware {}.{}",
-            platform.family,
-            platform.model,
-            platform.stepping,
-            platform.c_bit,
-            profile.tsc_khz,
-            platform.api.0,
-            platform.api.1
-        );
+        match profile.part(0)? {
+            Part::Amd(platform) => println!(
+                "  SEV-SNP: family {:#x} model {:#x} stepping {}, C-bit {}, TSC {} kHz, firmware {}.{}",
+                platform.family,
+                platform.model,
+                platform.stepping,
+                platform.c_bit,
+                profile.tsc_khz,
+                platform.api.0,
+                platform.api.1
+            ),
+            Part::Intel(xeon) => println!(
+                "  TDX: family {:#x} model {:#x} stepping {}, TSC {} kHz, module {}, {} TDs, {} vCPUs each",
+                xeon.tdx.family,
+                xeon.tdx.model,
+                xeon.tdx.stepping,
+                profile.tsc_khz,
+                xeon.tdx.module.name,
+                xeon.tdx.hkids,
+                xeon.cpus.min(xeon.tdx.max_vcpus_per_td)
+            ),
+        }
         for (cost, value) in &profile.costs {
             println!("  {cost:14} {:>12} ns  [{}] {}", value.ns, value.confidence, value.source);
+        }
+        let guessed = profile.placeholders();
+        if !guessed.is_empty() {
+            println!("  nobody has published: {}", guessed.join(", "));
         }
     }
     Ok(())
 }
 
 fn certs(out: &std::path::Path, name: &str, seed: u64) -> Result<()> {
-    let platform = Profile::load(name)?.platform(seed);
+    let Part::Amd(platform) = Profile::load(name)?.part(seed)? else {
+        bail!("{name} has no security processor that signs attestation reports");
+    };
+    let platform = *platform;
     let psp = Psp::new(platform.clone());
     let chain = Chain::issue(&platform, psp.keys())?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;

@@ -108,12 +108,13 @@ pub struct Lapic {
     /// Guest TSC minus machine TSC.
     tsc_offset: u64,
     regs: [u32; 64],
+    bus_ns: u64,
     timer: Timer,
 }
 
 impl Lapic {
-    /// A local APIC after power-up. `directed_eoi` offers EOI broadcast suppression.
-    pub fn new(id: u32, bsp: bool, directed_eoi: bool) -> Self {
+    /// A local APIC after power-up. `directed_eoi` offers EOI broadcast suppression; a cycle of its bus takes `bus_ns`.
+    pub fn new(id: u32, bsp: bool, directed_eoi: bool, bus_ns: u64) -> Self {
         let mut apic = Self {
             id,
             bsp,
@@ -122,7 +123,8 @@ impl Lapic {
             directed_eoi,
             tsc_offset: 0,
             regs: [0; 64],
-            timer: Timer::default(),
+            bus_ns,
+            timer: Timer::new(bus_ns),
         };
         apic.reset();
         apic
@@ -160,7 +162,7 @@ impl Lapic {
                 self.set(bank + i * 16, 0);
             }
         }
-        self.timer = Timer::default();
+        self.timer = Timer::new(self.bus_ns);
         self.timer.set_divide(0, Now::default());
     }
 
@@ -592,7 +594,7 @@ impl Lapic {
         }
         self.regs = regs;
         self.set_version();
-        self.timer = Timer::default();
+        self.timer = Timer::new(self.bus_ns);
         self.timer.set_mode(self.get(reg::LVT_TIMER) >> 17);
         self.timer.set_divide(self.get(reg::TDCR), now);
         if !self.timer.is_deadline() {

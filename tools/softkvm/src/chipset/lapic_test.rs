@@ -11,7 +11,7 @@ fn at(ns: u64) -> Now {
 
 /// A software-enabled xAPIC.
 fn xapic(id: u32) -> Lapic {
-    let mut apic = Lapic::new(id, id == 0, false);
+    let mut apic = Lapic::new(id, id == 0, false, 1);
     apic.set_features(FEATURES);
     apic.mmio_write(reg::SPIV, 4, 0x1ff, at(0));
     apic
@@ -30,7 +30,7 @@ fn fixed(vector: u8, level: bool) -> Interrupt {
 
 #[test]
 fn power_up_values() {
-    let mut apic = Lapic::new(3, false, false);
+    let mut apic = Lapic::new(3, false, false, 1);
     let values = [
         (reg::ID, 0x0300_0000),
         (reg::VERSION, 0x0005_0014),
@@ -56,7 +56,7 @@ fn power_up_values() {
         assert_eq!(apic.mmio_read(offset, 4, at(0)), value, "{offset:#x}");
     }
     assert_eq!(apic.base(), 0xfee0_0800);
-    let mut bsp = Lapic::new(0, true, false);
+    let mut bsp = Lapic::new(0, true, false, 1);
     assert_eq!(bsp.base(), 0xfee0_0900);
     assert_eq!(bsp.mmio_read(reg::LVT_LINT0, 4, at(0)), 0x700);
 }
@@ -415,7 +415,7 @@ fn a_restored_timer_goes_on_where_it_was() {
     apic.mmio_write(reg::LVT_TIMER, 4, 0x2_00ec, at(0));
     apic.mmio_write(reg::TMICT, 4, 1_000_000, at(0));
     let page = apic.save(false, at(300_000));
-    let mut other = Lapic::new(0, true, false);
+    let mut other = Lapic::new(0, true, false, 1);
     other.restore(&page, false, at(5_000_000)).expect("valid");
     assert_eq!(other.next_event(&BASE), Some(5_700_000));
     assert!(other.advance(at(5_700_000)));

@@ -116,6 +116,7 @@ pub struct Chipset {
     clock: VmClock,
     mode: Irqchip,
     wide: bool,
+    bus_ns: u64,
     vcpus: Vec<Vcpu>,
     ioapic: Ioapic,
     pic: Pic,
@@ -135,6 +136,7 @@ impl Chipset {
             clock: VmClock::new(epoch_ns),
             mode: Irqchip::None,
             wide: false,
+            bus_ns: timer::BUS_CYCLE_NS,
             vcpus: Vec::new(),
             ioapic: Ioapic::default(),
             pic: Pic::default(),
@@ -210,10 +212,21 @@ impl Chipset {
         self.wide = on;
     }
 
+    /// Nanoseconds per cycle of the APIC bus.
+    pub fn bus_ns(&self) -> u64 {
+        self.bus_ns
+    }
+
+    /// KVM_CAP_X86_APIC_BUS_CYCLES_NS, for the vCPUs that are added afterwards.
+    pub fn set_bus_ns(&mut self, ns: u64) {
+        self.bus_ns = ns;
+    }
+
     /// Adds a vCPU with KVM's vcpu_id as its APIC id. Returns its index.
     pub fn add_vcpu(&mut self, id: u32, bsp: bool) -> usize {
         let directed = matches!(self.mode, Irqchip::Split(_));
-        let lapic = (self.mode != Irqchip::None).then(|| Lapic::new(id, bsp, directed));
+        let lapic =
+            (self.mode != Irqchip::None).then(|| Lapic::new(id, bsp, directed, self.bus_ns));
         self.vcpus.push(Vcpu {
             id,
             lapic,

@@ -4,7 +4,7 @@
 use super::time::{MIN_PERIOD_NS, Now, TimeBase};
 
 /// Nanoseconds per cycle of the APIC bus, as KVM has it by default (1 GHz).
-const BUS_CYCLE_NS: u64 = 1;
+pub const BUS_CYCLE_NS: u64 = 1;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Mode {
@@ -15,8 +15,10 @@ enum Mode {
 }
 
 /// The timer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Timer {
+    /// Nanoseconds per cycle of the APIC bus (KVM_CAP_X86_APIC_BUS_CYCLES_NS).
+    bus_ns: u64,
     mode: Mode,
     /// Initial count, and log2 of its divisor.
     initial: u32,
@@ -30,6 +32,19 @@ pub(super) struct Timer {
 }
 
 impl Timer {
+    /// A stopped one.
+    pub fn new(bus_ns: u64) -> Self {
+        Self {
+            bus_ns,
+            mode: Mode::OneShot,
+            initial: 0,
+            divide_shift: 0,
+            period: 0,
+            expires: None,
+            deadline: 0,
+        }
+    }
+
     /// In TSC-deadline mode.
     pub fn is_deadline(&self) -> bool {
         self.mode == Mode::TscDeadline
@@ -46,7 +61,7 @@ impl Timer {
         };
         let stops = (mode == Mode::TscDeadline) != self.is_deadline();
         if stops {
-            *self = Self { divide_shift: self.divide_shift, ..Self::default() };
+            *self = Self { divide_shift: self.divide_shift, ..Self::new(self.bus_ns) };
         }
         self.mode = mode;
         self.limit_period();
@@ -66,11 +81,11 @@ impl Timer {
     }
 
     fn cycle_ns(&self) -> u64 {
-        BUS_CYCLE_NS << self.divide_shift
+        self.bus_ns << self.divide_shift
     }
 
     fn set_period(&mut self) {
-        self.period = u64::from(self.initial) * self.cycle_ns();
+        self.period = u64::from(self.initial).saturating_mul(self.cycle_ns());
         self.limit_period();
     }
 
@@ -90,7 +105,7 @@ impl Timer {
     /// Goes on with `current` counts left of the first round, after [`Timer::start`]; 0 means that a
     /// one-shot is over.
     pub fn resume(&mut self, current: u32, now: Now) {
-        let left = (u64::from(current) * self.cycle_ns()).min(self.period);
+        let left = u64::from(current).saturating_mul(self.cycle_ns()).min(self.period);
         self.expires = match (self.expires, current, self.mode) {
             (Some(full), 0, Mode::Periodic) => Some(full),
             (Some(_), 1.., _) => Some(now.ns.saturating_add(left)),

@@ -7,7 +7,9 @@
 #![allow(unsafe_code)]
 
 use super::state::Core;
-use super::world::{Access, Exception, Exit, HostPage, PageAnswer, Stop, World};
+use super::world::{
+    Access, Exception, Exit, HostPage, Intercept, OwnerBit, PageAnswer, Stop, World,
+};
 
 #[repr(C, align(4096))]
 #[derive(Clone)]
@@ -46,8 +48,8 @@ pub enum Touch {
 /// RAM and a log.
 pub struct Bare {
     ram: Vec<Page>,
-    /// Answered by [`World::c_bit`].
-    pub c_bit: Option<u8>,
+    /// Answered by [`World::owner_bit`].
+    pub owner_bit: Option<OwnerBit>,
     /// Device accesses so far.
     pub touches: Vec<Touch>,
     /// Pages asked for: address, purpose, privacy.
@@ -65,7 +67,7 @@ impl Bare {
     pub fn new(pages: usize) -> Self {
         Self {
             ram: vec![Page([0; 4096]); pages],
-            c_bit: None,
+            owner_bit: None,
             touches: Vec::new(),
             asked: Vec::new(),
             log_pages: false,
@@ -131,8 +133,8 @@ impl World for Bare {
         let host = self.host().wrapping_add(index << 12);
         Ok(PageAnswer::Memory(HostPage { host, writable: true }))
     }
-    fn c_bit(&self) -> Option<u8> {
-        self.c_bit
+    fn owner_bit(&self) -> Option<OwnerBit> {
+        self.owner_bit
     }
     fn mmio_read(&mut self, _core: &mut Core, gpa: u64, len: u8) -> Result<u64, Stop> {
         self.touches.push(Touch::MmioRead { gpa, len });
@@ -164,7 +166,7 @@ impl World for Bare {
     fn random(&mut self) -> u64 {
         0x9e37_79b9_7f4a_7c15
     }
-    fn intercept(&mut self, _core: &mut Core, _exit_code: u32) -> Result<(), Stop> {
+    fn intercept(&mut self, _core: &mut Core, _what: Intercept) -> Result<(), Stop> {
         Ok(())
     }
     fn cr8(&mut self) -> u64 {

@@ -15,6 +15,8 @@ mod deliver_test;
 const DOUBLE_FAULT: u8 = 8;
 /// #PF.
 const PAGE_FAULT: u8 = 14;
+/// #VE.
+const VIRTUALIZATION: u8 = 20;
 /// NMI.
 const NMI: u8 = 2;
 /// External-event bit of an error code.
@@ -111,8 +113,8 @@ pub fn event(p: &mut Processor, first: Event) -> Step {
     }
 }
 
-/// What to deliver when delivering `first` raised `second` (AMD APM vol. 2, 8.2.9); `None` is
-/// shutdown.
+/// What to deliver when delivering `first` raised `second` (AMD APM vol. 2, 8.2.9; Intel SDM volume 3, "Conditions for
+/// Generating a Double Fault", which counts #VE with #PF); `None` is shutdown.
 fn after(first: Event, mut second: Exception) -> Option<Event> {
     let contributory = |vector| matches!(vector, 0 | 10..=13 | 21);
     if matches!(second.vector, 10..=13) {
@@ -123,9 +125,9 @@ fn after(first: Event, mut second: Exception) -> Option<Event> {
         if first.vector == DOUBLE_FAULT {
             return None;
         }
+        let paging = |vector| matches!(vector, PAGE_FAULT | VIRTUALIZATION);
         let double = (contributory(first.vector) && contributory(second.vector))
-            || (first.vector == PAGE_FAULT
-                && (contributory(second.vector) || second.vector == PAGE_FAULT));
+            || (paging(first.vector) && (contributory(second.vector) || paging(second.vector)));
         if double {
             return Some(Event::Exception(Exception::with(DOUBLE_FAULT, 0)));
         }

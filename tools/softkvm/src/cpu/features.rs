@@ -125,6 +125,8 @@ bitflags! {
         const MONITORX = 1 << 55;
         /// XGETBV with ECX = 1.
         const XGETBV1 = 1 << 56;
+        /// The processor is a guest of the TDX module: TDCALL.
+        const TDX = 1 << 57;
         /// Never offered: what softkvm does not have at all.
         const ABSENT = 1 << 63;
     }
@@ -303,6 +305,7 @@ fn required(feature: CpuidFeature) -> Option<Features> {
         C::VPCLMULQDQ => Features::VPCLMULQDQ,
         C::RDPRU => Features::RDPRU,
         C::MONITORX => Features::MONITORX,
+        C::TDX => Features::TDX,
         // VMGEXIT is VMMCALL outside SEV-ES guests; shadow-stack reads are NOPs when hidden.
         C::SEV_ES | C::CET_SS => return None,
         _ => Features::ABSENT,

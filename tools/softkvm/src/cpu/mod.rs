@@ -24,4 +24,7 @@ pub use features::Features;
 pub use flags::Flags;
 pub use processor::{Int, Processor};
 pub use state::{Core, DescriptorTable, Fpu, Mode, Seg, Segment};
-pub use world::{Access, Event, Exception, Exit, HostPage, PageAnswer, Step, Stop, Trapped, World};
+pub use world::{
+    Access, Event, Exception, Exit, HostPage, Intercept, OwnerBit, PageAnswer, PortAccess, Step,
+    Stop, Tdcall, Trapped, World,
+};

@@ -164,6 +164,8 @@ pub struct Core {
     pub debug_hits: u8,
     /// NMIs are blocked until IRET.
     pub nmi_blocked: bool,
+    /// Length of the instruction that the reference engine executes or has executed last.
+    pub insn_len: u8,
     /// Instructions retired.
     pub instructions: u64,
     /// Why the last [`super::Step`] was `Err`.
@@ -332,6 +334,7 @@ impl Core {
             attention: false,
             debug_hits: 0,
             nmi_blocked: false,
+            insn_len: 0,
             instructions: 0,
             stop: None,
             pending: None,

@@ -73,6 +73,9 @@ impl Exception {
         Self::with(17, 0)
     }
 
+    /// #VE: the module keeps what it is about (Intel SDM volume 3, "Virtualization Exceptions").
+    pub const VE: Self = Self::plain(20);
+
     /// #VC with an SVM exit code (AMD APM vol. 2, 15.35.5).
     pub const fn vc(exit_code: u32) -> Self {
         Self::with(29, exit_code)
@@ -112,6 +115,8 @@ pub enum Exit {
     /// VMGEXIT or another automatic exit was executed; RIP is past it. The world keeps what it
     /// needs to act on it.
     Vmgexit,
+    /// TDCALL was executed and is for the host; RIP is past it, registers are the guest's.
+    Tdcall,
     /// The world asks for a KVM exit and holds its description itself.
     World,
     /// An instruction, addressing form or mode that is not modelled.
@@ -160,6 +165,107 @@ pub struct HostPage {
     pub writable: bool,
 }
 
+/// Which bit of a page-table entry says whom the memory behind it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnerBit {
+    /// AMD's C-bit at this position: set means private. Tables and code are private without it.
+    Private(u8),
+    /// Intel's shared bit at this position, the highest of a guest-physical address: set means shared, for tables
+    /// and code, too. Address bits above it are reserved.
+    Shared(u8),
+}
+
+impl OwnerBit {
+    /// The bit.
+    pub fn mask(self) -> u64 {
+        let (Self::Private(position) | Self::Shared(position)) = self;
+        1 << position
+    }
+
+    /// Address bits that nothing may set because of it.
+    pub fn beyond(self) -> u64 {
+        match self {
+            Self::Private(_) => 0,
+            Self::Shared(position) => !((2 << position) - 1),
+        }
+    }
+}
+
+/// An instruction that a hypervisor may intercept, and what of it the hypervisor is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intercept {
+    /// CPUID.
+    Cpuid,
+    /// HLT.
+    Hlt,
+    /// INVD.
+    Invd,
+    /// WBINVD and WBNOINVD.
+    Wbinvd,
+    /// RDPMC.
+    Rdpmc,
+    /// RDTSC.
+    Rdtsc,
+    /// RDTSCP.
+    Rdtscp,
+    /// VMMCALL, and VMCALL.
+    Vmmcall,
+    /// MONITOR.
+    Monitor,
+    /// MWAIT.
+    Mwait,
+    /// PCONFIG.
+    Pconfig,
+    /// XSETBV.
+    Xsetbv {
+        /// Which register: 0 is XCR0.
+        register: u32,
+        /// Its new value.
+        value: u64,
+    },
+    /// Move from DR7.
+    ReadDr7,
+    /// Move to DR7.
+    WriteDr7,
+    /// Move to CR0 or CR4.
+    WriteCr {
+        /// The register.
+        register: u8,
+        /// Its new value.
+        value: u64,
+        /// Which general register it comes from.
+        gpr: u8,
+    },
+    /// IN, OUT and their string forms.
+    Port(PortAccess),
+}
+
+/// What a hypervisor is told of a port instruction (Intel SDM volume 3, table "Exit Qualification for I/O Instructions").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortAccess {
+    /// Port.
+    pub port: u16,
+    /// Bytes.
+    pub size: u8,
+    /// IN or INS.
+    pub input: bool,
+    /// INS or OUTS.
+    pub string: bool,
+    /// With a repeat prefix.
+    pub repeated: bool,
+    /// The port stands in the instruction.
+    pub immediate: bool,
+}
+
+/// What became of a TDCALL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tdcall {
+    /// It is done: the guest goes on behind it.
+    Done,
+    /// It leaves for the host; RIP goes past it.
+    Leave,
+}
+
 /// The world's answer to a TLB fill.
 #[derive(Clone, Copy, Debug)]
 pub enum PageAnswer {
@@ -171,15 +277,21 @@ pub enum PageAnswer {
 
 /// The machine around one processor.
 ///
-/// Every method that can stop the instruction returns a [`Stop`]. `gpa` never carries the C-bit;
-/// `private` says whether the access had it set (or is private by its nature).
+/// Every method that can stop the instruction returns a [`Stop`]. `gpa` never carries the C-bit or shared bit;
+/// `private` says what it was (or that the access is private by its nature). The length of the instruction in
+/// progress is [`Core::insn_len`].
 pub trait World {
     /// The one question of a TLB fill: may this access happen, and what stands behind it?
     fn page(&mut self, gpa: u64, access: Access, private: bool) -> Result<PageAnswer, Stop>;
 
-    /// Position of the C-bit in page-table entries, if the guest has one; the MMU strips it and
-    /// reports it as `private`.
-    fn c_bit(&self) -> Option<u8>;
+    /// The bit in page-table entries that tells private from shared memory, if the guest has one; the MMU strips it
+    /// and reports what it says as `private`.
+    fn owner_bit(&self) -> Option<OwnerBit>;
+
+    /// [`World::page`] has just answered with #VE, and this is the linear address: the exception to deliver.
+    fn ve_at(&mut self, _core: &mut Core, _la: u64) -> Exception {
+        Exception::VE
+    }
 
     /// Reads 1, 2, 4 or 8 bytes of device memory.
     fn mmio_read(&mut self, core: &mut Core, gpa: u64, len: u8) -> Result<u64, Stop>;
@@ -204,9 +316,18 @@ pub trait World {
     /// RDRAND/RDSEED.
     fn random(&mut self) -> u64;
 
-    /// Asked before each instruction that a hypervisor may intercept, with its SVM exit code
-    /// (AMD APM vol. 2, appendix C): the world may turn it into #VC or an exit.
-    fn intercept(&mut self, core: &mut Core, exit_code: u32) -> Result<(), Stop>;
+    /// RDMSR of any register, before the processor looks whether it holds it: the world's answer, or `None` if
+    /// it leaves the access to the processor (and then to [`World::rdmsr`]).
+    fn rdmsr_first(&mut self, _core: &mut Core, _index: u32) -> Result<Option<u64>, Stop> {
+        Ok(None)
+    }
+    /// WRMSR of any register, before the processor looks whether it holds it: whether the world has done it.
+    fn wrmsr_first(&mut self, _core: &mut Core, _index: u32, _value: u64) -> Result<bool, Stop> {
+        Ok(false)
+    }
+
+    /// Asked before each instruction that a hypervisor may intercept: the world may turn it into #VC, #VE or an exit.
+    fn intercept(&mut self, core: &mut Core, what: Intercept) -> Result<(), Stop>;
 
     /// CR8 as the local APIC's task priority (bits 3:0).
     fn cr8(&mut self) -> u64;
@@ -240,6 +361,17 @@ pub trait World {
         false
     }
 
-    /// Extra virtual cycles of an architectural event (PAUSE, RDTSC, #VC, PVALIDATE …).
+    /// TDCALL in 64-bit mode at CPL 0. Registers may be changed; RIP is advanced by the caller, which then goes on or leaves
+    /// with [`Exit::Tdcall`].
+    fn tdcall(&mut self, _core: &mut Core) -> Result<Tdcall, Stop> {
+        Err(Stop::Fault(Exception::UD))
+    }
+
+    /// PAUSE, which takes this many cycles where it matters.
+    fn pause(&mut self, _core: &mut Core, cycles: u64) {
+        self.charge(cycles);
+    }
+
+    /// Extra virtual cycles of an architectural event (RDTSC, #VC, PVALIDATE …).
     fn charge(&mut self, cycles: u64);
 }

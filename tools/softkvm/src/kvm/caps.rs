@@ -2,8 +2,10 @@
 //! virt/kvm/kvm_main.c `kvm_vm_ioctl_check_extension_generic`).
 
 use abi::kvm_snp as k;
+use abi::kvm_tdx::KVM_X86_TDX_VM;
 use kvm_bindings as kb;
 
+use super::machine::Machine;
 use super::number::{MAX_VCPUS, MEMORY_SLOTS};
 
 /// Kinds of VM (KVM_X86_*_VM).
@@ -13,6 +15,8 @@ pub enum VmKind {
     Plain,
     /// KVM_X86_SNP_VM.
     Snp,
+    /// KVM_X86_TDX_VM.
+    Tdx,
 }
 
 impl VmKind {
@@ -21,7 +25,26 @@ impl VmKind {
         match number {
             0 => Some(Self::Plain),
             k::KVM_X86_SNP_VM => Some(Self::Snp),
+            KVM_X86_TDX_VM => Some(Self::Tdx),
             _ => None,
+        }
+    }
+
+    /// Whether a machine with an Intel part, or one with an AMD part, has this kind.
+    pub fn offered(self, intel: bool) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Snp => !intel,
+            Self::Tdx => intel,
+        }
+    }
+
+    /// Its name in statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Snp => "snp",
+            Self::Tdx => "tdx",
         }
     }
 }
@@ -35,9 +58,17 @@ pub const QUIRKS: u64 = 0x1ff;
 /// Bits of KVM_CAP_X86_DISABLE_EXITS: HLT and PAUSE.
 pub const DISABLE_EXITS: u64 = 6;
 
+/// Most vCPUs of a VM: of a TD no more than the host has processors (Linux arch/x86/kvm/vmx/tdx.c `tdx_vm_init`).
+pub fn max_vcpus(machine: &Machine, vm: Option<VmKind>) -> u32 {
+    match (&machine.xeon, vm) {
+        (Some(xeon), Some(VmKind::Tdx)) => MAX_VCPUS.min(xeon.cpus.into()),
+        _ => MAX_VCPUS,
+    }
+}
+
 /// The answer on `/dev/kvm` (`None`) or on a VM.
-pub fn check(vm: Option<VmKind>, cap: u32) -> i32 {
-    let snp = vm == Some(VmKind::Snp);
+pub fn check(machine: &Machine, vm: Option<VmKind>, cap: u32) -> i32 {
+    let private = matches!(vm, Some(VmKind::Snp | VmKind::Tdx));
     match cap {
         kb::KVM_CAP_IRQCHIP
         | kb::KVM_CAP_HLT
@@ -92,14 +123,15 @@ pub fn check(vm: Option<VmKind>, cap: u32) -> i32 {
         | k::KVM_CAP_MEMORY_FAULT_INFO
         | k::KVM_CAP_GUEST_MEMFD
         | kb::KVM_CAP_X86_APIC_BUS_CYCLES_NS => 1,
-        kb::KVM_CAP_READONLY_MEM => i32::from(!snp),
+        kb::KVM_CAP_READONLY_MEM => i32::from(!private),
         // No SMM, so one address space.
         kb::KVM_CAP_MULTI_ADDRESS_SPACE => 1,
         // Interrupt shadow: KVM_X86_SHADOW_INT_MOV_SS | KVM_X86_SHADOW_INT_STI.
         kb::KVM_CAP_INTR_SHADOW => 3,
         kb::KVM_CAP_COALESCED_MMIO => 2,
         kb::KVM_CAP_NR_VCPUS => 64,
-        kb::KVM_CAP_MAX_VCPUS | kb::KVM_CAP_MAX_VCPU_ID => MAX_VCPUS as i32,
+        kb::KVM_CAP_MAX_VCPUS => max_vcpus(machine, vm) as i32,
+        kb::KVM_CAP_MAX_VCPU_ID => MAX_VCPUS as i32,
         kb::KVM_CAP_NR_MEMSLOTS => MEMORY_SLOTS as i32,
         kb::KVM_CAP_IRQ_ROUTING => crate::chipset::MAX_ROUTES as i32,
         kb::KVM_CAP_MCE => 32,
@@ -112,13 +144,14 @@ pub fn check(vm: Option<VmKind>, cap: u32) -> i32 {
         kb::KVM_CAP_DISABLE_QUIRKS => 1,
         kb::KVM_CAP_X86_DISABLE_EXITS => DISABLE_EXITS as i32,
         k::KVM_CAP_EXIT_HYPERCALL => k::KVM_EXIT_HYPERCALL_MAP_GPA as i32,
+        k::KVM_CAP_VM_TYPES if machine.xeon.is_some() => 1 | 1 << KVM_X86_TDX_VM,
         k::KVM_CAP_VM_TYPES => 1 | 1 << k::KVM_X86_SNP_VM,
         k::KVM_CAP_MEMORY_ATTRIBUTES => match vm {
             Some(VmKind::Plain) => 0,
-            None | Some(VmKind::Snp) => k::KVM_MEMORY_ATTRIBUTE_PRIVATE as i32,
+            None | Some(VmKind::Snp | VmKind::Tdx) => k::KVM_MEMORY_ATTRIBUTE_PRIVATE as i32,
         },
         k::KVM_CAP_GUEST_MEMFD_FLAGS => {
-            let shared = if snp { 0 } else { k::GUEST_MEMFD_FLAG_INIT_SHARED };
+            let shared = if private { 0 } else { k::GUEST_MEMFD_FLAG_INIT_SHARED };
             (k::GUEST_MEMFD_FLAG_MMAP | shared) as i32
         }
         _ => 0,

@@ -6,9 +6,13 @@
 
 use kvm_bindings::kvm_cpuid_entry2;
 
-use super::profile::Profile;
+use super::profile::{Part, Profile};
 use crate::cpu::Features;
 use crate::snp::platform::Platform;
+
+mod intel;
+
+pub use intel::native;
 
 /// KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
 const SIGNIFICANT: u32 = 1;
@@ -52,11 +56,27 @@ fn text<const N: usize>(text: &str) -> [u32; N] {
 }
 
 /// KVM_GET_SUPPORTED_CPUID.
-pub fn supported(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2> {
+pub fn supported(profile: &Profile, part: &Part) -> Vec<kvm_cpuid_entry2> {
+    match part {
+        Part::Amd(platform) => amd(profile, platform),
+        Part::Intel(xeon) => intel::supported(profile, &xeon.tdx),
+    }
+}
+
+/// The three entries with the brand string.
+fn brand_string(profile: &Profile) -> impl Iterator<Item = kvm_cpuid_entry2> {
+    let brand = text::<12>(&profile.brand);
+    (0..3u32).map(move |part| {
+        let at = part as usize * 4;
+        let words = [brand[at], brand[at + 1], brand[at + 2], brand[at + 3]];
+        entry(0x8000_0002 + part, None, words)
+    })
+}
+
+fn amd(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2> {
     let vendor = text::<3>("AuthenticAMD");
     let (ebx, edx, ecx) = (vendor[0], vendor[1], vendor[2]);
     let signature = platform.signature();
-    let brand = text::<12>(&profile.brand);
     let kvm = text::<3>("KVMKVMKVM");
     let [sev_eax, _, _, _] = platform.cpuid_sev();
     let phys = u32::from(profile.phys_bits);
@@ -72,11 +92,7 @@ pub fn supported(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2
         entry(0x8000_0000, None, [0x8000_0021, ebx, ecx, edx]),
         entry(0x8000_0001, None, [signature, 0, ECX_8000_0001, EDX_8000_0001]),
     ];
-    for part in 0..3 {
-        let at = part as usize * 4;
-        let words = [brand[at], brand[at + 1], brand[at + 2], brand[at + 3]];
-        table.push(entry(0x8000_0002 + part, None, words));
-    }
+    table.extend(brand_string(profile));
     table.extend([
         // First-level caches and TLBs; second and third level.
         entry(0x8000_0005, None, [0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140]),
@@ -185,8 +201,8 @@ mod tests {
 
     fn table() -> Table {
         let profile = Profile::load("epyc-milan").unwrap();
-        let platform = profile.platform(0);
-        Table(supported(&profile, &platform))
+        let part = profile.part(0).unwrap();
+        Table(supported(&profile, &part))
     }
 
     #[test]

@@ -112,6 +112,17 @@ impl Hostile {
         Some(())
     }
 
+    /// A page is on its way into a TD: flips what the host wants flipped.
+    pub fn corrupt(&self, gpa: u64, page: &mut [u8; PAGE as usize]) {
+        for at in self.flipped_pages.iter().map(|at| at.wrapping_sub(gpa)) {
+            if let Ok(at) = usize::try_from(at)
+                && let Some(byte) = page.get_mut(at)
+            {
+                *byte ^= 1;
+            }
+        }
+    }
+
     /// A page state change is about to exit to user space: the result to give the guest instead.
     pub fn lie(&mut self) -> Option<u64> {
         const EINVAL: u64 = 22;
@@ -251,6 +262,14 @@ impl State {
         self.memory.set_private(frame, frame + 1, private);
         self.memory_changed(Change::Contents);
         Some(())
+    }
+
+    /// Before FINALIZE_VM: adds the pages the host wants in the TD, which shows in MRTD.
+    pub fn add_hostile_td_pages(&mut self) {
+        for gpa in std::mem::take(&mut self.hostile.added_pages) {
+            let done = self.td_add(gpa & !(PAGE - 1), &[0; PAGE as usize], false);
+            self.complain(format!("hostile host, before FINALIZE_VM: adds {gpa:#x}: {done:?}"));
+        }
     }
 
     /// Before LAUNCH_FINISH: adds the pages the host wants in the guest.

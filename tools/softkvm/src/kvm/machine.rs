@@ -1,4 +1,4 @@
-//! The machine that `/dev/kvm` and `/dev/sev` belong to: its security processor, its profile and
+//! The machine that `/dev/kvm` and `/dev/sev` belong to: its security processor or TDX module, its profile and
 //! what the run was asked for.
 
 use std::collections::BTreeSet;
@@ -12,9 +12,9 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 use super::cpuid;
 use super::hostile::Hostile;
-use super::profile::{self, Profile, ProfileError};
+use super::profile::{self, Part, Profile, ProfileError, Xeon};
 use super::vm::Vm;
-use crate::snp::Psp;
+use crate::snp::{Platform, Psp};
 
 /// What the run was asked for.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Options {
     pub reference: bool,
     /// How the host cheats; see [`super::hostile`].
     pub hostile: String,
-    /// Say every VMGEXIT on stderr.
+    /// Say every VMGEXIT and TDVMCALL on stderr.
     pub trace: bool,
 }
 
@@ -62,8 +62,11 @@ pub struct Machine {
     pub hostile: Hostile,
     /// KVM_GET_SUPPORTED_CPUID.
     pub cpuid: Vec<kvm_cpuid_entry2>,
+    /// An Intel part with its TDX module; else it is an AMD part.
+    pub xeon: Option<Xeon>,
     psp: Mutex<Psp>,
-    asids: Mutex<BTreeSet<u16>>,
+    /// Address space identifiers or key identifiers of confidential guests.
+    ids: Mutex<BTreeSet<u16>>,
     vms: Mutex<Vec<Weak<Vm>>>,
     retired: Mutex<Vec<serde_json::Value>>,
     psp_cycles: AtomicU64,
@@ -74,8 +77,18 @@ impl Machine {
     /// Powers a machine on.
     pub fn new(options: Options) -> Result<Arc<Self>, ProfileError> {
         let profile = Profile::load(options.profile.as_deref().unwrap_or(profile::DEFAULT))?;
-        let mut platform = profile.platform(options.seed);
-        let table = cpuid::supported(&profile, &platform);
+        let part = profile.part(options.seed)?;
+        let table = cpuid::supported(&profile, &part);
+        // The security processor of an Intel part is one that nobody can reach: there is no /dev/sev, and no VM type
+        // that uses it.
+        let (mut platform, xeon) = match part {
+            Part::Amd(platform) => (*platform, None),
+            Part::Intel(mut xeon) => {
+                xeon.tdx.native_cpuid = cpuid::native(&profile, &xeon.tdx);
+                let costs = xeon.costs.clone();
+                (Platform { costs, ..Platform::default() }, Some(*xeon))
+            }
+        };
         platform.host_cpuid = table
             .iter()
             .filter(|e| !matches!(e.function >> 16, 0x4000) && e.function != 0x8000_001f)
@@ -94,8 +107,9 @@ impl Machine {
             profile,
             options,
             cpuid: table,
+            xeon,
             psp: Mutex::new(Psp::new(platform)),
-            asids: Mutex::new(BTreeSet::new()),
+            ids: Mutex::new(BTreeSet::new()),
             vms: Mutex::new(Vec::new()),
             retired: Mutex::new(Vec::new()),
             psp_cycles: AtomicU64::new(0),
@@ -119,15 +133,24 @@ impl Machine {
     /// Takes a free ASID.
     pub fn take_asid(&self) -> Option<u16> {
         let limit = u16::try_from(self.psp().platform().asids).unwrap_or(u16::MAX);
-        let mut taken = self.asids.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = (1..=limit).find(|asid| !taken.contains(asid))?;
+        self.take_id(limit)
+    }
+
+    /// Takes a free key identifier for a TD.
+    pub fn take_hkid(&self) -> Option<u16> {
+        self.take_id(self.xeon.as_ref()?.tdx.hkids)
+    }
+
+    fn take_id(&self, limit: u16) -> Option<u16> {
+        let mut taken = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = (1..=limit).find(|id| !taken.contains(id))?;
         taken.insert(free);
         Some(free)
     }
 
-    /// Gives an ASID back.
-    pub fn free_asid(&self, asid: u16) {
-        self.asids.lock().unwrap_or_else(PoisonError::into_inner).remove(&asid);
+    /// Gives an ASID or key identifier back.
+    pub fn free_id(&self, id: u16) {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
     /// Remembers a VM for the statistics.
@@ -154,6 +177,7 @@ impl Machine {
         serde_json::json!({
             "profile": self.profile.name,
             "tsc_khz": self.profile.tsc_khz,
+            "placeholder_costs": self.profile.placeholders(),
             "time": if self.options.realtime { "measured" } else { "modelled" },
             "psp_cycles": psp,
             "psp_seconds": psp as f64 / f64::from(self.profile.tsc_khz) / 1e3,

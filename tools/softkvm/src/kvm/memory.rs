@@ -9,10 +9,12 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use abi::kvm_snp::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, UserMemoryRegion2};
 
+use super::caps::VmKind;
 use super::errno::{Answer, Errno};
 use super::fd::Mapping;
 use super::number::{MEM_GUEST_MEMFD, MEM_LOG_DIRTY, MEM_READONLY, MEMORY_SLOTS};
@@ -116,14 +118,20 @@ pub struct Memory {
     private: BTreeMap<u64, u64>,
     gmems: BTreeMap<GmemId, Gmem>,
     next: u32,
-    /// SNP: only guest memory descriptors hold private memory, no read-only slots.
+    /// Confidential: only guest memory descriptors hold private memory, no read-only slots.
     pub protected: bool,
+    /// SNP: pages of guest memory descriptors have entries in the reverse map.
+    reverse_map: bool,
 }
 
 impl Memory {
     /// No memory yet.
-    pub fn new(protected: bool) -> Self {
-        Self { protected, ..Self::default() }
+    pub fn new(kind: VmKind) -> Self {
+        Self {
+            protected: kind != VmKind::Plain,
+            reverse_map: kind == VmKind::Snp,
+            ..Self::default()
+        }
     }
 
     /// KVM_CREATE_GUEST_MEMFD: what flags and size are allowed.
@@ -141,8 +149,11 @@ impl Memory {
         let id = GmemId(self.next);
         self.next += 1;
         let size = map.size() as u64;
-        let rmp =
-            if self.protected { vec![RmpEntry::default(); (size / PAGE) as usize] } else { vec![] };
+        let rmp = if self.reverse_map {
+            vec![RmpEntry::default(); (size / PAGE) as usize]
+        } else {
+            vec![]
+        };
         self.gmems.insert(id, Gmem { map, size, flags, rmp });
         id
     }
@@ -301,6 +312,49 @@ impl Memory {
         let at = self.slots.partition_point(|slot| slot.gpa <= gpa);
         let slot = &self.slots[at.checked_sub(1)?];
         slot.holds(gpa).then_some(slot)
+    }
+
+    /// The frames of a slot that has a guest memory descriptor.
+    pub fn frames_of(&self, id: u32) -> Option<Range<u64>> {
+        let slot = self.slots.iter().find(|slot| slot.id == id & 0xffff && slot.gmem.is_some())?;
+        Some(slot.gpa / PAGE..(slot.gpa + slot.size) / PAGE)
+    }
+
+    /// The frames that stand for a range of a guest memory descriptor.
+    pub fn frames_behind(&self, id: GmemId, offset: u64, len: u64) -> Vec<Range<u64>> {
+        let end = offset.saturating_add(len);
+        let bound = self.slots.iter().filter_map(|slot| match slot.gmem {
+            Some((gmem, at)) if gmem == id => Some((slot, at)),
+            _ => None,
+        });
+        bound
+            .filter_map(|(slot, at)| {
+                let (from, to) = (offset.max(at), end.min(at + slot.size));
+                let frame = |offset: u64| (slot.gpa + (offset - at)) / PAGE;
+                (from < to).then(|| frame(from)..frame(to))
+            })
+            .collect()
+    }
+
+    /// Whether an address has a slot with a guest memory descriptor.
+    pub fn is_guarded(&self, gpa: u64) -> bool {
+        self.slot(gpa).is_some_and(|slot| slot.gmem.is_some())
+    }
+
+    /// Host page of the private half.
+    pub fn private_host(&self, gpa: u64) -> Option<*mut u8> {
+        let slot = &self.slots[self.slot_index(gpa)?];
+        let (id, at) = slot.gmem?;
+        let gmem = self.gmems.get(&id)?;
+        // SAFETY: a slot's range lies inside its descriptor's mapping.
+        Some(unsafe { gmem.map.base().add((at + ((gpa & !0xfff) - slot.gpa)) as usize) })
+    }
+
+    /// Lends a page of the private half.
+    pub fn private_bytes(&mut self, gpa: u64) -> Option<&mut Page> {
+        let host = self.private_host(gpa)?;
+        // SAFETY: the page is ours and mapped, and nobody runs while the VM is locked.
+        Some(unsafe { &mut *host.cast::<Page>() })
     }
 
     fn slot_index(&self, gpa: u64) -> Option<usize> {

@@ -21,6 +21,7 @@ pub mod memory;
 pub mod msrs;
 pub mod number;
 pub mod profile;
+mod protection;
 pub mod regs;
 pub mod replay;
 pub mod run;
@@ -30,6 +31,10 @@ pub mod signals;
 pub mod state;
 pub mod stats;
 pub mod system;
+pub mod td;
+mod td_host;
+mod td_world;
+pub mod tdx;
 pub mod user;
 pub mod vcpu;
 pub mod vm;
@@ -105,7 +110,7 @@ impl Front {
         system::open_kvm(self, machine)
     }
 
-    /// Opens `/dev/sev`.
+    /// Opens `/dev/sev`; ENOENT on a machine that has none.
     pub fn open_sev(&self, machine: Arc<Machine>, writable: bool) -> Answer<RawFd> {
         system::open_sev(self, machine, writable)
     }
@@ -158,6 +163,9 @@ fn fallocate(vm: &Weak<Vm>, id: GmemId, size: u64, mode: i32, offset: i64, len: 
     }
     let Some(vm) = vm.upgrade() else { return Ok(()) };
     let mut state = vm.lock();
+    for frames in state.memory.frames_behind(id, start, len) {
+        state.zap_private(frames);
+    }
     if let Some((host, len)) = state.memory.punch(id, start, len) {
         state.code.host_wrote(host, len);
     }

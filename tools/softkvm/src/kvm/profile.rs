@@ -1,17 +1,22 @@
-//! Platform profiles: the part that is modelled and what its operations cost, from a TOML file.
+//! Platform profiles: the part that is modelled and what its operations cost, from a TOML file. A part has either a table
+//! `[sev]` or a table `[tdx]`, and with it its vendor, its devices and its costs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use abi::snp::{SnpPolicy, TcbParts};
+use abi::tdx::Xfam;
 use serde::Deserialize;
 
 use crate::snp::platform::{Costs, Platform};
+use crate::tdx::{TdxCosts, TdxModule, TdxPlatform};
 
 /// Profiles that come with the program.
 const BUILT_IN: &[(&str, &str)] = &[
     ("epyc-milan", include_str!("../../profiles/epyc-milan.toml")),
     ("epyc-genoa", include_str!("../../profiles/epyc-genoa.toml")),
+    ("xeon-spr", include_str!("../../profiles/xeon-spr.toml")),
+    ("xeon-emr", include_str!("../../profiles/xeon-emr.toml")),
 ];
 
 /// Name of the profile that is used if none is asked for.
@@ -45,6 +50,20 @@ pub enum ProfileError {
     /// The host is asked to cheat in a way it cannot.
     #[error(transparent)]
     Hostile(#[from] super::hostile::HostileError),
+    /// It has none of the protections, or both.
+    #[error("profile {name:?} needs one of the tables [sev] and [tdx]")]
+    Protection {
+        /// The profile.
+        name: String,
+    },
+    /// Its TDX module is not known.
+    #[error("profile {name:?}: no TDX module {module:?} ({})", modules())]
+    Module {
+        /// The profile.
+        name: String,
+        /// The module.
+        module: String,
+    },
     /// A cost is missing or unknown.
     #[error("profile {name:?}: cost {cost:?} is {problem}")]
     Cost {
@@ -69,6 +88,13 @@ pub struct Cost {
     pub confidence: String,
 }
 
+impl Cost {
+    /// Nobody has published it: an order of magnitude.
+    pub fn is_placeholder(&self) -> bool {
+        self.confidence == "none"
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tcb {
@@ -76,6 +102,28 @@ struct Tcb {
     tee: u8,
     snp: u8,
     microcode: u8,
+}
+
+/// What an AMD part has beyond its costs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sev {
+    c_bit: u8,
+    firmware_api: [u8; 2],
+    firmware_build: u8,
+    tcb: Tcb,
+    report_version: u32,
+    asids: u32,
+}
+
+/// What an Intel part has beyond its costs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tdx {
+    module: String,
+    five_level_ept: bool,
+    hkids: u16,
+    cpus: u16,
 }
 
 /// A profile as it stands in its file.
@@ -89,18 +137,39 @@ pub struct Profile {
     family: u8,
     model: u8,
     stepping: u8,
-    c_bit: u8,
     /// Physical address bits.
     pub phys_bits: u8,
     /// TSC frequency.
     pub tsc_khz: u32,
-    firmware_api: [u8; 2],
-    firmware_build: u8,
-    tcb: Tcb,
-    report_version: u32,
-    asids: u32,
+    sev: Option<Sev>,
+    tdx: Option<Tdx>,
     /// What operations cost.
     pub costs: BTreeMap<String, Cost>,
+}
+
+/// A profile's part.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// An AMD part, without its CPUID.
+    Amd(Box<Platform>),
+    /// An Intel part.
+    Intel(Box<Xeon>),
+}
+
+/// An Intel part.
+#[derive(Clone, Debug)]
+pub struct Xeon {
+    /// The part with its module, without its CPUID.
+    pub tdx: TdxPlatform,
+    /// What plain VMs' exits cost: [`Costs::exit`] and [`Costs::user_exit`], nothing else.
+    pub costs: Costs,
+    /// Logical processors of the host.
+    pub cpus: u16,
+}
+
+/// Names of the modules.
+fn modules() -> String {
+    TdxModule::ALL.iter().map(|module| module.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Names of the built-in profiles.
@@ -126,19 +195,40 @@ impl Profile {
             name: name.to_owned(),
             source: Box::new(source),
         })?;
-        profile.costs()?;
+        profile.part(0)?;
         Ok(profile)
     }
 
-    /// Costs in cycles.
-    fn costs(&self) -> Result<Costs, ProfileError> {
+    /// The costs that nobody has published: their names.
+    pub fn placeholders(&self) -> Vec<&str> {
+        let guessed = self.costs.iter().filter(|(_, cost)| cost.is_placeholder());
+        guessed.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Fills in costs in cycles, each from the entry of its name: nothing may be missing or left over.
+    fn fill<'a>(
+        &self,
+        fields: impl IntoIterator<Item = (&'a str, &'a mut u64)>,
+    ) -> Result<(), ProfileError> {
         let error = |cost: &str, problem| ProfileError::Cost {
             name: self.name.clone(),
             cost: cost.to_owned(),
             problem,
         };
+        let mut fields: BTreeMap<&str, &mut u64> = fields.into_iter().collect();
+        if let Some(name) = self.costs.keys().find(|name| !fields.contains_key(name.as_str())) {
+            return Err(error(name, "unknown"));
+        }
+        for (name, field) in &mut fields {
+            let cost = self.costs.get(*name).ok_or_else(|| error(name, "missing"))?;
+            **field = (u128::from(cost.ns) * u128::from(self.tsc_khz) / 1_000_000) as u64;
+        }
+        Ok(())
+    }
+
+    fn sev_costs(&self) -> Result<Costs, ProfileError> {
         let mut costs = Costs::default();
-        let mut fields: Vec<(&str, &mut u64)> = vec![
+        self.fill([
             ("launch_start", &mut costs.launch_start),
             ("launch_update", &mut costs.launch_update),
             ("launch_finish", &mut costs.launch_finish),
@@ -150,42 +240,94 @@ impl Profile {
             ("exit", &mut costs.exit),
             ("user_exit", &mut costs.user_exit),
             ("vc", &mut costs.vc),
-        ];
-        if let Some(name) = self.costs.keys().find(|name| !fields.iter().any(|(f, _)| f == name)) {
-            return Err(error(name, "unknown"));
-        }
-        for (name, field) in &mut fields {
-            let cost = self.costs.get(*name).ok_or_else(|| error(name, "missing"))?;
-            **field = (u128::from(cost.ns) * u128::from(self.tsc_khz) / 1_000_000) as u64;
-        }
+        ])?;
         Ok(costs)
     }
 
-    /// The part, without its CPUID.
-    pub fn platform(&self, seed: u64) -> Platform {
-        let default = Platform::default();
-        Platform {
+    /// Costs of TDs, and of plain VMs on the same part.
+    fn tdx_costs(&self) -> Result<(TdxCosts, Costs), ProfileError> {
+        let mut costs = TdxCosts::default();
+        let mut plain = Costs::default();
+        self.fill([
+            ("mng_init", &mut costs.mng_init),
+            ("vp_init", &mut costs.vp_init),
+            ("sept_add", &mut costs.sept_add),
+            ("page_add", &mut costs.page_add),
+            ("mr_extend", &mut costs.mr_extend),
+            ("mr_finalize", &mut costs.mr_finalize),
+            ("page_aug", &mut costs.page_aug),
+            ("page_accept", &mut costs.page_accept),
+            ("page_remove", &mut costs.page_remove),
+            ("tdcall", &mut costs.tdcall),
+            ("mr_report", &mut costs.mr_report),
+            ("emulation", &mut costs.emulation),
+            ("ve", &mut costs.ve),
+            ("vmcall", &mut costs.vmcall),
+            ("exit", &mut costs.exit),
+            ("plain_exit", &mut plain.exit),
+            ("user_exit", &mut costs.user_exit),
+        ])?;
+        plain.user_exit = costs.user_exit;
+        Ok((costs, plain))
+    }
+
+    /// The part.
+    pub fn part(&self, seed: u64) -> Result<Part, ProfileError> {
+        match (&self.sev, &self.tdx) {
+            (Some(sev), None) => Ok(Part::Amd(Box::new(self.epyc(sev, seed)?))),
+            (None, Some(tdx)) => Ok(Part::Intel(Box::new(self.xeon(tdx)?))),
+            _ => Err(ProfileError::Protection { name: self.name.clone() }),
+        }
+    }
+
+    fn xeon(&self, tdx: &Tdx) -> Result<Xeon, ProfileError> {
+        let module = TdxModule::ALL.iter().find(|module| module.name == tdx.module);
+        let module = module.ok_or_else(|| ProfileError::Module {
+            name: self.name.clone(),
+            module: tdx.module.clone(),
+        })?;
+        let (td_costs, costs) = self.tdx_costs()?;
+        let platform = TdxPlatform {
+            module,
             family: self.family,
             model: self.model,
             stepping: self.stepping,
-            c_bit: self.c_bit,
-            api: (self.firmware_api[0], self.firmware_api[1]),
-            build: self.firmware_build,
+            phys_bits: self.phys_bits,
+            five_level_ept: tdx.five_level_ept,
+            tsc_khz: self.tsc_khz,
+            hkids: tdx.hkids,
+            // The software processor has no other states.
+            xfam_fixed0: Xfam::FIXED1,
+            costs: td_costs,
+            ..TdxPlatform::default()
+        };
+        Ok(Xeon { tdx: platform, costs, cpus: tdx.cpus })
+    }
+
+    fn epyc(&self, sev: &Sev, seed: u64) -> Result<Platform, ProfileError> {
+        let default = Platform::default();
+        Ok(Platform {
+            family: self.family,
+            model: self.model,
+            stepping: self.stepping,
+            c_bit: sev.c_bit,
+            api: (sev.firmware_api[0], sev.firmware_api[1]),
+            build: sev.firmware_build,
             tcb: TcbParts {
                 fmc: 0,
-                boot_loader: self.tcb.boot_loader,
-                tee: self.tcb.tee,
-                snp: self.tcb.snp,
-                microcode: self.tcb.microcode,
+                boot_loader: sev.tcb.boot_loader,
+                tee: sev.tcb.tee,
+                snp: sev.tcb.snp,
+                microcode: sev.tcb.microcode,
             },
             chip_seed: default.chip_seed ^ seed,
             tsc_khz: self.tsc_khz,
-            report_version: self.report_version,
+            report_version: sev.report_version,
             extra_policy: SnpPolicy(0),
-            asids: self.asids,
-            costs: self.costs().unwrap_or_default(),
+            asids: sev.asids,
+            costs: self.sev_costs()?,
             ..default
-        }
+        })
     }
 }
 
@@ -198,9 +340,18 @@ mod tests {
         for name in built_in() {
             let profile = Profile::load(name).unwrap();
             assert_eq!(profile.name, name);
-            let platform = profile.platform(0);
-            assert_eq!(platform.tsc_khz, profile.tsc_khz);
-            assert!(platform.costs.launch_update > platform.costs.vmgexit);
+            match profile.part(0).unwrap() {
+                Part::Amd(platform) => {
+                    assert_eq!(platform.tsc_khz, profile.tsc_khz);
+                    assert!(platform.costs.launch_update > platform.costs.vmgexit);
+                }
+                Part::Intel(xeon) => {
+                    assert_eq!(xeon.tdx.tsc_khz, profile.tsc_khz);
+                    assert_eq!(profile.tsc_khz % 25_000, 0, "TDs count in 25 MHz");
+                    assert!(xeon.tdx.costs.page_accept > xeon.tdx.costs.tdcall);
+                    assert!(!profile.placeholders().is_empty());
+                }
+            }
         }
     }
 

@@ -15,12 +15,14 @@ use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
 use super::signals::Blocked;
 use super::state::{Completion, State};
+use super::td_host::Host as TdHost;
 use super::vm::Vm;
 use super::world::Guest;
 use crate::chipset::Irqchip;
 use crate::cpu::{Core, Exit, engine, flags};
 use crate::snp::ghcb::{self, ApRequest, GhcbExit, Outcome};
 use crate::snp::vmsa;
+use crate::tdx::vmcall;
 
 /// Instructions of a turn.
 const QUANTUM: u64 = 100_000;
@@ -124,7 +126,7 @@ impl State {
     fn turn(&mut self, index: usize, mut budget: u64) -> Option<Return> {
         self.last = index;
         self.holder = None;
-        if let Some(failure) = self.enter(index) {
+        if let Some(failure) = self.enter(index).or_else(|| self.td_enter(index)) {
             return Some(failure);
         }
         while budget > 0 {
@@ -231,11 +233,21 @@ impl State {
                 self.vcpus[index].mp_state = mp_state::HALTED;
                 None
             }
-            Exit::Shutdown => Some(Return::Exit(UserExit::Shutdown)),
+            Exit::Shutdown => {
+                if let Some(cpu) = &mut self.vcpus[index].td {
+                    cpu.vcpu.triple_fault();
+                }
+                Some(Return::Exit(UserExit::Shutdown))
+            }
             Exit::Vmgexit => {
                 self.clock.charge(self.costs.vmgexit);
                 self.vcpus[index].count("vmgexit");
                 self.ghcb(index, None)
+            }
+            Exit::Tdcall => {
+                self.clock.charge(self.td_costs.vmcall);
+                self.vcpus[index].count("tdvmcall");
+                self.vmcall(index, None)
             }
             Exit::World => {
                 let vcpu = &mut self.vcpus[index];
@@ -322,6 +334,79 @@ impl State {
         }
     }
 
+    /// What must happen before a TD's vCPU is entered.
+    fn td_enter(&mut self, index: usize) -> Option<Return> {
+        let cpu = self.vcpus[index].td.as_mut()?;
+        let woken = cpu.halt.take().is_some();
+        if let Some(Err(status)) = self.td.as_ref().map(|vm| vm.td.enter(&cpu.vcpu)) {
+            return Some(Return::Exit(UserExit::VpEnter(status)));
+        }
+        if woken { self.vmcall(index, Some(vmcall::Answer::None)) } else { None }
+    }
+
+    /// Starts (`answer` is `None`) or continues a TDVMCALL.
+    fn vmcall(&mut self, index: usize, answer: Option<vmcall::Answer<'_>>) -> Option<Return> {
+        let (Some(mut cpu), Some(mut p)) =
+            (self.vcpus[index].td.take(), self.vcpus[index].processor.take())
+        else {
+            return Some(Return::Fail(Errno::EBUSY));
+        };
+        if self.machine.options.trace && answer.is_none() {
+            let [r10, r11, r12, r13, r14, r15] = std::array::from_fn(|i| p.core.gpr[10 + i]);
+            eprintln!(
+                "softkvm: vCPU {index}: TDVMCALL {r10:#x} {r11:#x}, {r12:#x}, {r13:#x}, {r14:#x}, {r15:#x}"
+            );
+        }
+        self.clock.begin(&p.core);
+        // The protocol's own state leaves with the vCPU's for the time of the call; the host needs the rest of it.
+        let mut protocol = std::mem::take(&mut cpu.vmcall);
+        self.vcpus[index].td = Some(cpu);
+        let mut guest = Guest { state: self, me: index, end_turn: false, horizon: u64::MAX };
+        let mut host = TdHost { core: p.core.clone(), guest: &mut guest };
+        let outcome = match answer {
+            None => protocol.handle(&mut p.core, &mut host),
+            Some(answer) => protocol.complete(&mut p.core, &mut host, answer),
+        };
+        if self.machine.options.trace {
+            eprintln!("softkvm: vCPU {index}: {outcome:x?}, R10 {:#x}", p.core.gpr[10]);
+        }
+        self.vcpus[index].processor = Some(p);
+        if let Some(cpu) = &mut self.vcpus[index].td {
+            cpu.vmcall = protocol;
+        }
+        self.after_vmcall(index, outcome)
+    }
+
+    fn after_vmcall(&mut self, index: usize, outcome: vmcall::Outcome) -> Option<Return> {
+        use vmcall::{Outcome, VmcallExit};
+        match outcome {
+            Outcome::Resume => None,
+            Outcome::Halt { interrupts_blocked } => {
+                self.vcpus[index].count("hlt");
+                if let Some(cpu) = &mut self.vcpus[index].td {
+                    cpu.halt = Some(interrupts_blocked);
+                }
+                self.vcpus[index].mp_state = mp_state::HALTED;
+                None
+            }
+            Outcome::Fail(errno) => Some(Return::Fail(Errno(errno))),
+            Outcome::Exit(exit) => {
+                if let VmcallExit::MapGpaRange { .. } = exit
+                    && let Some(answer) = self.hostile.lie()
+                {
+                    return self.vmcall(index, Some(vmcall::Answer::Hypercall(answer)));
+                }
+                let exit = td_user_exit(exit);
+                if let UserExit::TdxFatal(data) = &exit {
+                    let code = data[12];
+                    self.complain(format!("vCPU {index} reports a fatal error ({code:#x})"));
+                }
+                self.vcpus[index].completion = Completion::Vmcall(exit.clone());
+                Some(Return::Exit(exit))
+            }
+        }
+    }
+
     fn trace_vmgexit(&mut self, index: usize, msr: u64) {
         let mut fields = [0; 24];
         let page = msr & 0xfff == 0
@@ -379,6 +464,24 @@ impl State {
                 };
                 (false, self.ghcb(index, Some(answer)))
             }
+            Completion::Vmcall(exit) => {
+                let data;
+                let answer = match exit {
+                    UserExit::Io { data: None, size, .. } => {
+                        data = page.io_data(usize::from(size));
+                        vmcall::Answer::Io(&data)
+                    }
+                    UserExit::Mmio { data: None, .. } => vmcall::Answer::Mmio(page.mmio_data()),
+                    UserExit::Rdmsr { .. } | UserExit::Wrmsr { .. } => {
+                        let (error, data) = page.msr_answer();
+                        vmcall::Answer::Msr { error, data }
+                    }
+                    UserExit::MapGpaRange { .. } => vmcall::Answer::Hypercall(page.hypercall_ret()),
+                    UserExit::Tdx(_) => vmcall::Answer::Tdx(page.tdx_answer()),
+                    _ => vmcall::Answer::None,
+                };
+                (false, self.vmcall(index, Some(answer)))
+            }
         }
     }
 
@@ -391,6 +494,10 @@ impl State {
     /// What every return tells user space.
     fn put_state(&self, index: usize) {
         let vcpu = &self.vcpus[index];
+        if self.kind == super::caps::VmKind::Tdx {
+            // The flags are the module's, and nothing can be injected.
+            return vcpu.page.put_state(false, false, 0, self.chipset.apic_base(index));
+        }
         let if_flag = vcpu.core().is_ok_and(|core| core.rflags & flags::IF != 0);
         let shadow = vcpu.core().is_ok_and(|core: &Core| core.shadow);
         let ready = self.chipset.ready_for_external(index) && if_flag && !shadow;
@@ -400,6 +507,7 @@ impl State {
     fn wants_window(&self, index: usize) -> bool {
         let vcpu = &self.vcpus[index];
         vcpu.page.wants_interrupt_window()
+            && vcpu.td.is_none()
             && self.chipset.mode() != Irqchip::Full
             && self.chipset.ready_for_external(index)
             && vcpu.core().is_ok_and(|core| core.rflags & flags::IF != 0 && !core.shadow)
@@ -422,17 +530,39 @@ fn user_exit(exit: GhcbExit) -> UserExit {
     }
 }
 
+fn td_user_exit(exit: vmcall::VmcallExit) -> UserExit {
+    use vmcall::VmcallExit as E;
+    match exit {
+        E::Io { data, port, size } => {
+            let data = data.map(|data| data.to_le_bytes()[..usize::from(size.min(4))].to_vec());
+            UserExit::Io { data, port, size, count: 1 }
+        }
+        E::Mmio { gpa, len, data } => UserExit::Mmio { gpa, len, data },
+        E::Rdmsr { index, reason } => UserExit::Rdmsr { index, reason },
+        E::Wrmsr { index, value, reason } => UserExit::Wrmsr { index, value, reason },
+        E::MapGpaRange { gpa, npages, attributes } => {
+            UserExit::MapGpaRange { args: [gpa, npages, attributes], flags: 1 }
+        }
+        E::Tdx(exit) => UserExit::Tdx(exit),
+        E::Fatal { data } => UserExit::TdxFatal(data),
+    }
+}
+
 /// KVM_RUN on a vCPU.
 pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
     let mask = vm.lock().vcpus[index].signal_mask;
     let signals = Blocked::new(mask);
     let mut state = vm.lock();
+    state.alive()?;
     if state.vcpus[index].inside {
         return Err(Errno::EBUSY);
     }
     let sync = state.vcpus[index].page.wants_sync();
-    if sync || state.is_snp() && !state.snp.active() {
+    if sync || state.is_unlaunched() {
         return Err(Errno::EINVAL);
+    }
+    if state.vcpus[index].mp_state != mp_state::UNINITIALIZED {
+        state.td_admits_run(index)?;
     }
     state.be_hostile();
     let vcpu = &mut state.vcpus[index];
@@ -460,7 +590,12 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
         *vcpu.counts.user_exits.entry(exit.name()).or_default() += 1;
         let comes_back = !matches!(
             exit,
-            UserExit::Interrupted | UserExit::Shutdown | UserExit::FailEntry | UserExit::SevTerm(_)
+            UserExit::Interrupted
+                | UserExit::Shutdown
+                | UserExit::FailEntry
+                | UserExit::SevTerm(_)
+                | UserExit::TdxFatal(_)
+                | UserExit::VpEnter(_)
         );
         if comes_back {
             vcpu.left = Some(Instant::now());
@@ -500,6 +635,9 @@ impl<'a> Turns<'a> {
         }
         loop {
             state.settle();
+            if state.dead {
+                return (state, Return::Fail(Errno::EIO));
+            }
             if parked
                 && (state.vcpus[index].mp_state != mp_state::UNINITIALIZED
                     || state.vcpus[index].ap.is_some())

@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
+use abi::kvm_tdx::{KVM_EXIT_TDX, KVM_SYSTEM_EVENT_TDX_FATAL, TdxExit};
+use abi::tdx::TdxStatus;
 use kvm_bindings as kb;
+use zerocopy::IntoBytes;
 
 use super::fd::Mapping;
 use super::number::{EXIT_SNP_REQ_CERTS, PIO_DATA_OFFSET, SYSTEM_EVENT_SEV_TERM};
@@ -95,6 +98,12 @@ pub enum UserExit {
     IoapicEoi(u8),
     /// KVM_EXIT_AP_RESET_HOLD.
     ApResetHold,
+    /// KVM_EXIT_TDX.
+    Tdx(TdxExit),
+    /// KVM_EXIT_SYSTEM_EVENT of type TDX_FATAL, with registers by number.
+    TdxFatal([u64; 16]),
+    /// KVM_EXIT_INTERNAL_ERROR: TDH.VP.ENTER has returned this.
+    VpEnter(TdxStatus),
 }
 
 impl UserExit {
@@ -117,6 +126,9 @@ impl UserExit {
             Self::ReqCerts { .. } => EXIT_SNP_REQ_CERTS,
             Self::IoapicEoi(_) => kb::KVM_EXIT_IOAPIC_EOI,
             Self::ApResetHold => kb::KVM_EXIT_AP_RESET_HOLD,
+            Self::Tdx(_) => KVM_EXIT_TDX,
+            Self::TdxFatal(_) => kb::KVM_EXIT_SYSTEM_EVENT,
+            Self::VpEnter(_) => kb::KVM_EXIT_INTERNAL_ERROR,
         }
     }
 
@@ -139,6 +151,9 @@ impl UserExit {
             Self::ReqCerts { .. } => "snp_req_certs",
             Self::IoapicEoi(_) => "ioapic_eoi",
             Self::ApResetHold => "ap_reset_hold",
+            Self::Tdx(_) => "tdx",
+            Self::TdxFatal(_) => "system_event",
+            Self::VpEnter(_) => "internal_error",
         }
     }
 }
@@ -258,6 +273,21 @@ impl RunPage {
                 self.put64(UNION + 8, *npages);
                 self.put64(UNION + 16, 0);
             }
+            UserExit::Tdx(exit) => self.put(UNION, exit.as_bytes()),
+            UserExit::TdxFatal(data) => {
+                self.put32(UNION, KVM_SYSTEM_EVENT_TDX_FATAL);
+                self.put32(UNION + 4, data.len() as u32);
+                for (i, word) in data.iter().enumerate() {
+                    self.put64(UNION + 8 + i * 8, *word);
+                }
+            }
+            UserExit::VpEnter(status) => {
+                // KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, with the status and the processor it ran on.
+                self.put32(UNION, 4);
+                self.put32(UNION + 4, 2);
+                self.put64(UNION + 8, status.0);
+                self.put64(UNION + 16, 0);
+            }
             UserExit::IoapicEoi(vector) => self.put(UNION, &[*vector]),
             UserExit::Hlt
             | UserExit::IrqWindow
@@ -292,6 +322,14 @@ impl RunPage {
     /// `msr.error` and `msr.data`.
     pub fn msr_answer(&self) -> (bool, u64) {
         (self.get::<1>(UNION)[0] != 0, self.get64(UNION + 16))
+    }
+
+    /// `tdx`.
+    pub fn tdx_answer(&self) -> TdxExit {
+        let mut exit = TdxExit::default();
+        let bytes: [u8; size_of::<TdxExit>()] = self.get(UNION);
+        exit.as_mut_bytes().copy_from_slice(&bytes);
+        exit
     }
 
     /// `snp_req_certs.ret` and `npages`.

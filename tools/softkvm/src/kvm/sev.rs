@@ -94,7 +94,7 @@ fn dispatch(state: &mut State, command: &SevCmd) -> Launch {
             let asid = machine.take_asid();
             let result = state.snp.init2(&machine.psp(), &params, created, asid);
             if let (Err(_), Some(asid)) = (&result, asid) {
-                machine.free_asid(asid);
+                machine.free_id(asid);
             }
             result
         }

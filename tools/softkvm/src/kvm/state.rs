@@ -17,12 +17,14 @@ use super::msrs::{Filter, Msrs};
 use super::number::{MAX_VCPUS, mp_state};
 use super::replay::{Replay, Touch};
 use super::run_page::{RunPage, UserExit};
+use super::td::{TdCpu, TdVm};
 use crate::chipset::{self, Chipset, Irqchip};
 use crate::cpu::engine::{CodeCache, Kind};
 use crate::cpu::{Core, Features, Processor, flags};
 use crate::snp::ghcb::{ApRequest, Vmgexit};
 use crate::snp::launch::VmsaPage;
 use crate::snp::{SnpVm, vmsa};
+use crate::tdx::TdxCosts;
 
 /// Wall clock of a virtual machine in virtual time at cycle 0: 2026-01-01T00:00:00Z.
 const EPOCH_NS: u64 = 1_767_225_600_000_000_000;
@@ -36,6 +38,8 @@ pub enum Completion {
     Touch(Touch),
     /// An exit of the GHCB protocol.
     Ghcb(UserExit),
+    /// A TDVMCALL.
+    Vmcall(UserExit),
 }
 
 /// One vCPU.
@@ -62,6 +66,8 @@ pub struct Vcpu {
     pub ap: Option<ApRequest>,
     /// GHCB protocol state.
     pub ghcb: Option<Box<Vmgexit>>,
+    /// What makes it a TD's, from INIT_VCPU on.
+    pub td: Option<Box<TdCpu>>,
     /// Answered accesses of the instruction in progress.
     pub replay: Replay,
     /// What user space must answer.
@@ -138,6 +144,10 @@ impl Vcpu {
             features |= Features::SEV_ES | Features::SEV_SNP;
         }
         let phys_bits = self.table.phys_bits();
+        if self.td.is_some() {
+            // Its processor's features are the module's choice.
+            return;
+        }
         if let Some(p) = &mut self.processor {
             p.core.features = features;
             p.phys_bits = phys_bits;
@@ -236,6 +246,10 @@ pub struct State {
     pub chipset: Chipset,
     /// SNP state.
     pub snp: SnpVm,
+    /// The TD.
+    pub td: Option<Box<TdVm>>,
+    /// Given up: every ioctl fails.
+    pub dead: bool,
     /// Cached code.
     pub code: CodeCache,
     /// vCPUs in order of creation.
@@ -248,6 +262,8 @@ pub struct State {
     pub eventfds: Eventfds,
     /// Cycles that operations take.
     pub costs: crate::snp::platform::Costs,
+    /// Cycles that operations of a TD take.
+    pub td_costs: TdxCosts,
     /// Position of the C-bit.
     pub c_bit: u8,
     /// TSC frequency of the guest.
@@ -286,18 +302,22 @@ impl State {
             (psp.platform().costs.clone(), psp.platform().c_bit)
         };
         let engine = if machine.options.reference { Kind::Reference } else { Kind::Fast };
-        let memory = Memory::new(kind == VmKind::Snp);
+        let memory = Memory::new(kind);
+        let td_costs = machine.xeon.as_ref().map(|xeon| xeon.tdx.costs.clone());
         Self {
             kind,
             memory,
             chipset: Chipset::new(khz, epoch),
             snp: SnpVm::new(),
+            td: (kind == VmKind::Tdx).then(|| Box::new(TdVm::new())),
+            dead: false,
             code: CodeCache::new(engine),
             vcpus: Vec::new(),
             clock: Clock::new(realtime, khz),
             switches: Switches::default(),
             eventfds: Eventfds::default(),
             costs,
+            td_costs: td_costs.unwrap_or_default(),
             c_bit,
             tsc_khz: khz,
             jump_table: 0,
@@ -328,7 +348,8 @@ impl State {
 
     /// Adds a vCPU; the file behind `page` is the caller's.
     pub fn add_vcpu(&mut self, id: u32, page: Arc<Mapping>) -> Answer<usize> {
-        Errno::require(id < MAX_VCPUS)?;
+        Errno::require(id < MAX_VCPUS && self.vcpus.len() < self.max_vcpus() as usize)?;
+        self.td_admits_vcpu()?;
         if self.vcpus.iter().any(|vcpu| vcpu.id == id) {
             return Err(Errno::EEXIST);
         }
@@ -349,6 +370,7 @@ impl State {
             vmsa_valid: false,
             ap: None,
             ghcb: Some(Box::new(Vmgexit::new(self.c_bit))),
+            td: None,
             replay: Replay::default(),
             completion: Completion::None,
             exit: None,
@@ -384,6 +406,13 @@ impl State {
     pub fn has_event(&self, index: usize) -> bool {
         let vcpu = &self.vcpus[index];
         let Some(p) = &vcpu.processor else { return false };
+        if let Some(cpu) = &vcpu.td
+            && let Some(blocked) = cpu.halt
+        {
+            // RFLAGS.IF is the module's to know: what counts is what the guest has said.
+            return self.chipset.nmis(index) > 0 && !cpu.vcpu.holds_nmi()
+                || !blocked && self.chipset.has_interrupt(index);
+        }
         matches!(vcpu.ap, Some(ApRequest::Create(_)))
             || p.core.pending.is_some()
             || self.chipset.nmis(index) > 0 && !p.core.nmi_blocked
@@ -403,6 +432,8 @@ impl State {
                     chipset::Event::Smi(index) => {
                         self.complain(format!("SMI sent to vCPU {index}: there is no SMM"));
                     }
+                    // KVM does not see a TD's EOIs.
+                    chipset::Event::EoiExit { .. } if self.kind == VmKind::Tdx => {}
                     chipset::Event::EoiExit { vcpu, vector } => self.vcpus[vcpu].eois.push(vector),
                     chipset::Event::Acked(gsi) => self.eventfds.acked(gsi, &mut self.chipset),
                     chipset::Event::Write(write) => {
@@ -425,6 +456,10 @@ impl State {
 
     /// INIT: of an SNP vCPU only the run state changes, its registers are in its VMSA.
     fn init(&mut self, index: usize) {
+        if self.kind == VmKind::Tdx {
+            // KVM drops it, and start-up IPIs with it (`tdx_vcpu_reset`).
+            return self.complain(format!("INIT sent to vCPU {index} of a TD: ignored"));
+        }
         let vcpu = &mut self.vcpus[index];
         if !vcpu.protected()
             && let Some(p) = &mut vcpu.processor
@@ -448,6 +483,9 @@ impl State {
     }
 
     fn sipi(&mut self, index: usize, vector: u8) {
+        if self.kind == VmKind::Tdx {
+            return;
+        }
         let vcpu = &mut self.vcpus[index];
         let protected = vcpu.protected();
         if protected && let Some(ghcb) = &mut vcpu.ghcb {
@@ -504,7 +542,7 @@ impl State {
             })
             .collect();
         serde_json::json!({
-            "kind": if self.is_snp() { "snp" } else { "plain" },
+            "kind": self.kind.name(),
             "virtual_cycles": self.clock.now(),
             "virtual_seconds": self.clock.now() as f64 / khz / 1e3,
             "blocks": code.blocks,

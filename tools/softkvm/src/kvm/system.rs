@@ -20,7 +20,7 @@ pub fn ioctl(front: &Front, machine: &Arc<Machine>, request: u64, arg: u64) -> A
     match request {
         nr::GET_API_VERSION if arg == 0 => Ok(12),
         nr::CREATE_VM => create_vm(front, machine, arg),
-        nr::CHECK_EXTENSION => Ok(caps::check(None, arg as u32)),
+        nr::CHECK_EXTENSION => Ok(caps::check(machine, None, arg as u32)),
         nr::GET_VCPU_MMAP_SIZE if arg == 0 => Ok(nr::VCPU_MMAP_SIZE as i32),
         nr::GET_SUPPORTED_CPUID => put_cpuid(arg, &machine.cpuid).map(|()| 0),
         nr::GET_EMULATED_CPUID => put_cpuid(arg, &[]).map(|()| 0),
@@ -40,6 +40,7 @@ pub fn ioctl(front: &Front, machine: &Arc<Machine>, request: u64, arg: u64) -> A
 
 fn create_vm(front: &Front, machine: &Arc<Machine>, kind: u64) -> Answer<i32> {
     let kind = VmKind::from_number(kind).ok_or(Errno::EINVAL)?;
+    Errno::require(kind.offered(machine.xeon.is_some()))?;
     front.objects.sweep();
     let vm = super::vm::Vm::new(machine.clone(), kind);
     front.objects.publish(c"kvm-vm", 0, |_| Ok(Object::Vm(vm)))
@@ -86,6 +87,9 @@ fn attribute(machine: &Machine, attr: &kvm_device_attr) -> Answer<u64> {
     if attr.group != KVM_X86_GRP_SEV {
         // Group 0 holds the permitted XCR0 features.
         return if attr.group == 0 && attr.attr == 0 { Ok(3) } else { Err(Errno::ENXIO) };
+    }
+    if machine.xeon.is_some() {
+        return Err(Errno::ENXIO);
     }
     let psp = machine.psp();
     match attr.attr {
@@ -144,5 +148,8 @@ pub fn open_kvm(front: &Front, machine: Arc<Machine>) -> Answer<RawFd> {
 
 /// Opens `/dev/sev`.
 pub fn open_sev(front: &Front, machine: Arc<Machine>, writable: bool) -> Answer<RawFd> {
+    if machine.xeon.is_some() {
+        return Err(Errno::ENOENT);
+    }
     front.objects.publish(c"sev", 0, |_| Ok(Object::Sev { machine, writable }))
 }

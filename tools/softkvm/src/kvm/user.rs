@@ -62,6 +62,12 @@ plain!(
     abi::kvm_snp::SevIssueCmd,
     abi::kvm_snp::SnpPlatformStatus,
     abi::kvm_snp::SevGetId2,
+    abi::kvm_tdx::TdxCmd,
+    abi::kvm_tdx::CpuidHeader,
+    abi::kvm_tdx::CpuidEntry,
+    abi::kvm_tdx::TdxCapabilities,
+    abi::kvm_tdx::TdxInitVm,
+    abi::kvm_tdx::TdxInitMemRegion,
 );
 // SAFETY: an array of plain values is plain.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}

@@ -6,16 +6,19 @@ use kvm_bindings::{
     kvm_cpuid_entry2, kvm_guest_debug, kvm_msr_entry, kvm_sregs, kvm_translation, kvm_vcpu_events,
 };
 
+use super::caps::VmKind;
 use super::cpuid::Table;
 use super::errno::{Answer, Errno};
 use super::number::{self as nr, mp_state};
 use super::regs::{self, ApicPart};
 use super::state::State;
+use super::td::Mapped;
 use super::vm::Vm;
 use super::world::Guest;
-use super::{Front, run, stats, system, user};
+use super::{Front, run, stats, system, td_host, user};
 use crate::chipset::{ApicFeatures, Irqchip, QueueError};
-use crate::cpu::{Access, Core, Event, Exception, Features};
+use crate::cpu::{Access, Core, Event, Exception, Features, Processor};
+use crate::tdx::PageState;
 
 /// Most CPUID entries a vCPU takes (KVM_MAX_CPUID_ENTRIES).
 const MAX_CPUID: u32 = 256;
@@ -28,9 +31,11 @@ pub fn ioctl(front: &Front, vm: &Arc<Vm>, index: usize, request: u64, arg: u64) 
         nr::RUN if arg == 0 => return run::run(vm, index),
         nr::RUN => return Err(Errno::EINVAL),
         nr::GET_STATS_FD => return stats::open(front, vm, Some(index)),
+        nr::MEMORY_ENCRYPT_OP => return super::protection::vcpu_op(vm, index, arg),
         _ => {}
     }
     let mut state = vm.lock();
+    state.alive()?;
     let result = ioctl_locked(&mut state, index, request, arg);
     state.chipset_events();
     vm.kick(&state);
@@ -38,9 +43,23 @@ pub fn ioctl(front: &Front, vm: &Arc<Vm>, index: usize, request: u64, arg: u64) 
 }
 
 fn ioctl_locked(state: &mut State, index: usize, request: u64, arg: u64) -> Answer<i32> {
-    let hidden = state.vcpus[index].protected();
+    let hidden = state.hides_registers(index);
+    let td = state.kind == VmKind::Tdx;
     let done = |()| 0;
     match request {
+        nr::GET_FPU
+        | nr::SET_FPU
+        | nr::GET_XSAVE
+        | nr::GET_XSAVE2
+        | nr::SET_XSAVE
+        | nr::GET_LAPIC
+        | nr::SET_LAPIC
+        | nr::SET_TSC_KHZ
+            if td =>
+        {
+            Err(Errno::EINVAL)
+        }
+        nr::SMI if td => Err(Errno::ENOTTY),
         nr::GET_REGS
         | nr::SET_REGS
         | nr::GET_SREGS
@@ -222,9 +241,31 @@ fn hidden_msr(state: &State, index: usize, core: &Core, msr: u32) -> bool {
     state.vcpus[index].protected() && core.rdmsr_local(msr).is_some()
 }
 
+/// KVM_GET_MSRS of one register of a TD's vCPU.
+fn get_td_msr(state: &mut State, index: usize, p: &mut Processor, msr: u32) -> Option<u64> {
+    if !td_host::has_msr(msr, false) {
+        return None;
+    }
+    state.clock.begin(&p.core);
+    let mut guest = Guest { state, me: index, end_turn: false, horizon: u64::MAX };
+    guest.td_emulated_rdmsr(&mut p.core, msr)
+}
+
+/// KVM_SET_MSRS of one register of a TD's vCPU.
+fn set_td_msr(state: &mut State, index: usize, p: &mut Processor, msr: u32, value: u64) -> bool {
+    if !td_host::has_msr(msr, true) {
+        return false;
+    }
+    state.clock.begin(&p.core);
+    let mut guest = Guest { state, me: index, end_turn: false, horizon: u64::MAX };
+    guest.td_emulated_wrmsr(&mut p.core, msr, value)
+}
+
 fn get_msr(state: &mut State, index: usize, msr: u32) -> Answer<Option<u64>> {
     let mut p = state.vcpus[index].processor.take().ok_or(Errno::EBUSY)?;
-    let value = if hidden_msr(state, index, &p.core, msr) {
+    let value = if state.kind == VmKind::Tdx {
+        get_td_msr(state, index, &mut p, msr)
+    } else if hidden_msr(state, index, &p.core, msr) {
         None
     } else {
         p.core.rdmsr_local(msr).or_else(|| {
@@ -239,7 +280,9 @@ fn get_msr(state: &mut State, index: usize, msr: u32) -> Answer<Option<u64>> {
 
 fn set_msr(state: &mut State, index: usize, msr: u32, value: u64) -> Answer<bool> {
     let mut p = state.vcpus[index].processor.take().ok_or(Errno::EBUSY)?;
-    let good = if hidden_msr(state, index, &p.core, msr) {
+    let good = if state.kind == VmKind::Tdx {
+        set_td_msr(state, index, &mut p, msr, value)
+    } else if hidden_msr(state, index, &p.core, msr) {
         false
     } else {
         match p.core.wrmsr_local(msr, value) {
@@ -455,9 +498,11 @@ fn pre_fault(state: &mut State, arg: u64) -> Answer {
             && range.size.is_multiple_of(4096)
             && range.gpa.checked_add(range.size).is_some(),
     )?;
-    if state.is_snp() && !state.snp.finished() {
+    if state.is_unfinished() {
         return Err(Errno::EOPNOTSUPP);
     }
+    // Addresses here never carry the shared bit.
+    Errno::require(!state.td().is_some_and(|td| td.is_shared(range.gpa)))?;
     let mut progress = false;
     let result = loop {
         if range.size == 0 {
@@ -480,6 +525,16 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
     }
     if !state.memory.is_private(gpa >> 12) {
         return state.memory.shared_page(gpa, true).map(|_| ());
+    }
+    if let Some(td) = state.td() {
+        if td.sept().state(gpa >> 12) != PageState::Free {
+            return Ok(());
+        }
+        return match state.td_map(gpa) {
+            Mapped::Pending => Ok(()),
+            Mapped::MemoryFault => Err(Errno::EFAULT),
+            Mapped::Dead => Err(Errno::EIO),
+        };
     }
     let asid = state.snp.asid();
     state

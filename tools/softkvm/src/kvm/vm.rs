@@ -116,7 +116,10 @@ impl Drop for Vm {
         let asid = state.snp.asid();
         state.snp.destroy(&mut self.machine.psp());
         if asid != 0 {
-            self.machine.free_asid(asid);
+            self.machine.free_id(asid);
+        }
+        if let Some(hkid) = state.td.as_mut().and_then(|td| td.hkid.take()) {
+            self.machine.free_id(hkid);
         }
         self.machine.retire(state.statistics());
     }
@@ -131,11 +134,12 @@ pub fn ioctl(front: &Front, vm: &Arc<Vm>, request: u64, arg: u64) -> Answer<i32>
         nr::SET_USER_MEMORY_REGION | nr::SET_USER_MEMORY_REGION2 => {
             return set_region(front, vm, request, arg).map(done);
         }
-        nr::MEMORY_ENCRYPT_OP => return sev::memory_encrypt_op(vm, arg),
+        nr::MEMORY_ENCRYPT_OP => return super::protection::vm_op(vm, arg),
         nr::GET_STATS_FD => return super::stats::open(front, vm, None),
         _ => {}
     }
     let mut state = vm.lock();
+    state.alive()?;
     let result = ioctl_locked(&mut state, request, arg);
     state.chipset_events();
     vm.kick(&state);
@@ -145,7 +149,7 @@ pub fn ioctl(front: &Front, vm: &Arc<Vm>, request: u64, arg: u64) -> Answer<i32>
 fn ioctl_locked(state: &mut State, request: u64, arg: u64) -> Answer<i32> {
     let done = |()| 0;
     match request {
-        nr::CHECK_EXTENSION => Ok(caps::check(Some(state.kind), arg as u32)),
+        nr::CHECK_EXTENSION => Ok(check_extension(state, arg as u32)),
         nr::SET_MEMORY_ATTRIBUTES => set_attributes(state, arg).map(done),
         nr::ENABLE_CAP => enable_cap(state, &user::get(arg)?).map(done),
         nr::CREATE_IRQCHIP => create_irqchip(state).map(done),
@@ -205,11 +209,20 @@ fn ioctl_locked(state: &mut State, request: u64, arg: u64) -> Answer<i32> {
     }
 }
 
+fn check_extension(state: &State, cap: u32) -> i32 {
+    match cap {
+        kb::KVM_CAP_X86_APIC_BUS_CYCLES_NS => state.chipset.bus_ns() as i32,
+        _ => caps::check(&state.machine, Some(state.kind), cap),
+    }
+}
+
 fn create_vcpu(front: &Front, vm: &Arc<Vm>, id: u64) -> Answer<i32> {
     let id = u32::try_from(id).map_err(|_| Errno::EINVAL)?;
     front.objects.publish(c"kvm-vcpu", nr::VCPU_MMAP_SIZE as u64, |fd| {
         let page = Arc::new(Mapping::of(fd, nr::VCPU_MMAP_SIZE)?);
-        let index = vm.lock().add_vcpu(id, page)?;
+        let mut state = vm.lock();
+        state.alive()?;
+        let index = state.add_vcpu(id, page)?;
         Ok(Object::Vcpu { vm: vm.clone(), index })
     })
 }
@@ -217,7 +230,11 @@ fn create_vcpu(front: &Front, vm: &Arc<Vm>, id: u64) -> Answer<i32> {
 fn create_gmem(front: &Front, vm: &Arc<Vm>, arg: u64) -> Answer<i32> {
     let request: CreateGuestMemfd = user::get(arg)?;
     Errno::require(request.reserved.iter().all(|word| *word == 0))?;
-    vm.lock().memory.check_gmem(request.size, request.flags)?;
+    {
+        let state = vm.lock();
+        state.alive()?;
+        state.memory.check_gmem(request.size, request.flags)?;
+    }
     front.objects.publish(c"kvm-gmem", request.size, |fd| {
         let map = Arc::new(Mapping::of(fd, request.size as usize)?);
         let id = vm.lock().memory.add_gmem(map, request.flags);
@@ -251,13 +268,19 @@ fn set_region(front: &Front, vm: &Arc<Vm>, request: u64, arg: u64) -> Answer {
         }
     };
     let mut state = vm.lock();
+    state.alive()?;
+    if region.memory_size == 0
+        && let Some(frames) = state.memory.frames_of(region.slot)
+    {
+        state.zap_private(frames);
+    }
     let change = state.memory.set_region(&region, find)?;
     state.memory_changed(change);
     Ok(())
 }
 
 fn set_attributes(state: &mut State, arg: u64) -> Answer {
-    if !state.is_snp() {
+    if state.kind == VmKind::Plain {
         return Err(Errno::ENOTTY);
     }
     let request: MemoryAttributes = user::get(arg)?;
@@ -272,7 +295,9 @@ fn set_attributes(state: &mut State, arg: u64) -> Answer {
     )?;
     let start = request.address >> 12;
     let private = request.attributes != 0;
-    state.memory.set_private(start, start + (request.size >> 12), private);
+    let end = start + (request.size >> 12);
+    state.zap_private(start..end);
+    state.memory.set_private(start, end, private);
     state.memory_changed(Change::Translations);
     Ok(())
 }
@@ -291,7 +316,7 @@ fn enable_cap(state: &mut State, cap: &kvm_enable_cap) -> Answer {
         }
         kb::KVM_CAP_SPLIT_IRQCHIP => {
             Errno::require(arg <= u64::from(crate::chipset::MAX_ROUTES))?;
-            if state.chipset.mode() != Irqchip::None {
+            if state.chipset.mode() != Irqchip::None || !state.vcpus.is_empty() {
                 return Err(Errno::EEXIST);
             }
             state.chipset.create_split_irqchip(arg as u32).map_err(|_| Errno::EINVAL)?;
@@ -306,13 +331,30 @@ fn enable_cap(state: &mut State, cap: &kvm_enable_cap) -> Answer {
         kb::KVM_CAP_MAX_VCPU_ID => {
             Errno::require(state.vcpus.is_empty() && arg <= u64::from(nr::MAX_VCPUS))?;
         }
-        kb::KVM_CAP_X86_APIC_BUS_CYCLES_NS => Errno::require(arg == 1)?,
+        kb::KVM_CAP_X86_APIC_BUS_CYCLES_NS => set_bus_cycle(state, arg)?,
         _ => return Err(Errno::EINVAL),
     }
     Ok(())
 }
 
+/// KVM_CAP_X86_APIC_BUS_CYCLES_NS.
+fn set_bus_cycle(state: &mut State, ns: u64) -> Answer {
+    // The longest period of the timer must fit into 64 bits: initial count and divisor at most.
+    const LONGEST: u64 = 128 * u32::MAX as u64;
+    Errno::require(ns != 0 && ns <= u64::MAX / LONGEST)?;
+    if state.chipset.mode() == Irqchip::None {
+        return Err(Errno::ENXIO);
+    }
+    Errno::require(state.vcpus.is_empty())?;
+    state.chipset.set_bus_ns(ns);
+    Ok(())
+}
+
 fn create_irqchip(state: &mut State) -> Answer {
+    if state.kind == VmKind::Tdx {
+        // The module hides EOIs, which IOAPIC and 8259s would have to see.
+        return Err(Errno::ENOTTY);
+    }
     if state.chipset.mode() != Irqchip::None {
         return Err(Errno::EEXIST);
     }

@@ -4,12 +4,15 @@ use super::errno::Errno;
 use super::memory::Backing;
 use super::msrs;
 use super::number::mp_state;
+use super::protection::Shield;
 use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
 use super::state::{Completion, State, Vcpu};
 use crate::chipset::Event;
 use crate::cpu::state::{RAX, RBX, RCX, RDX, RSI, cr4};
-use crate::cpu::{Access, Core, Exception, Exit, HostPage, PageAnswer, Stop, World};
+use crate::cpu::{
+    Access, Core, Exception, Exit, HostPage, Intercept, OwnerBit, PageAnswer, Stop, Tdcall, World,
+};
 use crate::snp::rmp::{self, Gate, Slot};
 use abi::ghcb::exit as vc;
 
@@ -35,10 +38,17 @@ pub struct Guest<'a> {
     pub horizon: u64,
 }
 
-const EXIT: Stop = Stop::Exit(Exit::World);
+pub(super) const EXIT: Stop = Stop::Exit(Exit::World);
 
-fn refuse<T>() -> Result<T, Stop> {
+pub(super) fn refuse<T>() -> Result<T, Stop> {
     Err(Stop::Fault(Exception::gp(0)))
+}
+
+impl State {
+    /// Why user space wants to hear of an access that a known MSR refuses.
+    pub fn msr_invalid_exit(&self) -> Option<u32> {
+        (self.switches.msr_exits & MSR_INVALID != 0).then_some(MSR_INVALID)
+    }
 }
 
 impl Guest<'_> {
@@ -58,7 +68,11 @@ impl Guest<'_> {
     }
 
     fn protected(&self) -> bool {
-        self.state.vcpus[self.me].protected()
+        self.shield() == Shield::Snp
+    }
+
+    fn shield(&self) -> Shield {
+        self.state.shield(self.me)
     }
 
     fn now(&self, core: &Core) -> u64 {
@@ -179,7 +193,7 @@ impl Guest<'_> {
         Err(EXIT)
     }
 
-    fn shared_page(&mut self, gpa: u64, access: Access) -> Result<PageAnswer, Stop> {
+    pub(super) fn shared_page(&mut self, gpa: u64, access: Access) -> Result<PageAnswer, Stop> {
         let write = matches!(access, Access::Write | Access::WalkWrite);
         match self.state.memory.shared_page(gpa, write) {
             Ok(host) => Ok(memory(host)),
@@ -286,7 +300,7 @@ impl Guest<'_> {
         self.vcpu().msrs.write(index, value, false)
     }
 
-    fn msr_exit_reason(&self, index: u32, write: bool, unknown: bool) -> Option<u32> {
+    pub(super) fn msr_exit_reason(&self, index: u32, write: bool, unknown: bool) -> Option<u32> {
         let switches = &self.state.switches;
         let filtered = !switches.filter.allows(index, write);
         let reason = match (filtered, unknown) {
@@ -320,14 +334,16 @@ impl Guest<'_> {
 }
 
 /// Ordinary, writable memory.
-fn memory(host: *mut u8) -> PageAnswer {
+pub(super) fn memory(host: *mut u8) -> PageAnswer {
     PageAnswer::Memory(HostPage { host, writable: true })
 }
 
 impl World for Guest<'_> {
     fn page(&mut self, gpa: u64, access: Access, private: bool) -> Result<PageAnswer, Stop> {
-        if self.protected() {
-            return self.snp_page(gpa, access, private);
+        match self.shield() {
+            Shield::Snp => return self.snp_page(gpa, access, private),
+            Shield::Td => return self.td_page(gpa, access, private),
+            Shield::None => {}
         }
         let write = matches!(access, Access::Write | Access::WalkWrite);
         match self.state.memory.slot(gpa) {
@@ -346,8 +362,28 @@ impl World for Guest<'_> {
         }
     }
 
-    fn c_bit(&self) -> Option<u8> {
-        self.protected().then_some(self.state.c_bit)
+    fn owner_bit(&self) -> Option<OwnerBit> {
+        match self.shield() {
+            Shield::None => None,
+            Shield::Snp => Some(OwnerBit::Private(self.state.c_bit)),
+            Shield::Td => self.state.td().map(|td| OwnerBit::Shared(td.gpaw().shared_bit())),
+        }
+    }
+
+    fn ve_at(&mut self, core: &mut Core, la: u64) -> Exception {
+        self.td_ve_at(core, la)
+    }
+
+    fn rdmsr_first(&mut self, core: &mut Core, index: u32) -> Result<Option<u64>, Stop> {
+        if self.shield() == Shield::Td { self.td_rdmsr(core, index) } else { Ok(None) }
+    }
+
+    fn wrmsr_first(&mut self, core: &mut Core, index: u32, value: u64) -> Result<bool, Stop> {
+        if self.shield() == Shield::Td { self.td_wrmsr(core, index, value) } else { Ok(false) }
+    }
+
+    fn tdcall(&mut self, core: &mut Core) -> Result<Tdcall, Stop> {
+        self.td_call(core)
     }
 
     fn mmio_read(&mut self, core: &mut Core, gpa: u64, len: u8) -> Result<u64, Stop> {
@@ -410,6 +446,9 @@ impl World for Guest<'_> {
     }
 
     fn cpuid(&mut self, core: &mut Core, leaf: u32, subleaf: u32) -> Result<[u32; 4], Stop> {
+        if self.shield() == Shield::Td {
+            return self.td_cpuid(core, leaf, subleaf);
+        }
         self.state.clock.charge(self.state.costs.exit);
         self.vcpu().count("cpuid");
         Ok(self.cpuid_now(core, leaf, subleaf))
@@ -422,6 +461,9 @@ impl World for Guest<'_> {
                 msrs::SEV_STATUS => Ok(self.state.snp.features().0 << 2 | 3),
                 _ => self.vc_fault(vc::MSR, core.rip),
             };
+        }
+        if self.shield() == Shield::Td {
+            return self.td_native_rdmsr(core, index);
         }
         let touch = Touch::Rdmsr(index);
         match self.vcpu().replay.find(core, touch) {
@@ -453,6 +495,9 @@ impl World for Guest<'_> {
             }
             return self.vc_fault(vc::MSR, core.rip);
         }
+        if self.shield() == Shield::Td {
+            return self.td_native_wrmsr(core, index, value);
+        }
         let touch = Touch::Wrmsr(index, value);
         match self.vcpu().replay.find(core, touch) {
             Some(Reply::Value(_)) => return Ok(()),
@@ -481,23 +526,32 @@ impl World for Guest<'_> {
         self.state.random()
     }
 
-    fn intercept(&mut self, core: &mut Core, exit_code: u32) -> Result<(), Stop> {
-        if !self.protected() {
-            return Ok(());
+    fn intercept(&mut self, core: &mut Core, what: Intercept) -> Result<(), Stop> {
+        match self.shield() {
+            Shield::None => return Ok(()),
+            Shield::Td => return self.td_intercept(core, what),
+            Shield::Snp => {}
         }
-        match u64::from(exit_code) {
-            vc::CPUID
-            | vc::RDPMC
-            | vc::INVD
-            | vc::WBINVD
-            | vc::VMMCALL
-            | vc::MONITOR
-            | vc::MWAIT
-            | vc::READ_DR7
-            | vc::WRITE_DR7 => self.vc_fault(u64::from(exit_code), core.rip),
-            // RDTSC, HLT, XSETBV: not intercepted, or an automatic exit.
-            _ => Ok(()),
-        }
+        let code = match what {
+            Intercept::Cpuid => vc::CPUID,
+            Intercept::Rdpmc => vc::RDPMC,
+            Intercept::Invd => vc::INVD,
+            Intercept::Wbinvd => vc::WBINVD,
+            Intercept::Vmmcall => vc::VMMCALL,
+            Intercept::Monitor => vc::MONITOR,
+            Intercept::Mwait => vc::MWAIT,
+            Intercept::ReadDr7 => vc::READ_DR7,
+            Intercept::WriteDr7 => vc::WRITE_DR7,
+            // Not intercepted, an automatic exit, or reported by the access itself.
+            Intercept::Hlt
+            | Intercept::Rdtsc
+            | Intercept::Rdtscp
+            | Intercept::Pconfig
+            | Intercept::Xsetbv { .. }
+            | Intercept::WriteCr { .. }
+            | Intercept::Port(_) => return Ok(()),
+        };
+        self.vc_fault(code, core.rip)
     }
 
     fn cr8(&mut self) -> u64 {
@@ -584,6 +638,10 @@ impl World for Guest<'_> {
     }
 
     fn take_nmi(&mut self) -> bool {
+        let held = self.state.vcpus[self.me].td.as_ref().is_some_and(|cpu| cpu.vcpu.holds_nmi());
+        if held {
+            return false;
+        }
         self.state.chipset.take_nmi(self.me)
     }
 

@@ -6,7 +6,7 @@
 
 use super::tlb::{Right, SUPERVISOR, SUPERVISOR_AC, USER};
 use crate::cpu::flags;
-use crate::cpu::{Access, Int, Mode, PageAnswer, Processor, Seg, Step, Stop};
+use crate::cpu::{Access, Exception, Int, Mode, PageAnswer, Processor, Seg, Step, Stop};
 
 /// What stands behind a linear address.
 #[derive(Clone, Copy, Debug)]
@@ -339,15 +339,18 @@ impl Processor {
 
     /// Lifts a world's answer; an exception about a page is about the page of `la`.
     pub(super) fn lift_at<T>(&mut self, answer: Result<T, Stop>, la: u64) -> Step<T> {
-        self.lift(answer.map_err(|stop| match stop {
+        let (core, world) = self.parts();
+        let answer = answer.map_err(|stop| match stop {
             // #PF by its nature; #VC of an unvalidated page reports its address in CR2 as well
             // (AMD APM vol. 2, 15.36.10).
             Stop::Fault(mut e) if matches!(e.vector, 14 | 29) => {
                 e.cr2 = Some(la);
                 Stop::Fault(e)
             }
+            Stop::Fault(Exception::VE) => Stop::Fault(world.ve_at(core, la)),
             other => other,
-        }))
+        });
+        self.lift(answer)
     }
 
     /// `la + by`, in 32 bits outside 64-bit mode.

@@ -2,7 +2,9 @@
 
 use crate::cpu::bare::{Bare, Touch};
 use crate::cpu::state::{cr0, cr4, efer};
-use crate::cpu::{Access, Core, Exception, Mode, Processor, Seg, Segment, Step, Stop, flags};
+use crate::cpu::{
+    Access, Core, Exception, Mode, OwnerBit, Processor, Seg, Segment, Step, Stop, flags,
+};
 
 const ROOT: u64 = 0x1000;
 const P: u64 = 1;
@@ -169,7 +171,7 @@ fn five_levels_and_canonical_addresses() {
 #[test]
 fn c_bit_is_stripped_and_reported() {
     let mut world = tables();
-    world.c_bit = Some(51);
+    world.owner_bit = Some(OwnerBit::Private(51));
     let c = 1u64 << 51;
     for table in [0x1000, 0x2000, 0x3000] {
         let entry = world.get64(table);
@@ -189,6 +191,41 @@ fn c_bit_is_stripped_and_reported() {
     assert_eq!(result, Ok::<_, crate::cpu::Trapped>((true, false, true)));
     assert!(world.asked.iter().all(|&(_, _, private)| private), "tables are always private");
     assert_eq!(world.get64(0x4000), 0x9063 | c, "A and D are set beside the C-bit");
+}
+
+#[test]
+fn the_shared_bit_counts_for_tables_pages_and_code() {
+    const SHARED: u64 = 1 << 47;
+    let mut world = tables();
+    world.owner_bit = Some(OwnerBit::Shared(47));
+    world.put64(0x2000, 0x3000 | P | RW | US | SHARED);
+    world.put64(0x4000, 0x9000 | P | RW);
+    world.put64(0x4008, 0xa000 | P | RW | SHARED);
+    world.put64(0x4010, 0xb000 | P | RW | 1 << 48);
+    world.log_pages = true;
+    let (result, p) = run(&mut world, long_mode(), |p| {
+        let private = p.walk(0x10, Access::Write, false)?;
+        let shared = p.walk(0x1010, Access::Write, false)?;
+        let fetched = p.walk(0x1010, Access::Fetch, false)?.private;
+        assert_eq!((private.gpa, shared.gpa), (0x9010, 0xa010));
+        Ok((private.private, shared.private, fetched))
+    });
+    assert_eq!(result, Ok::<_, crate::cpu::Trapped>((true, false, false)));
+    for &(gpa, _, private) in &world.asked {
+        assert_eq!(private, gpa != 0x3000, "{gpa:#x}");
+    }
+    assert_eq!(world.get64(0x4008), 0xa063 | SHARED, "A and D are set beside the shared bit");
+    assert_eq!(
+        fault(&mut world, p.core, |p| p.load::<u8>(Seg::Ds, 0x2000)),
+        Exception::pf(9, 0x2000),
+        "address bits above the shared bit are reserved"
+    );
+    let mut core = long_mode();
+    core.cr3 = ROOT | SHARED;
+    world.asked.clear();
+    let (result, _) = run(&mut world, core, |p| p.walk(0x10, Access::Read, false));
+    assert!(result.is_ok());
+    assert_eq!(world.asked.first(), Some(&(ROOT, Access::Walk, false)));
 }
 
 #[test]

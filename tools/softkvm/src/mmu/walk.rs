@@ -4,12 +4,16 @@
 //! from every entry, and the leaf's says whether the access is private. Table accesses themselves
 //! and instruction fetches are always private, as is everything while paging is off.
 //!
+//! The shared bit of a TD (Intel TDX Module Base Architecture Specification, "Guest Physical Address Space") is the
+//! highest bit of an address: in CR3 and in every entry it says whose memory that address means, tables and
+//! code included. Narrow entries do not reach it, nor does what runs without paging: that is private.
+//!
 //! UNSAFETY: paging structures are read and updated in host pages that the world lends.
 #![allow(unsafe_code)]
 
 use crate::cpu::flags;
 use crate::cpu::state::{cr0, cr4, efer};
-use crate::cpu::{Access, Exception, PageAnswer, Processor, Step, Trapped};
+use crate::cpu::{Access, Exception, OwnerBit, PageAnswer, Processor, Step, Trapped};
 
 /// Present.
 const P: u64 = 1 << 0;
@@ -50,6 +54,7 @@ pub struct Translation {
 struct Met {
     host: *mut u8,
     gpa: u64,
+    private: bool,
     value: u64,
 }
 
@@ -73,11 +78,11 @@ impl Processor {
     /// A page walk with all its checks and side effects.
     pub fn walk(&mut self, la: u64, access: Access, user: bool) -> Step<Translation> {
         self.tlb.stats.walks += 1;
-        let c_bit = self.world().c_bit();
+        let owner = self.world().owner_bit();
         if self.core.cr0 & cr0::PG == 0 {
             return Ok(Translation {
                 gpa: la & 0xffff_ffff,
-                private: c_bit.is_some(),
+                private: owner.is_some(),
                 page_size: 4096,
                 writable: true,
                 user: true,
@@ -86,16 +91,20 @@ impl Processor {
         }
         let code = self.error_code(access, user);
         let pae = self.core.cr4 & cr4::PAE != 0;
-        let encrypted = if pae { c_bit.map_or(0, |bit| 1 << bit) } else { 0 };
-        let walk =
-            if pae { self.walk_wide(la, code, encrypted)? } else { self.walk_narrow(la, code)? };
+        let walk = if pae {
+            self.walk_wide(la, code, owner)?
+        } else {
+            self.walk_narrow(la, code, owner.is_some())?
+        };
         self.check_rights(la, &walk, access, user, code)?;
         self.mark_used(&walk, access == Access::Write, pae)?;
         Ok(Translation {
             gpa: walk.gpa,
-            private: match c_bit {
+            private: match owner {
                 None => false,
-                Some(_) => !pae || access == Access::Fetch || walk.leaf & encrypted != 0,
+                Some(_) if !pae => true,
+                Some(OwnerBit::Private(_)) if access == Access::Fetch => true,
+                Some(bit) => is_private(walk.leaf, bit),
             },
             page_size: walk.page_size,
             writable: walk.rights & RW != 0,
@@ -117,16 +126,22 @@ impl Processor {
     }
 
     /// PAE, 4-level and 5-level tables: 8-byte entries.
-    fn walk_wide(&mut self, la: u64, code: u32, encrypted: u64) -> Step<Walk> {
+    fn walk_wide(&mut self, la: u64, code: u32, owner: Option<OwnerBit>) -> Step<Walk> {
+        let stripped = owner.map_or(0, OwnerBit::mask);
+        let closed = owner.map_or(0, OwnerBit::beyond);
         let long = self.core.efer & efer::LMA != 0;
         let levels = match (long, self.core.cr4 & cr4::LA57 != 0) {
             (false, _) => 3,
             (true, false) => 4,
             (true, true) => 5,
         };
-        let beyond = ADDRESS & !encrypted & !((1u64 << self.phys_bits.min(52)) - 1);
+        let beyond = ADDRESS & !stripped & (!((1u64 << self.phys_bits.min(52)) - 1) | closed);
         let no_nx = if self.core.efer & efer::NXE == 0 { NX } else { 0 };
-        let mut table = self.core.cr3 & !encrypted;
+        let mut private = table_is_private(self.core.cr3, owner);
+        let mut table = self.core.cr3 & !stripped;
+        if long && table & ADDRESS & closed != 0 {
+            return Err(self.page_fault(la, code | 9));
+        }
         table &= if long { ADDRESS } else { 0xffff_ffe0 };
         let mut walk = Walk { met: [None; 5], rights: RW | US, leaf: 0, gpa: 0, page_size: 4096 };
         for level in (1..=levels).rev() {
@@ -134,10 +149,10 @@ impl Processor {
             let pdpte = !long && level == 3;
             let index = la >> shift & if pdpte { 3 } else { 511 };
             let gpa = table + index * 8;
-            let host = self.table_entry(la, gpa, Access::Walk)?;
+            let host = self.table_entry(la, gpa, Access::Walk, private)?;
             // SAFETY: `table_entry` answers with a pointer to 8 aligned bytes of a lent page.
             let raw = unsafe { host.cast::<u64>().read() };
-            let value = raw & !encrypted;
+            let value = raw & !stripped;
             if value & P == 0 {
                 return Err(self.page_fault(la, code));
             }
@@ -155,7 +170,7 @@ impl Processor {
             }
             if !pdpte {
                 walk.rights = walk.rights & (value | NX) | value & NX;
-                walk.met[level as usize - 1] = Some(Met { host, gpa, value: raw });
+                walk.met[level as usize - 1] = Some(Met { host, gpa, private, value: raw });
             }
             if level == 1 || large {
                 let offset = (1u64 << shift) - 1;
@@ -165,25 +180,26 @@ impl Processor {
                 break;
             }
             table = value & ADDRESS;
+            private = table_is_private(raw, owner);
         }
         Ok(walk)
     }
 
     /// Legacy tables: 4-byte entries, two levels.
-    fn walk_narrow(&mut self, la: u64, code: u32) -> Step<Walk> {
+    fn walk_narrow(&mut self, la: u64, code: u32, private: bool) -> Step<Walk> {
         let mut walk = Walk { met: [None; 5], rights: RW | US, leaf: 0, gpa: 0, page_size: 4096 };
         let mut table = self.core.cr3 & 0xffff_f000;
         for level in [2usize, 1] {
             let shift = if level == 2 { 22 } else { 12 };
             let gpa = table + (la >> shift & 0x3ff) * 4;
-            let host = self.table_entry(la, gpa, Access::Walk)?;
+            let host = self.table_entry(la, gpa, Access::Walk, private)?;
             // SAFETY: `table_entry` answers with a pointer to 4 aligned bytes of a lent page.
             let value = u64::from(unsafe { host.cast::<u32>().read() });
             if value & P == 0 {
                 return Err(self.page_fault(la, code));
             }
             walk.rights &= value;
-            walk.met[level - 1] = Some(Met { host, gpa, value });
+            walk.met[level - 1] = Some(Met { host, gpa, private, value });
             walk.leaf = value;
             if level == 2 && value & PS != 0 && self.core.cr4 & cr4::PSE != 0 {
                 if value & 1 << 21 != 0 {
@@ -233,7 +249,7 @@ impl Processor {
             if met.value & bits == bits {
                 continue;
             }
-            let host = self.table_entry(0, met.gpa, Access::WalkWrite)?;
+            let host = self.table_entry(0, met.gpa, Access::WalkWrite, met.private)?;
             debug_assert_eq!(host, met.host);
             self.note_code_write(host, if wide { 8 } else { 4 });
             let value = met.value | bits;
@@ -250,8 +266,7 @@ impl Processor {
     }
 
     /// Host address of a paging-structure entry.
-    fn table_entry(&mut self, la: u64, gpa: u64, access: Access) -> Step<*mut u8> {
-        let private = self.world().c_bit().is_some();
+    fn table_entry(&mut self, la: u64, gpa: u64, access: Access, private: bool) -> Step<*mut u8> {
         let answer = self.world().page(gpa & !0xfff, access, private);
         match self.lift_at(answer, la)? {
             PageAnswer::Memory(page) => {
@@ -260,5 +275,22 @@ impl Processor {
             }
             PageAnswer::Mmio => Err(self.unknown("page tables in device memory")),
         }
+    }
+}
+
+/// Whether an address that carries the owner bit means private memory.
+fn is_private(address: u64, bit: OwnerBit) -> bool {
+    match bit {
+        OwnerBit::Private(_) => address & bit.mask() != 0,
+        OwnerBit::Shared(_) => address & bit.mask() == 0,
+    }
+}
+
+/// The same for the address of a table.
+fn table_is_private(address: u64, owner: Option<OwnerBit>) -> bool {
+    match owner {
+        None => false,
+        Some(OwnerBit::Private(_)) => true,
+        Some(bit) => is_private(address, bit),
     }
 }

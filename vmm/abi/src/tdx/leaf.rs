@@ -60,6 +60,10 @@ pub mod td_ctls {
     pub const PENDING_VE_DISABLE: u64 = 1 << 0;
     /// CPUID topology leaves and the x2APIC ID are answered by the module.
     pub const ENUM_TOPOLOGY: u64 = 1 << 1;
+    /// CPUID leaf 2 is answered by the module (younger modules).
+    pub const VIRT_CPUID2: u64 = 1 << 2;
     /// Fewer #VEs (younger modules).
     pub const REDUCE_VE: u64 = 1 << 3;
+    /// The field cannot change any more (younger modules).
+    pub const LOCK: u64 = 1 << 63;
 }

@@ -39,24 +39,31 @@ statuses! {
     PAGE_METADATA_INCORRECT = 0xC000_0300, "the physical page is not in the state that the function needs";
     HKID_NOT_FREE = 0xC000_0820, "the key identifier is in use";
     TD_ASSOCIATED_PAGES_EXIST = 0xC000_0400, "the TD still owns pages";
-    TDCX_NUM_INCORRECT = 0xC000_0610, "the TD's control structure does not have all its pages";
-    TD_NOT_INITIALIZED = 0x8000_0600, "the TD is not initialised";
+    TDCX_NUM_INCORRECT = 0xC000_0610, "a control structure does not have the number of pages it needs";
+    TDCS_NOT_ALLOCATED = 0xC000_0606, "the TD's control structure does not have all its pages";
+    LIFECYCLE_STATE_INCORRECT = 0xC000_0607, "the TD's keys or its teardown do not allow the function";
     OP_STATE_INCORRECT = 0xC000_0608, "the TD's state does not allow the function";
     NO_VCPUS = 0xC000_0609, "the TD has no vCPU";
     X2APIC_ID_NOT_UNIQUE = 0xC000_0621, "two vCPUs have the same x2APIC ID";
     VCPU_STATE_INCORRECT = 0xC000_0700, "the vCPU's state does not allow the function";
     VCPU_ASSOCIATED = 0x8000_0701, "the vCPU is in use on another processor";
     NO_VALID_VE_INFO = 0xC000_0704, "there is no #VE information to read";
-    GPA_RANGE_NOT_BLOCKED = 0xC000_0B00, "the range is not blocked";
+    MAX_VCPUS_EXCEEDED = 0xC000_0705, "the TD has all the vCPUs it may have";
+    EPT_WALK_FAILED = 0xC000_0B00, "no mapping of that size exists at the address";
+    EPT_ENTRY_FREE = 0xC000_0B01, "nothing is mapped at the address";
+    EPT_ENTRY_NOT_FREE = 0xC000_0B02, "something is mapped at the address already";
+    EPT_ENTRY_NOT_PRESENT = 0xC000_0B03, "the mapping cannot be used as it is";
+    GPA_RANGE_NOT_BLOCKED = 0xC000_0B06, "the range is not blocked";
+    GPA_RANGE_ALREADY_BLOCKED = 0x0000_0B07, "the range was blocked before";
+    TLB_TRACKING_NOT_DONE = 0xC000_0B08, "vCPUs may still use the translations of before the block";
     PAGE_ALREADY_ACCEPTED = 0x0000_0B0A, "the page was accepted before, or was never the host's to add again";
     PAGE_SIZE_MISMATCH = 0xC000_0B0B, "the page is mapped with another size than asked for";
-    EPT_WALK_FAILED = 0xC000_0B08, "no mapping of that size exists at the address";
     EPT_ENTRY_STATE_INCORRECT = 0xC000_0B0D, "the mapping's state does not allow the function";
     METADATA_FIELD_ID_INCORRECT = 0xC000_0C00, "there is no such metadata field";
     METADATA_FIELD_NOT_WRITABLE = 0xC000_0C01, "the metadata field cannot be written, or not with this mask";
     METADATA_FIELD_NOT_READABLE = 0xC000_0C02, "the metadata field cannot be read";
     METADATA_FIELD_VALUE_NOT_VALID = 0xC000_0C03, "the metadata field does not take this value";
-    SERVTD_NOT_BOUND = 0xC000_0D02, "no service TD is bound";
+    SERVTD_NOT_BOUND = 0xC000_0D05, "no service TD is bound";
 }
 
 impl TdxStatus {

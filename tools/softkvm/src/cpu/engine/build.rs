@@ -207,6 +207,7 @@ fn ends_block(insn: &Instruction) -> bool {
                 | M::Pvalidate
                 | M::Rmpadjust
                 | M::Vmgexit
+                | M::Tdcall
                 | M::Psmash
                 | M::Rmpupdate
                 | M::Swapgs

@@ -137,7 +137,7 @@ unsafe fn left(p: &mut Processor, code: *mut CodeCache) -> Step<Option<Exit>> {
         }
         Leave::Stopped => match p.core.stop.take() {
             // These have happened when they are reported.
-            Some(Stop::Exit(exit @ (Exit::Halt | Exit::Vmgexit))) => {
+            Some(Stop::Exit(exit @ (Exit::Halt | Exit::Vmgexit | Exit::Tdcall))) => {
                 p.hot.budget += ahead - 1;
                 Ok(Some(exit))
             }

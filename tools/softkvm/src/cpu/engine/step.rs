@@ -83,7 +83,7 @@ pub(crate) fn step(p: &mut Processor) -> Step<Option<Exit>> {
     if result.is_err() {
         match p.core.stop.take() {
             // These have happened when they are reported.
-            Some(Stop::Exit(e @ (Exit::Halt | Exit::Vmgexit))) => exit = Some(e),
+            Some(Stop::Exit(e @ (Exit::Halt | Exit::Vmgexit | Exit::Tdcall))) => exit = Some(e),
             stop => {
                 p.core.stop = stop;
                 return Err(crate::cpu::Trapped);

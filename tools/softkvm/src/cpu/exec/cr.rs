@@ -4,11 +4,10 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use crate::cpu::operand::{operand_size, read, reg, set_reg, supervisor_only, write};
 use crate::cpu::state::{cr0, cr4, efer};
-use crate::cpu::{Exception, Features, Mode, Processor, Seg, Step};
+use crate::cpu::{Exception, Features, Intercept, Mode, OwnerBit, Processor, Seg, Step};
 
-/// SVM exit codes of DR7 accesses.
-const EXIT_READ_DR7: u32 = 0x27;
-const EXIT_WRITE_DR7: u32 = 0x37;
+use super::system::intercept;
+
 /// DR7.GD.
 const DR7_GD: u64 = 1 << 13;
 /// DR6.BD.
@@ -65,7 +64,12 @@ pub(super) fn mov(p: &mut Processor, insn: &Instruction) -> Step {
     if to.is_cr() {
         supervisor_only(p)?;
         let value = reg(p, from);
-        write_cr(p, to.number(), value)
+        let number = to.number();
+        if matches!(number, 0 | 4) {
+            let gpr = from.number() as u8;
+            intercept(p, Intercept::WriteCr { register: number as u8, value, gpr })?;
+        }
+        write_cr(p, number, value)
     } else if from.is_cr() {
         supervisor_only(p)?;
         let value = read_cr(p, from.number())?;
@@ -167,9 +171,9 @@ fn write_cr3(p: &mut Processor, value: u64) -> Step {
         value &= !CR3_NO_FLUSH;
     }
     if p.core.long_mode() {
-        let c_bit = p.world().c_bit().map_or(0, |bit| 1 << bit);
+        let owner = p.world().owner_bit().map_or(0, OwnerBit::mask);
         let width = (1u64 << p.phys_bits.min(52)) - 1;
-        if value & !(width | c_bit) != 0 {
+        if value & !(width | owner) != 0 {
             return refuse(p);
         }
     } else {
@@ -249,25 +253,20 @@ fn debug_register(p: &mut Processor, number: usize) -> Step<usize> {
     Ok(number)
 }
 
-fn intercept_dr7(p: &mut Processor, number: usize, code: u32) -> Step {
-    if number != 7 {
-        return Ok(());
-    }
-    let (core, world) = p.parts();
-    let answer = world.intercept(core, code);
-    p.lift(answer)
+fn intercept_dr7(p: &mut Processor, number: usize, what: Intercept) -> Step {
+    if number == 7 { intercept(p, what) } else { Ok(()) }
 }
 
 fn read_dr(p: &mut Processor, number: usize) -> Step<u64> {
     let number = debug_register(p, number)?;
-    intercept_dr7(p, number, EXIT_READ_DR7)?;
+    intercept_dr7(p, number, Intercept::ReadDr7)?;
     Ok(p.core.dr[number])
 }
 
 /// Enabling a breakpoint moves execution to the reference engine, which looks for them.
 fn write_dr(p: &mut Processor, number: usize, value: u64) -> Step {
     let number = debug_register(p, number)?;
-    intercept_dr7(p, number, EXIT_WRITE_DR7)?;
+    intercept_dr7(p, number, Intercept::WriteDr7)?;
     if number >= 6 && value >> 32 != 0 {
         return refuse(p);
     }
@@ -295,8 +294,6 @@ pub(super) fn xgetbv(p: &mut Processor) -> Step {
 
 /// XSETBV.
 pub(super) fn xsetbv(p: &mut Processor) -> Step {
-    /// SVM exit code.
-    const EXIT_XSETBV: u32 = 0x8d;
     /// x87, SSE, AVX.
     const X87: u64 = 1;
     const SSE: u64 = 2;
@@ -304,10 +301,9 @@ pub(super) fn xsetbv(p: &mut Processor) -> Step {
     const PKRU: u64 = 0x200;
     extended_state(p)?;
     supervisor_only(p)?;
-    let (core, world) = p.parts();
-    let answer = world.intercept(core, EXIT_XSETBV);
-    p.lift(answer)?;
     let value = super::msr::edx_eax(p);
+    let register = p.core.gpr[crate::cpu::state::RCX] as u32;
+    intercept(p, Intercept::Xsetbv { register, value })?;
     let mut allowed = X87 | SSE;
     if p.core.features.contains(Features::AVX) {
         allowed |= AVX;

@@ -3,9 +3,10 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::breakpoints;
+use super::system::intercept;
 use crate::cpu::operand::{gpr, mask, operand_size, read, set_gpr};
 use crate::cpu::state::{RAX, RDX, cr0};
-use crate::cpu::{Exception, Processor, Step, flags};
+use crate::cpu::{Exception, Intercept, PortAccess, Processor, Step, flags};
 
 /// Offset of the I/O map base in a TSS, of 32 and of 64 bits.
 const TSS_IO_MAP_BASE: u64 = 0x66;
@@ -64,6 +65,10 @@ pub(super) fn run(p: &mut Processor, insn: &Instruction) -> Step {
         read(p, insn, port_operand, 1)? as u16
     };
     allowed(p, port, size)?;
+    let immediate = insn.op_kind(port_operand) != OpKind::Register;
+    let access =
+        PortAccess { port, size: size as u8, input, string: false, repeated: false, immediate };
+    intercept(p, Intercept::Port(access))?;
     if input {
         let value = port_in(p, port, size)?;
         set_gpr(p, RAX, size, u64::from(value) & mask(size));

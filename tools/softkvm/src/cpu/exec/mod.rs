@@ -90,6 +90,7 @@ pub(crate) fn offered(features: Features, insn: &Instruction) -> bool {
 
 /// Executes an instruction that is known to exist, with neither TF set nor an interrupt shadow.
 pub(crate) fn execute_offered(p: &mut Processor, insn: &Instruction) -> Step {
+    p.core.insn_len = insn.len() as u8;
     let next = next_rip(&p.core, insn);
     if let Some(result) = transfer(p, insn, next) {
         return result;
@@ -146,6 +147,7 @@ fn transfer(p: &mut Processor, insn: &Instruction, next: u64) -> Option<Step> {
         M::Sysexit | M::Sysexitq => syscall::sysexit(p, insn),
         M::Hlt => system::hlt(p, next),
         M::Vmgexit => system::vmgexit(p, next),
+        M::Tdcall => system::tdcall(p, next),
         _ if insn.is_jcc_short_or_near() => flow::jcc(p, insn, next),
         _ => return None,
     })
@@ -248,7 +250,7 @@ fn system_instruction(p: &mut Processor, insn: &Instruction) -> Step {
         M::Wbinvd | M::Wbnoinvd | M::Invd => system::cache(p, insn),
         M::Clflush | M::Clflushopt | M::Clwb => system::cache_line(p, insn),
         M::Clzero => system::clzero(p, insn),
-        M::Vmmcall => system::hypercall(p),
+        M::Vmmcall if !p.core.features.contains(Features::TDX) => system::hypercall(p),
         // Intel's form is undefined on AMD processors, but every hypervisor answers it; a guest of
         // SEV-ES gets what the processor gives.
         M::Vmcall if !p.core.features.contains(Features::SEV_ES) => system::hypercall(p),
@@ -265,7 +267,10 @@ fn system_instruction(p: &mut Processor, insn: &Instruction) -> Step {
         | M::Prefetchnta
         | M::Prefetchit0
         | M::Prefetchit1 => Ok(()),
-        M::Ud0 | M::Ud1 | M::Ud2 | M::Rsm | M::Vmcall => Err(p.fault(Exception::UD)),
+        M::Monitor | M::Mwait | M::Pconfig => system::declined(p, insn),
+        M::Ud0 | M::Ud1 | M::Ud2 | M::Rsm | M::Vmcall | M::Vmmcall => Err(p.fault(Exception::UD)),
+        // SEAM mode is the module's; a guest of it has none.
+        M::Seamcall | M::Seamops | M::Seamret => Err(p.fault(Exception::UD)),
         _ => elsewhere(p, insn),
     }
 }

@@ -175,7 +175,10 @@ pub(super) fn set_edx_eax(p: &mut Processor, value: u64) {
 pub(super) fn rdmsr(p: &mut Processor) -> Step {
     supervisor_only(p)?;
     let index = gpr(p, RCX, 4) as u32;
-    let value = match p.core.rdmsr_local(index) {
+    let (core, world) = p.parts();
+    let first = world.rdmsr_first(core, index);
+    let first = p.lift(first)?;
+    let value = match first.or_else(|| p.core.rdmsr_local(index)) {
         Some(value) => value,
         None => {
             let (core, world) = p.parts();
@@ -192,6 +195,11 @@ pub(super) fn wrmsr(p: &mut Processor) -> Step {
     supervisor_only(p)?;
     let index = gpr(p, RCX, 4) as u32;
     let value = edx_eax(p);
+    let (core, world) = p.parts();
+    let first = world.wrmsr_first(core, index, value);
+    if p.lift(first)? {
+        return Ok(());
+    }
     match p.core.wrmsr_local(index, value) {
         Some(Ok(())) => {
             if index == EFER {

@@ -7,10 +7,11 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::arith::sub;
+use super::system::intercept;
 use super::{breakpoints, io};
 use crate::cpu::operand::{gpr, load, mask, segment, set_gpr, store};
 use crate::cpu::state::{RAX, RCX, RDI, RDX, RSI};
-use crate::cpu::{Access, Exit, Processor, Seg, Step, flags};
+use crate::cpu::{Access, Exit, Intercept, PortAccess, Processor, Seg, Step, flags};
 
 /// What one iteration does.
 #[derive(Clone, Copy)]
@@ -140,10 +141,23 @@ pub(super) fn run(p: &mut Processor, insn: &Instruction) -> Step {
     let step = if backwards { (size as u64).wrapping_neg() } else { size as u64 };
     let source = segment(insn.memory_segment());
     let form = Form { action, size, width: address_size(insn), source, step };
-    if matches!(action, Action::In | Action::Out) {
-        io::allowed(p, gpr(p, RDX, 2) as u16, size)?;
-    }
     let repeats = insn.has_rep_prefix() || insn.has_repne_prefix();
+    if matches!(action, Action::In | Action::Out) {
+        let port = gpr(p, RDX, 2) as u16;
+        io::allowed(p, port, size)?;
+        if !repeats || gpr(p, RCX, form.width) != 0 {
+            let input = matches!(action, Action::In);
+            let access = PortAccess {
+                port,
+                size: size as u8,
+                input,
+                string: true,
+                repeated: repeats,
+                immediate: false,
+            };
+            intercept(p, Intercept::Port(access))?;
+        }
+    }
     if !repeats {
         return iterate(p, &form);
     }

@@ -9,19 +9,9 @@ use crate::cpu::operand::{
     set_reg, supervisor_only, write,
 };
 use crate::cpu::state::{RAX, RCX, RDX, cr0, cr4};
-use crate::cpu::{Access, Exception, Exit, Features, Mode, Processor, Seg, Step, flags};
-
-/// SVM exit codes (AMD APM vol. 2, appendix C).
-mod exit_code {
-    pub const RDTSC: u32 = 0x6e;
-    pub const RDPMC: u32 = 0x6f;
-    pub const CPUID: u32 = 0x72;
-    pub const INVD: u32 = 0x76;
-    pub const HLT: u32 = 0x78;
-    pub const VMMCALL: u32 = 0x81;
-    pub const RDTSCP: u32 = 0x87;
-    pub const WBINVD: u32 = 0x89;
-}
+use crate::cpu::{
+    Access, Exception, Exit, Features, Intercept, Mode, Processor, Seg, Step, Tdcall, flags,
+};
 
 /// Virtual cycles that instructions take beyond the one that every instruction takes.
 mod cost {
@@ -33,15 +23,16 @@ mod cost {
     pub const PVALIDATE: u64 = 200;
 }
 
-fn intercept(p: &mut Processor, code: u32) -> Step {
+/// Lets the hypervisor have an instruction.
+pub(super) fn intercept(p: &mut Processor, what: Intercept) -> Step {
     let (core, world) = p.parts();
-    let answer = world.intercept(core, code);
+    let answer = world.intercept(core, what);
     p.lift(answer)
 }
 
 /// CPUID.
 pub(super) fn cpuid(p: &mut Processor) -> Step {
-    intercept(p, exit_code::CPUID)?;
+    intercept(p, Intercept::Cpuid)?;
     let (leaf, subleaf) = (gpr(p, RAX, 4) as u32, gpr(p, RCX, 4) as u32);
     let (core, world) = p.parts();
     let answer = world.cpuid(core, leaf, subleaf);
@@ -66,7 +57,7 @@ pub(super) fn rdtsc(p: &mut Processor, insn: &Instruction) -> Step {
     let auxiliary = insn.mnemonic() == Mnemonic::Rdtscp;
     let forbidden = p.core.cr4 & cr4::TSD != 0;
     restricted(p, forbidden)?;
-    intercept(p, if auxiliary { exit_code::RDTSCP } else { exit_code::RDTSC })?;
+    intercept(p, if auxiliary { Intercept::Rdtscp } else { Intercept::Rdtsc })?;
     let (core, world) = p.parts();
     let value = world.tsc(core);
     world.charge(cost::RDTSC);
@@ -82,7 +73,7 @@ pub(super) fn rdtsc(p: &mut Processor, insn: &Instruction) -> Step {
 pub(super) fn rdpmc(p: &mut Processor) -> Step {
     let forbidden = p.core.cr4 & cr4::PCE == 0;
     restricted(p, forbidden)?;
-    intercept(p, exit_code::RDPMC)?;
+    intercept(p, Intercept::Rdpmc)?;
     Err(p.fault(Exception::gp(0)))
 }
 
@@ -95,14 +86,15 @@ pub(super) fn rdpid(p: &mut Processor, insn: &Instruction) -> Step {
 
 /// PAUSE.
 pub(super) fn pause(p: &mut Processor) -> Step {
-    p.world().charge(cost::PAUSE);
+    let (core, world) = p.parts();
+    world.pause(core, cost::PAUSE);
     Ok(())
 }
 
 /// HLT: leaves with RIP past it. A single-step trap would end the halt at once.
 pub(super) fn hlt(p: &mut Processor, next: u64) -> Step {
     supervisor_only(p)?;
-    intercept(p, exit_code::HLT)?;
+    intercept(p, Intercept::Hlt)?;
     p.core.rip = next;
     if p.core.rflags & flags::TF != 0 {
         return Ok(());
@@ -167,7 +159,7 @@ pub(super) fn invpcid(p: &mut Processor, insn: &Instruction) -> Step {
 pub(super) fn cache(p: &mut Processor, insn: &Instruction) -> Step {
     supervisor_only(p)?;
     let invd = insn.mnemonic() == Mnemonic::Invd;
-    intercept(p, if invd { exit_code::INVD } else { exit_code::WBINVD })?;
+    intercept(p, if invd { Intercept::Invd } else { Intercept::Wbinvd })?;
     p.world().charge(cost::WBINVD);
     Ok(())
 }
@@ -204,7 +196,7 @@ pub(super) fn random(p: &mut Processor, insn: &Instruction) -> Step {
 
 /// VMMCALL, and VMCALL as hypervisors understand it.
 pub(super) fn hypercall(p: &mut Processor) -> Step {
-    intercept(p, exit_code::VMMCALL)?;
+    intercept(p, Intercept::Vmmcall)?;
     let (core, world) = p.parts();
     let answer = world.hypercall(core);
     p.lift(answer)
@@ -222,6 +214,34 @@ pub(super) fn vmgexit(p: &mut Processor, next: u64) -> Step {
     p.lift(answer)?;
     p.core.rip = next;
     Err(p.exit(Exit::Vmgexit))
+}
+
+/// TDCALL, which only a guest of the TDX module has (ABI specification, "TDCALL Instruction"). Leaves with RIP past it if it is
+/// for the host.
+pub(super) fn tdcall(p: &mut Processor, next: u64) -> Step {
+    if p.core.mode != Mode::Long64 {
+        return Err(p.fault(Exception::gp(0)));
+    }
+    supervisor_only(p)?;
+    let (core, world) = p.parts();
+    let answer = world.tdcall(core);
+    let answer = p.lift(answer)?;
+    p.core.rip = next;
+    match answer {
+        Tdcall::Done => Ok(()),
+        Tdcall::Leave => Err(p.exit(Exit::Tdcall)),
+    }
+}
+
+/// MONITOR, MWAIT and PCONFIG: a hypervisor may answer them, the processor does not have them.
+pub(super) fn declined(p: &mut Processor, insn: &Instruction) -> Step {
+    let what = match insn.mnemonic() {
+        Mnemonic::Monitor => Intercept::Monitor,
+        Mnemonic::Mwait => Intercept::Mwait,
+        _ => Intercept::Pconfig,
+    };
+    intercept(p, what)?;
+    Err(p.unknown("MONITOR, MWAIT or PCONFIG"))
 }
 
 /// The page that rAX names for PVALIDATE and RMPADJUST: its linear and guest-physical address and
