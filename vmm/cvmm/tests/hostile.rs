@@ -5,49 +5,21 @@
 
 mod common;
 
-use std::process::Command;
-
 use abi::shim::{self, Termination as Code};
-use clap::Parser;
 use common::Bench;
-use cvmm::cli::Cli;
-use cvmm::config::Config;
-use cvmm::device::serial::Sink;
+use common::hostile::{boot_as, emulated_on, flip_page, flip_staged, shim_says};
 use cvmm::digest::snp::launch_digest;
 use cvmm::error::{Error, ExitCode};
-use cvmm::launch::{Guest, launch, probe};
+use cvmm::launch::Guest;
 use cvmm::outcome::Outcome;
-use cvmm::plan::{Inputs, LaunchRegion, PageKind, Plan};
-use cvmm::recorder::{Recorder, Started};
-use cvmm::run::run;
-use cvmm::sys::system::System;
+use cvmm::plan::{LaunchRegion, PageKind, Plan};
 use cvmm::sys::vm::{Visibility, punch_private};
-use cvmm::termination::Termination;
 
-/// Runs `test` in a process with softkvm loaded: itself, again.
+/// On the platform that such guests run on.
 fn emulated(name: &str, test: impl FnOnce()) {
-    if cvmm::emulate::profile_in_use().is_some() {
-        return test();
-    }
-    let Ok(library) = cvmm::emulate::find_library() else {
-        eprintln!("skipped: softkvm's library is not built (cargo build -p softkvm-preload)");
-        return;
-    };
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env("LD_PRELOAD", library)
-        .env(cvmm::emulate::PROFILE_VARIABLE, "epyc-milan")
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}\n{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    emulated_on("epyc-milan", name, test);
 }
 
-/// Launches and runs the test guest; the host may change the plan before and the guest after the launch.
 fn boot(
     args: &[&str],
     change_plan: impl FnOnce(&mut Plan),
@@ -56,64 +28,11 @@ fn boot(
     boot_as("--snp", args, change_plan, change_guest)
 }
 
-fn boot_as(
-    snp: &str,
-    args: &[&str],
-    change_plan: impl FnOnce(&mut Plan),
-    change_guest: impl FnOnce(&mut Guest),
-) -> Result<Outcome, Error> {
-    let bench = Bench::new();
-    let kernel = bench.path("guest.elf");
-    let initrd = bench.file("initrd", &[0x5a; 70_000]);
-    let flags = [
-        &["cvmm", snp, "--memory", "64M", "--timeout", "60", "--console", "none"][..],
-        &["--kernel", kernel.to_str().unwrap(), "--initrd", initrd.to_str().unwrap()],
-        args,
-    ]
-    .concat();
-    let config = Config::parse(&Cli::try_parse_from(flags).unwrap().flags)?;
-    let mut recorder = Recorder::new(Started::now(), false);
-    let system = System::open(&mut recorder)?;
-    let host = probe(&config, &system, &mut recorder)?;
-    let inputs = Inputs::read(&config.guest)?;
-    let mut plan = Plan::build(&config.guest, &inputs, config.cpus, &host)?;
-    change_plan(&mut plan);
-    let mut guest = launch(&config, &plan, &system, &mut recorder)?;
-    change_guest(&mut guest);
-    Ok(run(guest, &config, Sink::Nowhere, &mut recorder)?.outcome)
-}
-
 /// The honest digest of the same guest.
 fn honest_digest() -> String {
     let mut digest = String::new();
     let _ = boot(&["--until", "G0"], |plan| digest = launch_digest(plan).to_string(), |_| {});
     digest
-}
-
-fn shim_says(outcome: Outcome, code: Code) {
-    let Outcome::Terminated(found) = outcome else { panic!("{outcome:?} instead of {code:?}") };
-    assert_eq!(
-        found,
-        Termination { set: shim::TERMINATION_SET, reason: code.0 },
-        "{}",
-        found.sentence()
-    );
-    assert_eq!(outcome.exit_code(), ExitCode::Crash);
-    let complaint = outcome.complaint().unwrap();
-    assert!(complaint.cause.starts_with("the shim says: "), "{complaint}");
-}
-
-fn flip_staged(plan: &mut Plan, tag: &str) {
-    let blob = plan.staged.iter_mut().find(|s| s.tag == tag).unwrap();
-    let mut bytes = blob.bytes.to_vec();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    blob.bytes = bytes.into();
-}
-
-fn flip_page(plan: &mut Plan, tag: &str, offset: usize) {
-    let region = plan.regions.iter_mut().find(|r| r.tag == tag).unwrap();
-    region.bytes[offset] ^= 1;
 }
 
 #[test]

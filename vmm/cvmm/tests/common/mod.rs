@@ -1,6 +1,7 @@
 //! What the tests of the command share: a scratch directory, and running cvmm in it.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod hostile;
 mod test_guest;
 
 use std::path::{Path, PathBuf};
