@@ -688,7 +688,7 @@ pub(super) fn iret(p: &mut Processor, size: usize) -> Step {
         drop_inner_segments(p);
     }
     set_flags(p, value);
-    p.core.nmi_blocked = false;
+    p.core.attention |= std::mem::replace(&mut p.core.nmi_blocked, false);
     Ok(())
 }
 

@@ -172,6 +172,8 @@ fn take_event(p: &mut Processor) -> Step<bool> {
         return deliver::nmi(p).map(|()| true);
     }
     if p.core.rflags & flags::IF == 0 {
+        // Whatever sets IF asks again: code that runs with interrupts off must not be stopped at every instruction.
+        p.core.attention = false;
         return Ok(false);
     }
     match p.world().take_interrupt() {
