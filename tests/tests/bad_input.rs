@@ -310,7 +310,7 @@ fn contradictory_command_lines() {
         (&["--kernel", kernel], "exactly one"),
         (&["--snp", "--plain", "--kernel", kernel], "exactly one"),
         (&["--snp", "--tdx", "--kernel", kernel], "exactly one"),
-        (&["--tdx", "--kernel", kernel], "not built yet"),
+        (&["--tdx=attributes=1", "--kernel", kernel], "bit 28"),
         (&["--snp"], "--kernel"),
         (&["--plain", "--kernel", kernel, "--cpus", "1..2"], "range"),
         (&["--plain", "--kernel", kernel, "--expect", "00"], "96 hexadecimal digits"),

@@ -9,9 +9,17 @@ use super::serial::{BASE_PORT, Com1, PORT_COUNT};
 /// The CMOS clock is not there, but its shutdown byte tells of a reset: on a hardware-reduced platform without EFI, Linux
 /// resets through the BIOS (arch/x86/kernel/reboot.c `reboot_init`), which is not there either. The first thing it does
 /// then is to write 0 to that byte with NMIs off (`machine_real_restart`); starting a processor writes it with NMIs on.
+///
+/// All its bytes read as 0: a clock whose status is all ones is about to be updated, and a kernel without kvmclock waits a
+/// second for the end of that (drivers/rtc/rtc-mc146818-lib.c `mc146818_avoid_UIP`).
 const CMOS_INDEX_PORT: u16 = 0x70;
 const CMOS_DATA_PORT: u16 = 0x71;
 const CMOS_SHUTDOWN_NMI_OFF: u8 = 0x8f;
+
+/// The counter of the interval timer that is not there. Where it reads as all ones, a kernel without kvmclock takes it for a
+/// counter that has just begun, and reads it 100,000 times before it gives up (Linux 7.2 arch/x86/kernel/tsc.c
+/// `pit_expect_msb`): in a TD, as many exits.
+const PIT_COUNTER_PORT: u16 = 0x42;
 
 /// What the run loop must do after a port write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +95,7 @@ impl PortBus {
         }
     }
 
-    /// The guest reads. Where nothing is, the bus floats: all ones.
+    /// The guest reads. Where nothing is, the bus floats: all ones, except where that would be misunderstood.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
         match (serial_register(port), data) {
@@ -98,7 +106,12 @@ impl PortBus {
                 *value = 0
             }
             (Some(_), _) => {}
-            (None, _) => self.stray(port).reads += 1,
+            (None, data) => {
+                if matches!(port, PIT_COUNTER_PORT | CMOS_DATA_PORT) {
+                    data.fill(0);
+                }
+                self.stray(port).reads += 1;
+            }
         }
     }
 

@@ -58,3 +58,14 @@ fn an_empty_bus_floats_and_counting_is_bounded() {
     assert_eq!(bus.strays().len(), 64);
     assert_eq!(bus.strays().iter().map(|s| s.reads).sum::<u64>(), 0x1000);
 }
+
+#[test]
+fn a_timer_and_a_clock_that_are_not_there_do_not_make_a_kernel_wait() {
+    let mut bus = bus();
+    for port in [0x42, 0x71] {
+        let mut data = [0x55];
+        bus.read(port, &mut data);
+        assert_eq!(data, [0], "{port:#x}");
+    }
+    assert_eq!(bus.strays().iter().map(|s| s.reads).sum::<u64>(), 2);
+}

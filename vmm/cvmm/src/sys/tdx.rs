@@ -286,7 +286,7 @@ pub fn init_mem_region(
                     std::ptr::from_mut(&mut request) as u64,
                 );
                 idle = if request.nr_pages < left { 0 } else { idle + 1 };
-                // Kernels before 7.0 document EAGAIN as well.
+                // Older kernels answer EAGAIN as well.
                 let again = matches!(&result, Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)));
                 if result.is_ok() && request.nr_pages == 0 || again && idle < IDLE_TRIES {
                     continue;
