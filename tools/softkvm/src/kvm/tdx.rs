@@ -234,7 +234,7 @@ fn init_mem_region(state: &mut State, index: usize, command: &TdxCmd) -> Answer 
     Errno::require(command.flags & !MEASURE_MEMORY_REGION == 0)?;
     let measure = command.flags & MEASURE_MEMORY_REGION != 0;
     let mut region: TdxInitMemRegion = user::get(command.data)?;
-    let aligned = region.source_addr % PAGE == 0 && region.gpa % PAGE == 0;
+    let aligned = region.source_addr.is_multiple_of(PAGE) && region.gpa.is_multiple_of(PAGE);
     let size = region.nr_pages.checked_mul(PAGE);
     let end = size.and_then(|size| region.gpa.checked_add(size));
     let private = |gpa| state.td().is_some_and(|td| !td.is_shared(gpa));
