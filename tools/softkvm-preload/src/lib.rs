@@ -9,7 +9,7 @@
 //! real ones are found by `dlsym(RTLD_NEXT)`.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_ulong, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 
@@ -397,4 +397,13 @@ pub unsafe extern "C" fn fallocate64(fd: c_int, mode: c_int, offset: off_t, len:
 #[unsafe(no_mangle)]
 pub extern "C" fn softkvm_is_loaded() -> c_int {
     1
+}
+
+/// Names the costs of the profile in use that nobody has measured, separated by commas; null without a machine.
+#[unsafe(no_mangle)]
+pub extern "C" fn softkvm_placeholder_costs() -> *const c_char {
+    static NAMES: OnceLock<CString> = OnceLock::new();
+    let Some(machine) = machine() else { return std::ptr::null() };
+    let names = || machine.profile.placeholders().join(",");
+    NAMES.get_or_init(|| CString::new(names()).unwrap_or_default()).as_ptr()
 }

@@ -34,6 +34,7 @@ pub mod stats;
 pub mod system;
 pub mod td;
 mod td_host;
+mod td_quotes;
 mod td_world;
 pub mod tdx;
 pub mod user;

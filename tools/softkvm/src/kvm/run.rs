@@ -506,7 +506,13 @@ impl State {
                         vmcall::Answer::Msr { error, data }
                     }
                     UserExit::MapGpaRange { .. } => vmcall::Answer::Hypercall(page.hypercall_ret()),
-                    UserExit::Tdx(_) => vmcall::Answer::Tdx(page.tdx_answer()),
+                    UserExit::Tdx(_) => {
+                        let exit = page.tdx_answer();
+                        if let Some(td) = &mut self.td {
+                            td.quotes.answered(&exit);
+                        }
+                        vmcall::Answer::Tdx(exit)
+                    }
                     _ => vmcall::Answer::None,
                 };
                 (false, self.vmcall(index, Some(answer)))
@@ -718,6 +724,9 @@ impl<'a> Turns<'a> {
         if state.clock.is_real() {
             let time = Duration::from_nanos(time.max(1000));
             return self.wait(state, Some(time), true);
+        }
+        if state.awaits_quote() {
+            return self.wait(state, Some(DEVICE_PATIENCE), true);
         }
         if state.eventfds.any_io() && time > 1_000_000 {
             let before = state.clock.now();

@@ -7,6 +7,7 @@ use abi::tdx::TdxStatus;
 use super::caps::VmKind;
 use super::errno::{Answer, Errno};
 use super::state::State;
+use super::td_quotes::Quotes;
 use crate::chipset::{BASE_BSP, BASE_ENABLE, BASE_X2APIC, DEFAULT_BASE};
 use crate::cpu::state::Mode;
 use crate::cpu::{Core, Features};
@@ -28,6 +29,8 @@ pub struct TdVm {
     pub hkid: Option<u16>,
     /// The machine's time at INIT_VM: the TD's TSC counts from there.
     pub tsc_base: u64,
+    /// Quotes that it waits for.
+    pub quotes: Quotes,
 }
 
 /// A vCPU of a TD, from INIT_VCPU on.
@@ -56,6 +59,11 @@ pub enum Mapped {
 }
 
 impl State {
+    /// Whether the guest waits for a quote that is being made outside.
+    pub fn awaits_quote(&mut self) -> bool {
+        self.td.as_mut().is_some_and(|td| td.quotes.awaited(&mut self.memory))
+    }
+
     /// The TD; `None` for other VMs.
     pub fn td(&self) -> Option<&Td> {
         self.td.as_ref().map(|vm| &vm.td)
