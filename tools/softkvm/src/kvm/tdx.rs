@@ -22,6 +22,8 @@ use crate::tdx::platform::CpuidConfig;
 use crate::tdx::{OpState, TdxPlatform};
 
 const PAGE: u64 = 4096;
+/// Unit of TD_PARAMS.TSC_FREQUENCY.
+const TSC_UNIT_KHZ: u32 = 25_000;
 /// KVM_MAX_CPUID_ENTRIES.
 const MAX_CPUID: u32 = 256;
 /// Function whose EAX 23:16 chooses the width of guest addresses.
@@ -156,6 +158,10 @@ fn init_vm(state: &mut State, command: &mut TdxCmd) -> Answer {
         Ok(()) => {
             vm.hkid = Some(hkid);
             vm.tsc_base = now;
+            // The TD's clock counts in units of 25 MHz.
+            let khz = u32::from(params.tsc_frequency) * TSC_UNIT_KHZ;
+            state.chipset.set_tsc_khz(khz);
+            state.clock.set_khz(khz);
             Ok(())
         }
         Err(status) => {
@@ -184,7 +190,7 @@ fn params(
     params.attributes = TdAttributes(init.attributes.0 | platform.attributes_fixed1.0);
     params.xfam = Xfam(init.xfam.0 | platform.xfam_fixed1.0);
     params.max_vcpus = state.max_vcpus() as u16;
-    params.tsc_frequency = u16::try_from(state.tsc_khz / 25_000).unwrap_or(u16::MAX);
+    params.tsc_frequency = u16::try_from(state.tsc_khz / TSC_UNIT_KHZ).unwrap_or(u16::MAX);
     params.config_flags = TdParams::NO_RBP_MOD;
     params.mrconfigid = init.mrconfigid;
     params.mrowner = init.mrowner;
