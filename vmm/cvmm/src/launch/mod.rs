@@ -105,6 +105,15 @@ pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Resul
     }
 }
 
+/// KVM has no VMs of a technology: `cure` is for a host; a software machine may be another one.
+fn not_offered(what: &str, cure: &'static str) -> SysError {
+    let cure = match crate::emulate::profile_in_use() {
+        Some(_) => "choose the profile of a processor that has it; `softkvm info` lists them",
+        None => cure,
+    };
+    SysError::Missing { what: what.into(), cure }
+}
+
 /// Makes the guest.
 ///
 /// # Errors

@@ -2,7 +2,8 @@
 //! (Linux 7.2 Documentation/virt/kvm/x86/amd-memory-encryption.rst). No thread starts before the guest is sealed.
 
 use super::{
-    Guest, GuestMemory, Services, check_digest, create_vcpu, ranges, serial_interrupt, write_staged,
+    Guest, GuestMemory, Services, check_digest, create_vcpu, not_offered, ranges, serial_interrupt,
+    write_staged,
 };
 use crate::config::snp::SnpConfig;
 use crate::digest::LaunchDigest;
@@ -20,11 +21,11 @@ use crate::sys::vm::{Visibility, Vm};
 /// Insists on SEV-SNP.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
     if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_SNP == 0 {
-        return Err(SysError::Missing {
-            what: "its KVM does not offer SEV-SNP guests".into(),
-            cure: "use an EPYC 7003 or newer with SEV-SNP enabled in BIOS and Linux 6.11 or newer (`dmesg | grep -i sev` \
-                   says what is missing), or add --emulate for a guest that is not confidential",
-        });
+        return Err(not_offered(
+            "its KVM does not offer SEV-SNP guests",
+            "use an EPYC 7003 or newer with SEV-SNP enabled in BIOS and Linux 6.11 or newer (`dmesg | grep -i sev` says \
+             what is missing), or add --emulate for a guest that is not confidential",
+        ));
     }
     for capability in
         [Capability::GUEST_MEMFD, Capability::USER_MEMORY2, Capability::EXIT_HYPERCALL]

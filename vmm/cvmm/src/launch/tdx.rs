@@ -5,8 +5,8 @@
 use abi::tdx::{TdAttributes, Xfam};
 
 use super::{
-    Guest, GuestMemory, Services, TdServices, check_digest, ranges, serial_interrupt, set_cpuid,
-    write_staged,
+    Guest, GuestMemory, Services, TdServices, check_digest, not_offered, ranges, serial_interrupt,
+    set_cpuid, write_staged,
 };
 use crate::config::tdx::TdxConfig;
 use crate::device::ioapic;
@@ -28,12 +28,12 @@ const TSC_UNIT_KHZ: u32 = 25_000;
 /// Insists on TDX.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
     if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_TDX == 0 {
-        return Err(SysError::Missing {
-            what: "its KVM does not offer TDX guests".into(),
-            cure: "use a Xeon of the 4th generation or newer with TDX enabled in BIOS and Linux 6.16 or newer, booted with \
-                   kvm_intel.tdx=1 and nohibernate (`dmesg | grep -i tdx` says what is missing), or add --emulate for a \
-                   guest that is not confidential",
-        });
+        return Err(not_offered(
+            "its KVM does not offer TDX guests",
+            "use a Xeon of the 4th generation or newer with TDX enabled in BIOS and Linux 6.16 or newer, booted with \
+             kvm_intel.tdx=1 and nohibernate (`dmesg | grep -i tdx` says what is missing), or add --emulate for a guest \
+             that is not confidential",
+        ));
     }
     for capability in [
         Capability::SPLIT_IRQCHIP,
