@@ -25,7 +25,9 @@ fn main() {
     let cvmm = target.join("release/cvmm");
 
     let mut rows: Vec<Row> = Vec::new();
-    for (name, flag) in [("softkvm, plain", "--plain"), ("softkvm, SNP", "--snp")] {
+    for (name, flag) in
+        [("softkvm, plain", "--plain"), ("softkvm, SNP", "--snp"), ("softkvm, TDX", "--tdx")]
+    {
         let (cvmm, kernel, initramfs) = (cvmm.clone(), kernel.clone(), initramfs.clone());
         rows.push((
             name,
@@ -66,7 +68,7 @@ fn main() {
     println!("Debian 6.12 cloud to {MARKER:?}, 1 vCPU, 512 MiB, median of {rounds}");
     for (index, (name, _)) in rows.iter().enumerate() {
         let ratio = medians
-            .get(2)
+            .get(3)
             .map_or(String::new(), |tcg| format!("{:6.2} x TCG", medians[index] / tcg));
         println!("{name:18} {:7.2} s {ratio}", medians[index]);
     }

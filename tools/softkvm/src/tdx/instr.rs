@@ -105,31 +105,3 @@ pub fn intercept(td: &Td, instruction: Intercepted, length: u8) -> Verdict {
         Intercepted::Forbidden => Verdict::Fault(Exception::UD),
     }
 }
-
-impl Intercepted {
-    /// The instruction behind an intercept of [`crate::cpu::World::intercept`]; `None` for what a TD executes without its
-    /// module, or with a hook of its own (CPUID, XSETBV).
-    pub fn of(exit_code: u32) -> Option<Self> {
-        Some(match exit_code {
-            exit_code::RDPMC => Self::Rdpmc,
-            exit_code::INVD => Self::Invd,
-            exit_code::HLT => Self::Hlt,
-            exit_code::VMMCALL => Self::Vmcall,
-            exit_code::WBINVD => Self::Wbinvd,
-            exit_code::MONITOR => Self::Monitor,
-            exit_code::MWAIT => Self::Mwait,
-            _ => return None,
-        })
-    }
-}
-
-/// SVM exit codes (AMD APM vol. 2, appendix C), by which the processor names what it is about to execute.
-mod exit_code {
-    pub const RDPMC: u32 = 0x6f;
-    pub const INVD: u32 = 0x76;
-    pub const HLT: u32 = 0x78;
-    pub const VMMCALL: u32 = 0x81;
-    pub const WBINVD: u32 = 0x89;
-    pub const MONITOR: u32 = 0x8a;
-    pub const MWAIT: u32 = 0x8b;
-}

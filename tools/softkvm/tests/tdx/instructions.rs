@@ -67,24 +67,6 @@ fn a_port_access_has_the_qualification_of_vmx() {
     assert_eq!((info.qualification, info.instruction_length), (0x1234_003b, 2));
 }
 
-#[test]
-fn intercepts_have_names() {
-    for (code, expected) in [
-        (0x78, Some(Intercepted::Hlt)),
-        (0x76, Some(Intercepted::Invd)),
-        (0x89, Some(Intercepted::Wbinvd)),
-        (0x81, Some(Intercepted::Vmcall)),
-        (0x8a, Some(Intercepted::Monitor)),
-        (0x8b, Some(Intercepted::Mwait)),
-        (0x6f, Some(Intercepted::Rdpmc)),
-        (0x6e, None),
-        (0x72, None),
-        (0x8d, None),
-    ] {
-        assert_eq!(Intercepted::of(code), expected, "{code:#x}");
-    }
-}
-
 fn mov(value: u64) -> MovToCr {
     MovToCr { value, gpr: 9, length: 3 }
 }
