@@ -236,7 +236,11 @@ fn boot(input: &[u8]) {
 /// The memory map is in order; all blobs are in RAM below 4 GiB, apart from each other and from the shim.
 fn judge(page: &ParameterPage) {
     let entries = &page.e820[..page.e820_count as usize];
-    assert!(entries.iter().all(|entry| (entry.addr | entry.size) % PAGE == 0 && entry.size != 0));
+    assert!(
+        entries
+            .iter()
+            .all(|entry| (entry.addr | entry.size).is_multiple_of(PAGE) && entry.size != 0)
+    );
     assert!(entries.is_sorted_by(|a, b| a.addr + a.size <= b.addr));
     let mut ranges = vec![Range { start: SHIM_BASE, end: WORK_END }, Range { start: 0, end: PAGE }];
     for blob in [&page.kernel, &page.initrd, &page.cmdline] {
