@@ -8,7 +8,7 @@ use super::Target;
 pub const TARGET: Target = Target { name: "kernel", seeds, max_len: 64 << 10, run };
 
 fn seeds() -> Vec<Vec<u8>> {
-    vec![bzimage(), elf()]
+    vec![bzimage(), elf_at(0x100_0000)]
 }
 
 fn run(input: &[u8]) {
@@ -17,7 +17,7 @@ fn run(input: &[u8]) {
 }
 
 /// The fields of the setup header that a loader looks at (Linux Documentation/arch/x86/boot.rst).
-fn bzimage() -> Vec<u8> {
+pub(super) fn bzimage() -> Vec<u8> {
     let mut image = vec![0; 0x4000];
     image[0x1f1] = 3;
     image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
@@ -36,20 +36,20 @@ fn bzimage() -> Vec<u8> {
 }
 
 /// A 64-bit executable with one loadable segment.
-fn elf() -> Vec<u8> {
+pub(super) fn elf_at(address: u64) -> Vec<u8> {
     let mut file = vec![0; 0x2000];
     file[..6].copy_from_slice(b"\x7fELF\x02\x01");
     file[6] = 1;
     file[16..18].copy_from_slice(&2_u16.to_le_bytes());
     file[18..20].copy_from_slice(&62_u16.to_le_bytes());
     file[20..24].copy_from_slice(&1_u32.to_le_bytes());
-    file[24..32].copy_from_slice(&0x100_0000_u64.to_le_bytes());
+    file[24..32].copy_from_slice(&address.to_le_bytes());
     file[32..40].copy_from_slice(&64_u64.to_le_bytes());
     file[52..54].copy_from_slice(&64_u16.to_le_bytes());
     file[54..56].copy_from_slice(&56_u16.to_le_bytes());
     file[56..58].copy_from_slice(&1_u16.to_le_bytes());
     file[64..68].copy_from_slice(&1_u32.to_le_bytes());
-    for (at, value) in [(72, 0x1000_u64), (80, 0x100_0000), (88, 0x100_0000), (96, 0x800)] {
+    for (at, value) in [(72, 0x1000_u64), (80, address), (88, address), (96, 0x800)] {
         file[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
     file[104..112].copy_from_slice(&0x1000_u64.to_le_bytes());

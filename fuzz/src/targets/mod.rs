@@ -1,8 +1,13 @@
 //! The targets: one for every boundary that a guest or a file can reach.
 
 mod ghcb;
+mod ioapic;
 mod kernel;
 mod processor;
+mod qgs;
+mod sept;
+mod shim;
+mod tdcall;
 
 use anyhow::{Context, Result};
 
@@ -19,7 +24,16 @@ pub struct Target {
 }
 
 /// Every target.
-pub const ALL: &[Target] = &[kernel::TARGET, ghcb::TARGET, processor::TARGET];
+pub const ALL: &[Target] = &[
+    kernel::TARGET,
+    ghcb::TARGET,
+    processor::TARGET,
+    tdcall::TARGET,
+    sept::TARGET,
+    shim::TARGET,
+    qgs::TARGET,
+    ioapic::TARGET,
+];
 
 /// The target of that name.
 pub fn find(name: &str) -> Result<&'static Target> {

@@ -31,7 +31,7 @@ pub enum PageState {
 /// What TDG.MEM.PAGE.ACCEPT finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accept {
-    /// The page was pending and is the guest's now; it must be cleared.
+    /// The page was pending, has been cleared and is the guest's now.
     Accepted,
     /// The status to return: nothing has changed.
     Status(TdxStatus),

@@ -223,13 +223,15 @@ impl Td {
     pub fn private_access(&self, gpa: u64) -> PrivateAccess {
         match self.sept.state(gpa >> 12) {
             PageState::Mapped => PrivateAccess::Allowed,
-            PageState::Free | PageState::Blocked => PrivateAccess::EptViolation,
-            PageState::Pending | PageState::PendingBlocked
-                if self.td_ctls & td_ctls::PENDING_VE_DISABLE != 0 =>
-            {
+            // A blocked page cannot be accepted, so the module does not speak of it as pending (TDX module source,
+            // `sept_state_is_any_pending_and_guest_acceptable`).
+            PageState::Free | PageState::Blocked | PageState::PendingBlocked => {
+                PrivateAccess::EptViolation
+            }
+            PageState::Pending if self.td_ctls & td_ctls::PENDING_VE_DISABLE != 0 => {
                 PrivateAccess::PendingExit
             }
-            PageState::Pending | PageState::PendingBlocked => PrivateAccess::PendingVe,
+            PageState::Pending => PrivateAccess::PendingVe,
         }
     }
 

@@ -225,6 +225,34 @@ fn accept(td: &mut Td, vcpu: &mut TdVcpu, memory: &mut Memory, rcx: u64) -> Resu
     }
 }
 
+/// Found by fuzzing (target `tdcall`: RAX 6, RCX a pending page, memory that is not there): the page was accepted
+/// nevertheless, so that the call, executed again, returned PAGE_ALREADY_ACCEPTED.
+#[test]
+fn a_page_that_cannot_be_cleared_is_not_accepted() {
+    struct Gone;
+    impl TdMemory for Gone {
+        fn read(&mut self, _: u64, _: bool, _: &mut [u8]) -> Result<(), MemoryFault> {
+            Err(MemoryFault::EptViolation)
+        }
+        fn write(&mut self, _: u64, _: bool, _: &[u8]) -> Result<(), MemoryFault> {
+            Err(MemoryFault::EptViolation)
+        }
+        fn clear(&mut self, _: u64) -> Result<(), MemoryFault> {
+            Err(MemoryFault::EptViolation)
+        }
+    }
+    const PAGE: u64 = 0x2000;
+    let (mut td, mut vcpu) = running(&params());
+    td.sept_add(PAGE).unwrap();
+    td.page_aug(PAGE).unwrap();
+    assert_eq!(
+        tdcall(&mut td, &mut vcpu, &mut core(6, PAGE, 0), &mut Gone),
+        Tdcall::EptViolation { gpa: PAGE, shared: false, accept: true }
+    );
+    assert_eq!(td.sept().state(PAGE >> 12), PageState::Pending);
+    assert_eq!(accept(&mut td, &mut vcpu, &mut Memory::default(), PAGE), Ok(0));
+}
+
 /// What Linux does with a fresh 2 MiB under a KVM that maps 4 KiB.
 #[test]
 fn pages_are_accepted_one_by_one() {

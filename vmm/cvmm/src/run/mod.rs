@@ -4,6 +4,7 @@ mod console;
 mod convert;
 mod ownership;
 mod quote;
+pub mod quote_message;
 mod tdx;
 mod vcpu;
 

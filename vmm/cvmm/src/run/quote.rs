@@ -9,13 +9,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 
 use abi::tdx::TdReport;
-use abi::tdx::qgs::{
-    self, GetQuoteRequest, GetQuoteResponse, MessageError, MessageHeader, MessageKind,
-};
+use abi::tdx::qgs;
 use abi::tdx::quote::QuoteBuffer;
 use abi::tdx::vmcall::Status;
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
+use super::quote_message::{NoQuote, request, response};
 use super::{Shared, lock};
 use crate::config::tdx::QuoteService;
 use crate::sys::socket::Stream;
@@ -182,14 +181,8 @@ enum Failure {
     Unreachable(io::Error),
     #[error("the quoting service does not answer: {0}")]
     Broken(io::Error),
-    #[error("the quoting service says {}", told(*.0))]
-    Refused(MessageError),
-    #[error("the quoting service answers what is no quote: {0}")]
-    Malformed(&'static str),
-}
-
-fn told(error: MessageError) -> String {
-    error.name().map_or_else(|| format!("error {:#x}", error.0), str::to_owned)
+    #[error(transparent)]
+    NoQuote(#[from] NoQuote),
 }
 
 impl Failure {
@@ -197,7 +190,7 @@ impl Failure {
     fn status(&self) -> u64 {
         match self {
             Failure::Unreachable(_) => QuoteBuffer::UNAVAILABLE,
-            Failure::Broken(_) | Failure::Refused(_) | Failure::Malformed(_) => QuoteBuffer::ERROR,
+            Failure::Broken(_) | Failure::NoQuote(_) => QuoteBuffer::ERROR,
         }
     }
 }
@@ -224,48 +217,11 @@ fn fetch(
     stream.read_exact(&mut prefix, &patience).map_err(Failure::Broken)?;
     let len = u64::from(u32::from_be_bytes(prefix));
     if len > BUFFER_MAX {
-        return Err(Failure::Malformed("it is larger than any quote"));
+        return Err(NoQuote::Malformed("it is larger than any quote").into());
     }
     let mut message = vec![0; len as usize];
     stream.read_exact(&mut message, &patience).map_err(Failure::Broken)?;
-    response(&message).map(<[u8]>::to_vec)
-}
-
-/// GET_QUOTE_REQ with its prefix.
-fn request(report: &[u8]) -> Vec<u8> {
-    let len = (size_of::<GetQuoteRequest>() + report.len()) as u32;
-    let head = GetQuoteRequest {
-        header: MessageHeader::new(MessageKind::GET_QUOTE_REQ, len),
-        report_size: report.len() as u32,
-        id_list_size: 0,
-    };
-    [&len.to_be_bytes(), head.as_bytes(), report].concat()
-}
-
-/// The quote of a GET_QUOTE_RESP.
-fn response(message: &[u8]) -> Result<&[u8], Failure> {
-    let (header, _) = MessageHeader::read_from_prefix(message)
-        .map_err(|_| Failure::Malformed("it is cut short"))?;
-    if header.major_version != MessageHeader::MAJOR {
-        return Err(Failure::Malformed("it has another version"));
-    }
-    if header.kind != MessageKind::GET_QUOTE_RESP {
-        return Err(Failure::Malformed("it answers another request"));
-    }
-    if u64::from(header.size) != message.len() as u64 {
-        return Err(Failure::Malformed("it has another size than it says"));
-    }
-    if header.error != MessageError::SUCCESS {
-        return Err(Failure::Refused(header.error));
-    }
-    let (head, rest) = GetQuoteResponse::read_from_prefix(message)
-        .map_err(|_| Failure::Malformed("it is cut short"))?;
-    let parts = u64::from(head.selected_id_size) + u64::from(head.quote_size);
-    if parts != rest.len() as u64 || head.quote_size == 0 {
-        return Err(Failure::Malformed("its parts have other sizes than it says"));
-    }
-    // No identifiers were asked for; one that is named nevertheless comes first.
-    Ok(&rest[head.selected_id_size as usize..])
+    Ok(response(&message)?.to_vec())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 use super::{Leaf, R8, Tdcall, invalid};
 use crate::cpu::state::{Core, RCX, RDX};
 use crate::tdx::sept::Accept;
-use crate::tdx::{PrivateAccess, Td, TdVcpu, VeInfo, report};
+use crate::tdx::{PageState, PrivateAccess, Td, TdVcpu, VeInfo, report};
 
 /// Guest memory, as the module reaches it. Addresses are without shared bit, an access stays within a page, and private
 /// pages are asked for only if they are mapped.
@@ -47,11 +47,12 @@ pub(super) fn accept(td: &mut Td, core: &Core, memory: &mut dyn TdMemory) -> Lea
         return invalid(operand::RCX);
     }
     let violation = Tdcall::EptViolation { gpa, shared: false, accept: true };
+    // Cleared first: a page that cannot be is still pending when the call is executed again.
+    if size == level::SMALL && td.sept().state(gpa >> 12) == PageState::Pending {
+        memory.clear(gpa).map_err(|_| violation)?;
+    }
     match td.accept(gpa >> 12, size) {
-        Accept::Accepted => {
-            memory.clear(gpa).map_err(|_| violation)?;
-            Ok(TdxStatus::SUCCESS)
-        }
+        Accept::Accepted => Ok(TdxStatus::SUCCESS),
         Accept::Status(status) => Ok(status),
         Accept::EptViolation => Err(violation),
     }
