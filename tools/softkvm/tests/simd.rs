@@ -3,7 +3,7 @@
 use iced_x86::{Decoder, DecoderOptions};
 use softkvm::cpu::bare::Bare;
 use softkvm::cpu::fxsave::FXSAVE_SIZE;
-use softkvm::cpu::state::{RAX, RBX, RDX, cr0, cr4};
+use softkvm::cpu::state::{RAX, RBX, RCX, RDX, cr0, cr4};
 use softkvm::cpu::{Core, Exception, Features, Fpu, Processor, Seg, Segment, Stop, exec};
 
 /// A 32-bit flat processor without paging; `long` makes it 64-bit (still unpaged: no access below
@@ -227,4 +227,38 @@ fn xsavec_leaves_out_initial_components() {
     m.p.core.fpu = some_state();
     m.run(XRSTOR).expect("XRSTOR");
     assert_eq!((m.p.core.fpu.xmm[1], m.p.core.fpu.ftw, m.p.core.fpu.fcw), (5, 0, 0x37f));
+}
+
+#[test]
+fn xsaves_and_xrstors_are_the_supervisors_compacted_forms() {
+    // xsaves [ebx]; xrstors [ebx]
+    const XSAVES: &[u8] = &[0x0f, 0xc7, 0x2b];
+    const XRSTORS: &[u8] = &[0x0f, 0xc7, 0x1b];
+    let mut m = Machine::new();
+    m.p.core.gpr[RAX] = u64::MAX;
+    m.p.core.gpr[RDX] = u64::MAX;
+    m.p.core.fpu = some_state();
+    m.run(XSAVES).expect("XSAVES");
+    assert_eq!((m.world.get64(AREA + 512), m.world.get64(AREA + 520)), (3, 1 << 63 | 3));
+    m.p.core.fpu = Fpu::default();
+    m.run(XRSTORS).expect("XRSTORS");
+    assert_eq!(m.p.core.fpu.xmm[3], some_state().xmm[3]);
+    assert_eq!(m.p.core.fpu.fcw, some_state().fcw);
+    m.world.put64(AREA + 520, 0);
+    assert_eq!(m.run(XRSTORS), Err(Exception::gp(0)), "the standard format");
+    m.p.core.cpl = 3;
+    assert_eq!(m.run(XSAVES), Err(Exception::gp(0)));
+    assert_eq!(m.run(XRSTORS), Err(Exception::gp(0)));
+}
+
+#[test]
+fn xgetbv_1_tells_which_components_are_in_use() {
+    const XGETBV: &[u8] = &[0x0f, 0x01, 0xd0];
+    let mut m = Machine::new();
+    m.p.core.gpr[RCX] = 1;
+    m.run(XGETBV).expect("XGETBV");
+    assert_eq!(m.p.core.gpr[RAX], 0);
+    m.p.core.fpu.xmm[9] = 1;
+    m.run(XGETBV).expect("XGETBV");
+    assert_eq!(m.p.core.gpr[RAX], 2);
 }

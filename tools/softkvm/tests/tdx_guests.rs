@@ -480,3 +480,55 @@ fn time_goes_on_while_everybody_waits() {
         });
     }
 }
+
+fn hostile(deeds: &str, code: impl FnOnce(&mut CodeAssembler)) -> TdGuest {
+    let options = softkvm::kvm::Options {
+        profile: Some("xeon-spr".to_owned()),
+        hostile: deeds.to_owned(),
+        ..Default::default()
+    };
+    let machine = softkvm::kvm::Machine::new(options).unwrap();
+    TdGuest::on(&machine, &InitVm::default(), 1, code)
+}
+
+#[test]
+fn a_page_that_the_host_has_replaced_can_be_accepted_again_and_is_empty() {
+    let guest = hostile("replace=0x100000@2", |a| {
+        accept(a, FRESH, 0);
+        a.mov(dword_ptr(FRESH), 0x600d).unwrap();
+        report(a, rax);
+        accept(a, FRESH, 0);
+        report(a, rax);
+        a.mov(eax, dword_ptr(FRESH)).unwrap();
+        report(a, rax);
+        end(a, 0);
+    });
+    assert_eq!(guest.reports(), (vec![0, 0, 0], FATAL));
+}
+
+#[test]
+fn a_page_that_the_host_has_taken_ends_the_vm() {
+    for deed in ["remove=0x100000@2", "replace=0x100000@2", "share=0x100000@2;unshare=0x100000@2"] {
+        let guest = hostile(deed, |a| {
+            accept(a, FRESH, 0);
+            a.mov(dword_ptr(FRESH), 0x600d).unwrap();
+            report(a, rax);
+            a.mov(eax, dword_ptr(FRESH)).unwrap();
+            end(a, 0);
+        });
+        assert_eq!(guest.run(), Left::Report(0));
+        assert_eq!(guest.run(), Left::Failed(Errno::EIO), "{deed}");
+    }
+}
+
+#[test]
+fn lies_about_map_gpa_do_not_reach_user_space() {
+    let guest = hostile("psc-ignore=1;psc-refuse=2;psc-retry=3", |a| {
+        for _ in 0..4 {
+            tdvmcall(a, &[vmcall::MAP_GPA, FRESH | SHARED, 0x1000]);
+            report(a, r10);
+        }
+        end(a, 0);
+    });
+    assert_eq!(guest.reports(), (vec![0, 1 << 63, 1, 1], FATAL));
+}

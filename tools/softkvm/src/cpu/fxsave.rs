@@ -3,7 +3,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::operand::{self, next};
+use super::operand::{self, next, supervisor_only};
 use super::processor::Processor;
 use super::sse;
 use super::state::{Fpu, Mode, RAX, RDX, cr0, cr4, efer};
@@ -147,8 +147,12 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Option<Step> {
         M::Xsave64 | M::Xsaveopt64 => xsave(p, insn, true, false),
         M::Xsavec => xsave(p, insn, false, true),
         M::Xsavec64 => xsave(p, insn, true, true),
-        M::Xrstor => xrstor(p, insn, false),
-        M::Xrstor64 => xrstor(p, insn, true),
+        M::Xsaves => supervisor_only(p).and_then(|()| xsave(p, insn, false, true)),
+        M::Xsaves64 => supervisor_only(p).and_then(|()| xsave(p, insn, true, true)),
+        M::Xrstor => xrstor(p, insn, false, false),
+        M::Xrstor64 => xrstor(p, insn, true, false),
+        M::Xrstors => supervisor_only(p).and_then(|()| xrstor(p, insn, false, true)),
+        M::Xrstors64 => supervisor_only(p).and_then(|()| xrstor(p, insn, true, true)),
         _ => return None,
     })
 }
@@ -286,14 +290,14 @@ fn xsave_features(p: &mut Processor) -> Step<u64> {
 }
 
 /// Components that are not in their initial state (XINUSE).
-fn in_use(fpu: &Fpu, xmm: usize) -> u64 {
+pub(crate) fn in_use(fpu: &Fpu, xmm: usize) -> u64 {
     let x87 = fpu.fcw != 0x37f || fpu.fsw != 0 || fpu.ftw != 0 || fpu.st.iter().any(|&r| r != 0);
     let sse = fpu.xmm[..xmm].iter().any(|&r| r != 0);
     u64::from(x87) | u64::from(sse) << 1
 }
 
 /// XSAVE and XSAVEOPT (which may always save everything) and XSAVEC, which leaves out components
-/// in their initial state (AMD APM vol. 4, XSAVE, XSAVEC).
+/// in their initial state (AMD APM vol. 4, XSAVE, XSAVEC). XSAVES is XSAVEC, since IA32_XSS can enable nothing.
 fn xsave(p: &mut Processor, insn: &Instruction, long: bool, compact: bool) -> Step {
     let features = xsave_features(p)?;
     let la = area(p, insn, XSAVE_SIZE, 64, Access::Write)?;
@@ -325,7 +329,8 @@ fn xsave(p: &mut Processor, insn: &Instruction, long: bool, compact: bool) -> St
     next(p, insn)
 }
 
-fn xrstor(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
+/// XRSTOR, and XRSTORS, which takes only the compacted format (Intel SDM volume 1, 13.12).
+fn xrstor(p: &mut Processor, insn: &Instruction, long: bool, compacted: bool) -> Step {
     let features = xsave_features(p)?;
     let la = area(p, insn, XSAVE_SIZE, 64, Access::Read)?;
     let user = p.core.cpl == 3;
@@ -338,7 +343,7 @@ fn xrstor(p: &mut Processor, insn: &Instruction, long: bool) -> Step {
     let allowed = if comp & COMPACTED != 0 { comp & !COMPACTED } else { p.core.xcr0 };
     let valid = bv & !allowed == 0
         && allowed & !p.core.xcr0 == 0
-        && (comp == 0 || comp & COMPACTED != 0)
+        && (comp == 0 && !compacted || comp & COMPACTED != 0)
         && reserved.iter().all(|&field| field == 0);
     if !valid {
         return Err(p.fault(Exception::gp(0)));

@@ -16,9 +16,16 @@
 //! | `unshare=GPA[@N]` | makes a shared page private |
 //! | `psc-refuse=N` | answers the N-th page state change with an error |
 //! | `psc-ignore=N` | answers the N-th page state change with success, and does nothing |
+//! | `psc-retry=N` | answers the N-th page state change and all later ones with "try again" |
+//! | `remove=GPA[@N]` | takes a page away from a TD: the next access meets a page that is not accepted |
+//! | `replace=GPA[@N]` | takes a page away from a TD and gives another, which the TD may accept again |
+//! | `first=I` | lets the I-th vCPU (from 0) run before all others, until it has executed 100 000 instructions |
 //!
-//! What the host cannot do is not offered: read or write a private page, or set an RMP entry's
-//! validated flag.
+//! A MapGPA of a TD is as many page state changes as it has chunks of 2 MiB. `swap` and `remap` are for SNP guests, whose
+//! nested page tables are the host's; a TD's are the module's.
+//!
+//! What the host cannot do is not offered: read or write a private page, set an RMP entry's
+//! validated flag, or make the TDX module take a page that it would refuse.
 //!
 //! UNSAFETY: one bit of the launching program's own buffer is flipped and restored around a call,
 //! and guest memory is written as [`super::memory`] does it.
@@ -43,6 +50,8 @@ enum Deed {
     Remap(u64, u64),
     Share(u64),
     Unshare(u64),
+    Remove(u64),
+    Replace(u64),
 }
 
 /// An answer to a page state change that is not user space's.
@@ -50,7 +59,11 @@ enum Deed {
 enum Lie {
     Refuse,
     Ignore,
+    Retry,
 }
+
+/// Instructions that [`Hostile::first`] executes before the others.
+const HEAD_START: u64 = 100_000;
 
 /// Text that names no deed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -64,6 +77,7 @@ pub struct Hostile {
     lies: Vec<(u64, Lie)>,
     flipped_pages: Vec<u64>,
     added_pages: Vec<u64>,
+    first: Option<usize>,
     runs: u64,
     conversions: u64,
 }
@@ -94,6 +108,8 @@ impl Hostile {
             "remap" => pair().map(|(a, b)| Deed::Remap(a, b))?,
             "share" => Deed::Share(number(what)?),
             "unshare" => Deed::Unshare(number(what)?),
+            "remove" => Deed::Remove(number(what)?),
+            "replace" => Deed::Replace(number(what)?),
             _ if when.is_some() => return None,
             _ => return self.add_timeless(name, number(what)?),
         };
@@ -107,6 +123,8 @@ impl Hostile {
             "add-launch" => self.added_pages.push(value),
             "psc-refuse" => self.lies.push((value, Lie::Refuse)),
             "psc-ignore" => self.lies.push((value, Lie::Ignore)),
+            "psc-retry" => self.lies.push((value, Lie::Retry)),
+            "first" => self.first = Some(usize::try_from(value).ok()?),
             _ => return None,
         }
         Some(())
@@ -126,12 +144,18 @@ impl Hostile {
     /// A page state change is about to exit to user space: the result to give the guest instead.
     pub fn lie(&mut self) -> Option<u64> {
         const EINVAL: u64 = 22;
+        const EAGAIN: u64 = 11;
         if self.lies.is_empty() {
             return None;
         }
         self.conversions += 1;
-        let lie = self.lies.iter().find(|(at, _)| *at == self.conversions)?.1;
-        Some(if lie == Lie::Refuse { EINVAL } else { 0 })
+        let now = self.conversions;
+        let due = |(at, lie): &&(u64, Lie)| *at == now || *lie == Lie::Retry && *at < now;
+        Some(match self.lies.iter().find(due)?.1 {
+            Lie::Refuse => EINVAL,
+            Lie::Ignore => 0,
+            Lie::Retry => EAGAIN,
+        })
     }
 }
 
@@ -199,6 +223,8 @@ impl State {
                 Deed::Remap(a, b) => self.remap(a, b),
                 Deed::Share(gpa) => self.set_owner(gpa, false),
                 Deed::Unshare(gpa) => self.set_owner(gpa, true),
+                Deed::Remove(gpa) => self.td_remove(gpa & !(PAGE - 1)).ok(),
+                Deed::Replace(gpa) => self.replace(gpa & !(PAGE - 1)),
             };
             let word = if done.is_some() { "done" } else { "impossible: no such page" };
             self.complain(format!("hostile host, before KVM_RUN {now}: {deed:x?}: {word}"));
@@ -253,8 +279,28 @@ impl State {
         Some(())
     }
 
+    /// The module lets the host do this: what was in the page is lost, and the new one waits for the guest.
+    fn replace(&mut self, gpa: u64) -> Option<()> {
+        self.td_remove(gpa).ok()?;
+        self.td_aug(gpa).ok()
+    }
+
+    /// The vCPU that the host lets run before the others, while it does.
+    pub fn hostile_first(&self) -> Option<usize> {
+        let first = self.hostile.first?;
+        let vcpu = self.vcpus.get(first)?;
+        let early = vcpu.core().is_ok_and(|core| core.instructions < HEAD_START);
+        (early && self.takes_turns(first)).then_some(first)
+    }
+
     fn set_owner(&mut self, gpa: u64, private: bool) -> Option<()> {
         let frame = gpa / PAGE;
+        if self.td.is_some() {
+            self.zap_private(frame..frame + 1);
+            self.memory.set_private(frame, frame + 1, private);
+            self.memory_changed(Change::Contents);
+            return Some(());
+        }
         let (_, entry) = self.memory.private_page(gpa)?;
         if !private {
             entry.make_shared().ok()?;
@@ -296,6 +342,7 @@ mod tests {
     #[test]
     fn every_deed_can_be_written() {
         let text = "flip=0x1000; swap=0x2000,12288@7;remap=1,2;share=0x5000@2;unshare=0x6000;\
+                    remove=0x7000@3;replace=0x8000;\
                     flip-launch=0x14018;add-launch=0x1200000;psc-refuse=1;psc-ignore=2;";
         let plan = Hostile::parse(text).unwrap();
         assert_eq!(
@@ -306,6 +353,8 @@ mod tests {
                 (1, Deed::Remap(1, 2)),
                 (2, Deed::Share(0x5000)),
                 (1, Deed::Unshare(0x6000)),
+                (3, Deed::Remove(0x7000)),
+                (1, Deed::Replace(0x8000)),
             ]
         );
         assert_eq!(plan.lies, [(1, Lie::Refuse), (2, Lie::Ignore)]);
@@ -326,5 +375,9 @@ mod tests {
         let mut plan = Hostile::parse("psc-refuse=2;psc-ignore=3").unwrap();
         let answers: Vec<_> = (0..4).map(|_| plan.lie()).collect();
         assert_eq!(answers, [None, Some(22), Some(0), None]);
+        let mut plan = Hostile::parse("psc-retry=2; first=1").unwrap();
+        let answers: Vec<_> = (0..4).map(|_| plan.lie()).collect();
+        assert_eq!(answers, [None, Some(11), Some(11), Some(11)]);
+        assert_eq!(plan.first, Some(1));
     }
 }

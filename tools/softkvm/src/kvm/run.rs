@@ -98,6 +98,12 @@ impl State {
                 _ => self.holder = None,
             }
         }
+        if let Some(first) = self.hostile_first() {
+            return match self.away(first) {
+                Some(away) if !self.vcpus[first].inside => Next::Outside(PATIENCE - away),
+                _ => Next::Run(first),
+            };
+        }
         let count = self.vcpus.len();
         let candidates = (1..=count)
             .map(|step| (self.last + step) % count)

@@ -356,7 +356,6 @@ fn implemented() -> Features {
         | Features::AVX2
         | Features::FMA
         | Features::F16C
-        | Features::XSAVES
         | Features::PKU
         | Features::SVM
         | Features::MONITOR

@@ -284,8 +284,10 @@ pub(super) fn xgetbv(p: &mut Processor) -> Step {
     extended_state(p)?;
     let value = match p.core.gpr[crate::cpu::state::RCX] as u32 {
         0 => p.core.xcr0,
-        // The components in use: all that are enabled.
-        1 if p.core.features.contains(Features::XGETBV1) => p.core.xcr0,
+        // The components in use.
+        1 if p.core.features.contains(Features::XGETBV1) => {
+            p.core.xcr0 & crate::cpu::fxsave::in_use(&p.core.fpu, 16)
+        }
         _ => return refuse(p),
     };
     super::msr::set_edx_eax(p, value);
