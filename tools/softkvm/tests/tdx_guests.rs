@@ -502,3 +502,43 @@ fn lies_about_map_gpa_do_not_reach_user_space() {
     });
     assert_eq!(guest.reports(), (vec![0, 1 << 63, 1, 1], FATAL));
 }
+
+#[test]
+fn user_space_reaches_only_what_kvm_emulates() {
+    const EFER: u32 = 0xc000_0080;
+    const POLL_CONTROL: u32 = 0x4b56_4d05;
+    const KERNEL_GS_BASE: u32 = 0xc000_0102;
+    let guest = TdGuest::new(|a| end(a, 0));
+    let access = |request: u64, index: u32| {
+        let mut msrs = [1u64, u64::from(index), 1];
+        guest.cpus[0].fd.with(request, &mut msrs).unwrap()
+    };
+    for index in [EFER, POLL_CONTROL, 0x1b, 0x3a, 0x277] {
+        assert_eq!(access(nr::GET_MSRS, index), 1, "{index:#x}");
+    }
+    assert_eq!(access(nr::GET_MSRS, KERNEL_GS_BASE), 0);
+    assert_eq!(access(nr::SET_MSRS, POLL_CONTROL), 1);
+    for index in [EFER, 0x1b, 0x3a, KERNEL_GS_BASE] {
+        assert_eq!(access(nr::SET_MSRS, index), 0, "{index:#x}");
+    }
+    for request in [nr::GET_REGS, nr::GET_SREGS, nr::GET_FPU, nr::GET_LAPIC, nr::GET_XSAVE] {
+        let mut buffer = [0u8; 4096];
+        assert_eq!(guest.cpus[0].fd.with(request, &mut buffer), Err(Errno::EINVAL));
+    }
+}
+
+#[test]
+fn keys_run_out_and_come_back() {
+    let machine = td::machine();
+    let mut vms: Vec<TdVm> = Vec::new();
+    let refused = loop {
+        let vm = TdVm::bare(&machine);
+        match vm.init(&InitVm::default()) {
+            Ok(()) => vms.push(vm),
+            Err((errno, _)) => break errno,
+        }
+    };
+    assert_eq!((refused, vms.len()), (Errno::ENOSPC, 63));
+    vms.pop();
+    TdVm::bare(&machine).init(&InitVm::default()).unwrap();
+}

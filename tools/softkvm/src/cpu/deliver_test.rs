@@ -171,3 +171,16 @@ fn lost_deliveries_are_made_up_for() {
     assert_eq!(m.p.core.pending, None);
     assert_eq!(m.stack64(0), CODE);
 }
+
+#[test]
+fn a_page_fault_on_the_way_to_the_handler_of_ve_is_a_double_fault() {
+    let mut m = Machine::long().code(&[0x90]);
+    m.gate(true, 8, 0xe, 0, 1);
+    // Not mapped.
+    m.p.core.gpr[RSP] = 0x8000_0000;
+    let Machine { p, world } = &mut m;
+    let delivered = p.with_world(world, |p| deliver::exception(p, crate::cpu::Exception::VE));
+    assert!(delivered.is_ok());
+    assert_eq!(m.vector(), 8);
+    assert_eq!(m.p.core.cr2, 0x7fff_fff8);
+}

@@ -4,7 +4,8 @@
 //! [`Front`] is the whole of it, called with descriptors and request numbers. Every descriptor it
 //! hands out is a real memory file; see [`fd`]. A VM's state is in [`state`], its memory in
 //! [`memory`]; [`run`] is KVM_RUN and the order in which vCPUs run; [`world`] is what a processor
-//! sees of its VM.
+//! sees of its VM. [`sev`] and [`tdx`] are the launch commands of confidential VMs; where one kind of VM has to be told
+//! from another, `protection` does it.
 //!
 //! Not modelled: dirty logging, SMM, nested virtualisation, guest debugging, Hyper-V and Xen
 //! interfaces, coalesced MMIO. What a guest wants beyond that is said on stderr.

@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 pub const TSC: u32 = 0x10;
 /// TSC_ADJUST.
 pub const TSC_ADJUST: u32 = 0x3b;
+/// IA32_FEATURE_CONTROL of Intel parts.
+pub const FEATURE_CONTROL: u32 = 0x3a;
+/// Its value: locked, nothing enabled (Linux 7.2 arch/x86/kvm/vmx/tdx.c `tdx_get_msr`).
+pub const FEATURES_LOCKED: u64 = 1;
 /// SEV_STATUS.
 pub const SEV_STATUS: u32 = 0xc001_0131;
 /// The GHCB's address or a request.

@@ -314,7 +314,7 @@ impl State {
             memory,
             chipset: Chipset::new(khz, epoch),
             snp: SnpVm::new(),
-            td: (kind == VmKind::Tdx).then(|| Box::new(TdVm::new())),
+            td: (kind == VmKind::Tdx).then(Box::default),
             dead: false,
             code: CodeCache::new(engine),
             vcpus: Vec::new(),

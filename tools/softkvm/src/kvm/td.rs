@@ -19,7 +19,8 @@ const TABLE: u64 = 512;
 /// PAT after reset.
 const PAT: u64 = 0x0007_0406_0007_0406;
 
-/// A TD.
+/// A TD; by default one before INIT_VM.
+#[derive(Default)]
 pub struct TdVm {
     /// The module's part.
     pub td: Td,
@@ -27,13 +28,6 @@ pub struct TdVm {
     pub hkid: Option<u16>,
     /// The machine's time at INIT_VM: the TD's TSC counts from there.
     pub tsc_base: u64,
-}
-
-impl TdVm {
-    /// A VM of this type before INIT_VM.
-    pub fn new() -> Self {
-        Self { td: Td::new(), hkid: None, tsc_base: 0 }
-    }
 }
 
 /// A vCPU of a TD, from INIT_VCPU on.

@@ -10,8 +10,6 @@ use crate::cpu::exec::msr::{EFER, PAT};
 use crate::tdx::VmcallHost;
 use crate::tdx::vmcall::MsrAnswer;
 
-/// IA32_FEATURE_CONTROL.
-const FEATURE_CONTROL: u32 = 0x3a;
 /// EFER of a TD's vCPU as KVM believes it to be: SCE, LME, LMA, NXE (`tdx_vcpu_create`).
 const KVM_EFER: u64 = 0xd01;
 
@@ -29,7 +27,6 @@ impl Guest<'_> {
         match index {
             EFER => Some(KVM_EFER),
             PAT => self.state.vcpus[self.me].td.as_ref().map(|cpu| cpu.pat),
-            FEATURE_CONTROL => Some(0),
             _ => self.read_msr(core, index),
         }
     }
@@ -37,7 +34,7 @@ impl Guest<'_> {
     /// The same for writes; `false` if it is refused.
     pub fn td_emulated_wrmsr(&mut self, core: &mut Core, index: u32, value: u64) -> bool {
         match index {
-            EFER | FEATURE_CONTROL | MSR_APIC_BASE => false,
+            EFER | msrs::FEATURE_CONTROL | MSR_APIC_BASE => false,
             PAT => match &mut self.state.vcpus[self.me].td {
                 Some(cpu) => {
                     cpu.pat = value;

@@ -22,6 +22,8 @@ use crate::tdx::platform::CpuidConfig;
 use crate::tdx::{OpState, TdxPlatform};
 
 const PAGE: u64 = 4096;
+/// Unit of TD_PARAMS.TSC_FREQUENCY.
+const TSC_UNIT_KHZ: u32 = 25_000;
 /// KVM_MAX_CPUID_ENTRIES.
 const MAX_CPUID: u32 = 256;
 /// Function whose EAX 23:16 chooses the width of guest addresses.
@@ -156,6 +158,10 @@ fn init_vm(state: &mut State, command: &mut TdxCmd) -> Answer {
         Ok(()) => {
             vm.hkid = Some(hkid);
             vm.tsc_base = now;
+            // The TD's clock counts in units of 25 MHz.
+            let khz = u32::from(params.tsc_frequency) * TSC_UNIT_KHZ;
+            state.chipset.set_tsc_khz(khz);
+            state.clock.set_khz(khz);
             Ok(())
         }
         Err(status) => {
@@ -184,7 +190,7 @@ fn params(
     params.attributes = TdAttributes(init.attributes.0 | platform.attributes_fixed1.0);
     params.xfam = Xfam(init.xfam.0 | platform.xfam_fixed1.0);
     params.max_vcpus = state.max_vcpus() as u16;
-    params.tsc_frequency = u16::try_from(state.tsc_khz / 25_000).unwrap_or(u16::MAX);
+    params.tsc_frequency = u16::try_from(state.tsc_khz / TSC_UNIT_KHZ).unwrap_or(u16::MAX);
     params.config_flags = TdParams::NO_RBP_MOD;
     params.mrconfigid = init.mrconfigid;
     params.mrowner = init.mrowner;
@@ -234,7 +240,7 @@ fn init_mem_region(state: &mut State, index: usize, command: &TdxCmd) -> Answer 
     Errno::require(command.flags & !MEASURE_MEMORY_REGION == 0)?;
     let measure = command.flags & MEASURE_MEMORY_REGION != 0;
     let mut region: TdxInitMemRegion = user::get(command.data)?;
-    let aligned = region.source_addr % PAGE == 0 && region.gpa % PAGE == 0;
+    let aligned = region.source_addr.is_multiple_of(PAGE) && region.gpa.is_multiple_of(PAGE);
     let size = region.nr_pages.checked_mul(PAGE);
     let end = size.and_then(|size| region.gpa.checked_add(size));
     let private = |gpa| state.td().is_some_and(|td| !td.is_shared(gpa));

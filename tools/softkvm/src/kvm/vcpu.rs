@@ -427,13 +427,16 @@ fn set_events(state: &mut State, index: usize, events: &kvm_vcpu_events) -> Answ
     } else {
         None
     };
-    let core = state.vcpus[index].core_mut()?;
-    core.pending = pending;
-    core.nmi_blocked = events.nmi.masked != 0;
-    if events.flags & SHADOW != 0 {
-        core.shadow = events.interrupt.shadow != 0;
+    // What is in flight in a TD is the module's.
+    if state.kind != VmKind::Tdx {
+        let core = state.vcpus[index].core_mut()?;
+        core.pending = pending;
+        core.nmi_blocked = events.nmi.masked != 0;
+        if events.flags & SHADOW != 0 {
+            core.shadow = events.interrupt.shadow != 0;
+        }
+        core.attention = true;
     }
-    core.attention = true;
     if events.flags & NMI_PENDING != 0 {
         state.chipset.set_nmis(index, events.nmi.pending);
     }
@@ -445,6 +448,10 @@ fn set_events(state: &mut State, index: usize, events: &kvm_vcpu_events) -> Answ
 
 fn interrupt(state: &mut State, index: usize, vector: u32) -> Answer {
     let vector = u8::try_from(vector).map_err(|_| Errno::EINVAL)?;
+    if state.kind == VmKind::Tdx {
+        // Taken, and never delivered: a TD gets posted interrupts only.
+        return Ok(());
+    }
     state.chipset.queue_external(index, vector).map_err(|error| match error {
         QueueError::InKernel => Errno::ENXIO,
         QueueError::Pending => Errno::EEXIST,

@@ -267,6 +267,9 @@ impl Guest<'_> {
         if index == msrs::TSC {
             return Some(now.wrapping_add(offset));
         }
+        if index == msrs::FEATURE_CONTROL && self.state.machine.xeon.is_some() {
+            return Some(msrs::FEATURES_LOCKED);
+        }
         if let Some(answer) = self.state.chipset.msr_read(self.me, index, now) {
             self.after_chips(core);
             return answer.ok();

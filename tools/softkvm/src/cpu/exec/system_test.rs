@@ -350,3 +350,20 @@ fn breakpoints_on_data_trap_behind_the_access() {
     assert_eq!(m.vector(), 1);
     assert_eq!(m.stack64(0), CODE + 2);
 }
+
+#[test]
+fn tdcall_is_for_the_kernel_of_a_td_in_64_bit_mode() {
+    const TDCALL: &[u8] = &[0x66, 0x0f, 0x01, 0xcc];
+    const SEAMCALL: &[u8] = &[0x66, 0x0f, 0x01, 0xcf];
+    let with = |mut m: Machine, features: Features| {
+        m.p.core.features = features;
+        m.vector()
+    };
+    let all = Features::all() - Features::ABSENT;
+    assert_eq!(with(Machine::long().code(TDCALL), all - Features::TDX), 6);
+    assert_eq!(with(Machine::protected().code(TDCALL), all), 13);
+    assert_eq!(with(Machine::long().user().code(TDCALL), all), 13);
+    // The bare world answers as a processor without module.
+    assert_eq!(with(Machine::long().code(TDCALL), all), 6);
+    assert_eq!(with(Machine::long().code(SEAMCALL), all), 6);
+}
