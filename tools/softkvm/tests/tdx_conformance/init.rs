@@ -132,6 +132,7 @@ fn row_14_only_configurable_leaves_each_once() {
         vec![sub(7, 0, [0, 1 << 11, 0, 0])],
         vec![sub(7, 0, [0, 0, 1 << 5, 0])],
         vec![sub(4, 9, [0; 4])],
+        vec![sub(1, 1, [0; 4])],
         // Without the flag that its index counts, an entry answers for all subleaves of its leaf, as more than it is.
         vec![entry(7, [0; 4])],
     ] {
@@ -310,6 +311,9 @@ fn row_25_registers_are_out_of_reach() {
         assert_eq!(msr(&cpu.fd, nr::GET_MSRS, read_only), Ok(1), "{read_only:#x}");
         assert_eq!(msr(&cpu.fd, nr::SET_MSRS, read_only), Ok(0), "{read_only:#x}");
     }
+    let mut feature_control = [1u64, 0x3a, 0];
+    cpu.fd.with(nr::GET_MSRS, &mut feature_control).unwrap();
+    assert_eq!(feature_control[2], 1, "locked");
     assert_eq!(msr(&cpu.fd, nr::GET_MSRS, 0x4b56_4d00), Ok(0), "kvmclock");
     assert_eq!(cpu.fd.value(nr::SMI, 0), Err(Errno(ENOTTY)));
     assert_eq!(cpu.fd.value(nr::NMI, 0), Ok(0));

@@ -407,7 +407,7 @@ fn row_57_with_blocked_interrupts_only_an_nmi_wakes() {
 
 #[test]
 fn row_69_the_shared_bit_is_within_the_address_width() {
-    let guest_with = |widths: Option<u32>| {
+    let guest_with = |widths: Option<u32>, last: u32| {
         let vm = TdVm::prepared(&td::machine());
         vm.init(&InitVm::default()).unwrap();
         let cpus = vec![Cpu::new(&vm.fd, 0)];
@@ -419,6 +419,7 @@ fn row_69_the_shared_bit_is_within_the_address_width() {
                 .filter(|e| e.function == 0x8000_0008)
                 .for_each(|e| e.eax = e.eax & !0xff | bits),
         }
+        table.iter_mut().filter(|e| e.function == 0x8000_0000).for_each(|e| e.eax = last);
         set_cpuid(&cpus[0], &table);
         init_vcpu(&cpus[0], 0).unwrap();
         let guest = TdGuest::unfinished(
@@ -433,10 +434,12 @@ fn row_69_the_shared_bit_is_within_the_address_width() {
         guest.vm.finalize().unwrap();
         guest
     };
-    for narrow in [None, Some(47)] {
-        assert_eq!(guest_with(narrow).reports(), (vec![REFUSED, PAGE | SHARED], FATAL));
+    let last = 0x8000_0008;
+    for (narrow, last) in [(None, last), (Some(47), last), (Some(52), last - 1)] {
+        let guest = guest_with(narrow, last);
+        assert_eq!(guest.reports(), (vec![REFUSED, PAGE | SHARED], FATAL));
     }
     for wide in [48, 52] {
-        assert_eq!(hypercall(&guest_with(Some(wide))), [PAGE, 1, 0]);
+        assert_eq!(hypercall(&guest_with(Some(wide), last)), [PAGE, 1, 0]);
     }
 }
