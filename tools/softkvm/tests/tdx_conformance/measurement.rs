@@ -87,7 +87,7 @@ fn launched(init: &InitVm, extra: &[Page]) -> (TdReport, Vec<Page>) {
 }
 
 fn page(number: u64, measured: bool) -> Page {
-    let bytes = (0..4096u64).map(|i| (i * number >> 3) as u8).collect();
+    let bytes = (0..4096u64).map(|i| ((i * number) >> 3) as u8).collect();
     Page { gpa: 0x10_0000 + number * 4096, bytes, measured }
 }
 

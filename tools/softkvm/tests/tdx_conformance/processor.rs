@@ -110,7 +110,7 @@ fn to_user_mode(a: &mut CodeAssembler) {
         0,
     ];
     for (at, descriptor) in (GDT..).step_by(8).zip(descriptors) {
-        a.mov(rax, descriptor as u64).unwrap();
+        a.mov(rax, descriptor).unwrap();
         a.mov(qword_ptr(at), rax).unwrap();
     }
     a.mov(word_ptr(GDT + 0x80), 0x37).unwrap();

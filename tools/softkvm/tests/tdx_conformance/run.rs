@@ -167,7 +167,7 @@ fn row_46_shared_accesses() {
     assert_eq!(memory_fault(&guest.cpus[0]), [0, hole, 0x1000]);
     // To nothing: the guest is told, not user space.
     let ve = ve_of(|a| a.mov(rax, qword_ptr(ALIAS + hole + 8)).unwrap());
-    assert_eq!([ve[0], ve[3]], [48, hole + 8 | SHARED]);
+    assert_eq!([ve[0], ve[3]], [48, (hole + 8) | SHARED]);
 }
 
 #[test]

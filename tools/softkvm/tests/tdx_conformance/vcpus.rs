@@ -173,7 +173,7 @@ fn row_65_init_and_startup_are_ignored() {
         a.mov(dword_ptr(DATA), 2).unwrap();
         end(a, 0);
         a.set_label(&mut other).unwrap();
-        a.mov(rbx, 0x5ec2_e7u64).unwrap();
+        a.mov(rbx, 0x005e_c2e7u64).unwrap();
         a.mov(dword_ptr(DATA), 1).unwrap();
         let mut released = a.create_label();
         a.set_label(&mut released).unwrap();
@@ -183,7 +183,7 @@ fn row_65_init_and_startup_are_ignored() {
         report(a, rbx);
         end(a, 0);
     });
-    assert_eq!(run_all(&guest), [vec![0, 0], vec![0x5e_c2e7]]);
+    assert_eq!(run_all(&guest), [vec![0, 0], vec![0x005e_c2e7]]);
 }
 
 #[test]
