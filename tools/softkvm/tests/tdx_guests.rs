@@ -11,11 +11,10 @@ use iced_x86::code_asm::*;
 use kvm_bindings as kb;
 use softkvm::kvm::{Errno, number as nr};
 use td::{
-    ALIAS, DATA, FRESH, InitVm, Left, PRIVATE, SHARED, TdGuest, TdVm, accept, catch_ve, end, go,
-    report, stack, tdcall, tdvmcall,
+    ALIAS, DATA, FATAL, FRESH, InitVm, Left, PRIVATE, SHARED, TdGuest, TdVm, accept, catch_ve, end,
+    go, report, report_ve, stack, tdcall, tdvmcall, ve_of,
 };
 
-const FATAL: Left = Left::Exit(kb::KVM_EXIT_SYSTEM_EVENT);
 const ALREADY: u64 = 0x0b0a_0000_0000;
 
 #[test]
@@ -109,35 +108,6 @@ fn without_the_attribute_it_is_an_exception() {
     let (reports, left) = guest.reports();
     assert_eq!(left, FATAL);
     assert_eq!(reports, [48, 0x181, FRESH + 8, FRESH + 8, 0]);
-}
-
-/// VEINFO.GET and its answers: reason, qualification, linear and physical address, length; then the end.
-fn report_ve(a: &mut CodeAssembler) {
-    a.mov(eax, 3u32).unwrap();
-    tdcall(a);
-    a.mov(rbx, rcx).unwrap();
-    a.mov(rbp, rdx).unwrap();
-    a.mov(rsi, r8).unwrap();
-    a.mov(rdi, r9).unwrap();
-    a.mov(rdx, r10).unwrap();
-    for register in [rbx, rbp, rsi, rdi, rdx] {
-        report(a, register);
-    }
-    end(a, 0);
-}
-
-fn ve_of(code: impl FnOnce(&mut CodeAssembler)) -> Vec<u64> {
-    let guest = TdGuest::new(|a| {
-        let mut handler = a.create_label();
-        catch_ve(a, handler);
-        code(a);
-        end(a, 99);
-        a.set_label(&mut handler).unwrap();
-        report_ve(a);
-    });
-    let (reports, left) = guest.reports();
-    assert_eq!(left, FATAL);
-    reports
 }
 
 #[test]

@@ -175,10 +175,12 @@ impl Table {
         Features::from_cpuid(|leaf, subleaf| self.find(leaf, subleaf).unwrap_or([0; 4]))
     }
 
-    /// Physical address bits.
+    /// Physical address bits; 36 where nobody says (Linux arch/x86/kvm/cpuid.c `cpuid_query_maxphyaddr`).
     pub fn phys_bits(&self) -> u8 {
-        match self.find(0x8000_0008, 0) {
-            Some([eax, ..]) if eax & 0xff != 0 => (eax & 0xff) as u8,
+        const WIDTHS: u32 = 0x8000_0008;
+        let shown = self.find(0x8000_0000, 0).is_some_and(|[last, ..]| last >= WIDTHS);
+        match self.find(WIDTHS, 0) {
+            Some([eax, ..]) if shown && eax & 0xff != 0 => (eax & 0xff) as u8,
             _ => 36,
         }
     }

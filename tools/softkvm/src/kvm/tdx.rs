@@ -195,7 +195,7 @@ fn params(
     params.mrconfigid = init.mrconfigid;
     params.mrowner = init.mrowner;
     params.mrownerconfig = init.mrownerconfig;
-    let widths = find(entries, WIDTHS, None).ok_or(Errno::EINVAL)?;
+    let widths = find(entries, WIDTHS, 0).ok_or(Errno::EINVAL)?;
     let gpaw = Gpaw::from_bits(u64::from(widths.eax >> WIDTH_SHIFT & 0xff)).ok_or(Errno::EINVAL)?;
     Errno::require(gpaw == Gpaw::Bits48 || platform.five_level_ept)?;
     // Write-back, and levels less one.
@@ -207,12 +207,13 @@ fn params(
         }
     };
     params.eptp_controls = 6 | levels << 3;
-    if let Some(entry) = find(entries, 7, Some(0)) {
+    if let Some(entry) = find(entries, 7, 0) {
         Errno::require(entry.ebx & NO_EBX_7 == 0 && entry.ecx & NO_ECX_7 == 0)?;
     }
     let mut copied = 0;
     for (value, config) in params.cpuid_values.iter_mut().zip(platform.module.cpuid_config) {
-        let Some(entry) = find(entries, config.leaf, config.subleaf) else { continue };
+        let subleaf = config.subleaf.unwrap_or(0);
+        let Some(entry) = find(entries, config.leaf, subleaf) else { continue };
         let eax = if config.leaf == WIDTHS { entry.eax & !WIDTH } else { entry.eax };
         *value = [eax, entry.ebx, entry.ecx, entry.edx];
         copied += 1;
@@ -223,10 +224,9 @@ fn params(
 }
 
 /// `kvm_find_cpuid_entry2`.
-fn find(entries: &[CpuidEntry], function: u32, index: Option<u32>) -> Option<&CpuidEntry> {
+fn find(entries: &[CpuidEntry], function: u32, index: u32) -> Option<&CpuidEntry> {
     entries.iter().find(|entry| {
-        entry.function == function
-            && (entry.flags & SIGNIFICANT == 0 || index.is_none_or(|index| entry.index == index))
+        entry.function == function && (entry.flags & SIGNIFICANT == 0 || entry.index == index)
     })
 }
 

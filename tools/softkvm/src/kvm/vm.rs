@@ -296,7 +296,11 @@ fn set_attributes(state: &mut State, arg: u64) -> Answer {
     let start = request.address >> 12;
     let private = request.attributes != 0;
     let end = start + (request.size >> 12);
-    state.zap_private(start..end);
+    if !private {
+        // What is mapped the other way goes (Linux arch/x86/kvm/mmu/mmu.c `kvm_arch_pre_set_memory_attributes`): of what was
+        // private already, nothing is lost.
+        state.zap_private(start..end);
+    }
     state.memory.set_private(start, end, private);
     state.memory_changed(Change::Translations);
     Ok(())

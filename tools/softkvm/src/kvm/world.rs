@@ -646,7 +646,12 @@ impl World for Guest<'_> {
         if held {
             return false;
         }
-        self.state.chipset.take_nmi(self.me)
+        let taken = self.state.chipset.take_nmi(self.me);
+        if self.state.td().is_some() {
+            // The module knows that an NMI waits, not how many do (Linux arch/x86/kvm/vmx/tdx.c `tdx_inject_nmi`).
+            self.state.chipset.set_nmis(self.me, 0);
+        }
+        taken
     }
 
     fn pause(&mut self, core: &mut Core, cycles: u64) {

@@ -3,6 +3,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use abi::kvm_snp::UserMemoryRegion2;
 use softkvm::kvm::{Answer, Machine, Options, front, number as nr};
@@ -93,6 +94,49 @@ pub fn region(slot: u32, gpa: u64, ram: &Ram) -> UserMemoryRegion2 {
     }
 }
 
+/// A timer that interrupts the thread that has set it.
+pub struct Alarm(libc::timer_t);
+
+impl Alarm {
+    /// Interrupts once.
+    pub fn after(time: Duration) -> Self {
+        Self::set(time, Duration::ZERO)
+    }
+
+    /// Interrupts again and again.
+    pub fn every(time: Duration) -> Self {
+        Self::set(time, time)
+    }
+
+    fn set(first: Duration, then: Duration) -> Self {
+        extern "C" fn ignore(_: i32) {}
+        let timespec = |time: Duration| libc::timespec {
+            tv_sec: time.as_secs() as libc::time_t,
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        // SAFETY: the handler does nothing, the structures are locals, and the timer is ours.
+        unsafe {
+            libc::signal(libc::SIGUSR2, ignore as *const () as libc::sighandler_t);
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = libc::SIGUSR2;
+            event.sigev_notify_thread_id = libc::gettid();
+            let mut timer = std::mem::zeroed();
+            assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer), 0);
+            let times = libc::itimerspec { it_value: timespec(first), it_interval: timespec(then) };
+            assert_eq!(libc::timer_settime(timer, 0, &times, std::ptr::null_mut()), 0);
+            Self(timer)
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: the timer is ours.
+        unsafe { libc::timer_delete(self.0) };
+    }
+}
+
 /// A vCPU with its run page.
 pub struct Cpu {
     pub fd: Fd,
@@ -108,6 +152,8 @@ impl Drop for Cpu {
 
 // SAFETY: the page is only read and written by volatile accesses.
 unsafe impl Send for Cpu {}
+// SAFETY: as above.
+unsafe impl Sync for Cpu {}
 
 impl Cpu {
     pub fn new(vm: &Fd, id: u64) -> Self {
@@ -121,7 +167,9 @@ impl Cpu {
         Self { fd, page: page.cast() }
     }
 
+    /// KVM_RUN, ended by a signal (EINTR) if it takes too long.
     pub fn run(&self) -> Answer<i32> {
+        let _limit = Alarm::after(Duration::from_secs(60));
         self.fd.value(nr::RUN, 0)
     }
 

@@ -11,7 +11,7 @@ use abi::kvm_snp as k;
 use abi::kvm_tdx::{
     self as kt, CpuidEntry, CpuidHeader, TdxCapabilities, TdxCmd, TdxInitMemRegion, TdxInitVm, cmd,
 };
-use abi::tdx::{TdAttributes, TdxStatus, Xfam, vmcall};
+use abi::tdx::{TdAttributes, TdxStatus, VE_VECTOR, Xfam, vmcall};
 use iced_x86::code_asm::*;
 use kvm_bindings as kb;
 use softkvm::kvm::{Answer, Errno, Machine, Options, number as nr};
@@ -36,11 +36,15 @@ pub const IDT: u64 = 0xa000;
 /// First address that is private but neither added nor accepted.
 pub const FRESH: u64 = 0x10_0000;
 
-const STUB: u64 = 0x1000;
-const TABLES: u64 = 0x2000;
+/// First launch page; the others follow, up to [`ADDED`].
+pub const STUB: u64 = 0x1000;
+/// Page tables, the root first.
+pub const TABLES: u64 = 0x2000;
 const CODE: u64 = 0x6000;
-const ADDED: u64 = 0xb000;
-const RESET_PAGE: u64 = 0xffff_f000;
+/// End of the launch pages.
+pub const ADDED: u64 = 0xb000;
+/// The launch page with the reset vector.
+pub const RESET_PAGE: u64 = 0xffff_f000;
 
 pub const PRIVATE: u64 = k::KVM_MEMORY_ATTRIBUTE_PRIVATE;
 
@@ -48,7 +52,12 @@ pub const PRIVATE: u64 = k::KVM_MEMORY_ATTRIBUTE_PRIVATE;
 pub type Refused = (Errno, TdxStatus);
 
 pub fn machine() -> Arc<Machine> {
-    Machine::new(Options { profile: Some("xeon-spr".to_owned()), ..Default::default() }).unwrap()
+    machine_of("xeon-spr")
+}
+
+/// A machine with a built-in profile, or one in a file.
+pub fn machine_of(profile: &str) -> Arc<Machine> {
+    Machine::new(Options { profile: Some(profile.to_owned()), ..Default::default() }).unwrap()
 }
 
 /// The VM of a TD.
@@ -248,11 +257,15 @@ pub struct TdGuest {
     pub ram: Ram,
     pub memfd: Fd,
     _reset: (Ram, Fd),
-    _source: Ram,
+    /// The launch pages from [`STUB`] on as they lie in memory; at [`ADDED`] that of the reset vector.
+    pub source: Ram,
 }
 
 // SAFETY: guest memory and run pages are only touched by copies and volatile accesses, and each vCPU has a thread of its own.
 unsafe impl Sync for TdGuest {}
+
+/// How a guest that is content leaves.
+pub const FATAL: Left = Left::Exit(kb::KVM_EXIT_SYSTEM_EVENT);
 
 /// How a vCPU left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -283,21 +296,48 @@ impl TdGuest {
     ) -> Self {
         let vm = TdVm::prepared(machine);
         vm.init(init).unwrap();
+        let cpus: Vec<Cpu> = (0..vcpus).map(|id| vm.vcpu(id)).collect();
+        for cpu in &cpus {
+            init_vcpu(cpu, 0x1234_5678_9abc_def0).unwrap();
+        }
+        let guest = Self::unfinished(vm, cpus, |_| {}, code);
+        guest.vm.finalize().unwrap();
+        guest
+    }
+
+    /// A guest of one vCPU that runs `early` code in 32-bit mode, with paging off, before its 64-bit code.
+    pub fn entering(
+        init: &InitVm,
+        early: impl FnOnce(&mut CodeAssembler),
+        code: impl FnOnce(&mut CodeAssembler),
+    ) -> Self {
+        let vm = TdVm::prepared(&machine());
+        vm.init(init).unwrap();
+        let cpus = vec![vm.vcpu(0)];
+        init_vcpu(&cpus[0], 0).unwrap();
+        let guest = Self::unfinished(vm, cpus, early, code);
+        guest.vm.finalize().unwrap();
+        guest
+    }
+
+    /// A guest in a VM after INIT_VM, with vCPUs of which the first is initialised: memory and launch pages, but not
+    /// FINALIZE_VM.
+    pub fn unfinished(
+        vm: TdVm,
+        cpus: Vec<Cpu>,
+        early: impl FnOnce(&mut CodeAssembler),
+        code: impl FnOnce(&mut CodeAssembler),
+    ) -> Self {
         let (ram, top) = (Ram::new(RAM), Ram::new(0x1000));
         let memfd = vm.slot(0, 0, &ram);
         let top_fd = vm.slot(1, RESET_PAGE, &top);
         vm.attributes(0, RAM as u64, PRIVATE).unwrap();
         vm.attributes(RESET_PAGE, 0x1000, PRIVATE).unwrap();
-        let cpus: Vec<Cpu> = (0..vcpus).map(|id| vm.vcpu(id)).collect();
-        for cpu in &cpus {
-            init_vcpu(cpu, 0x1234_5678_9abc_def0).unwrap();
-        }
-        let source = image(code);
+        let source = image(early, code);
         let at = source.base as u64;
         add(&cpus[0], RESET_PAGE, at + ADDED, 1, true).0.unwrap();
         add(&cpus[0], STUB, at + STUB, (ADDED - STUB) >> 12, true).0.unwrap();
-        vm.finalize().unwrap();
-        Self { vm, cpus, ram, memfd, _reset: (top, top_fd), _source: source }
+        Self { vm, cpus, ram, memfd, _reset: (top, top_fd), source }
     }
 
     /// Runs the first vCPU until it leaves.
@@ -329,14 +369,16 @@ impl TdGuest {
 }
 
 /// All launch pages: from the stub's on as they lie in memory, then the reset page.
-fn image(code: impl FnOnce(&mut CodeAssembler)) -> Ram {
+fn image(early: impl FnOnce(&mut CodeAssembler), code: impl FnOnce(&mut CodeAssembler)) -> Ram {
     let image = Ram::new(ADDED as usize + 0x1000);
     let put64 = |at: u64, value: u64| image.put(at as usize, &value.to_le_bytes());
     // jmp STUB
     let mut reset = vec![0xe9];
     reset.extend(((STUB as u32).wrapping_sub(0xffff_fff5)).to_le_bytes());
     image.put(ADDED as usize + 0xff0, &reset);
-    image.put(STUB as usize, &stub());
+    let stub = stub(early);
+    assert!(stub.len() <= 0xf00);
+    image.put(STUB as usize, &stub);
     // Descriptors: null, 64-bit code, data.
     put64(STUB + 0xf00, 0);
     put64(STUB + 0xf08, 0x00af_9b00_0000_ffff);
@@ -359,8 +401,9 @@ fn image(code: impl FnOnce(&mut CodeAssembler)) -> Ram {
 }
 
 /// From 32-bit to 64-bit mode with EAX, EDI and EBP for itself; EDI and EBP hold what CR0 and CR4 were.
-fn stub() -> Vec<u8> {
+fn stub(early: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
     let mut a = CodeAssembler::new(32).unwrap();
+    early(&mut a);
     a.mov(edi, cr0).unwrap();
     a.mov(ebp, cr4).unwrap();
     a.lgdt(fword_ptr(STUB as u32 + 0xf20)).unwrap();
@@ -434,10 +477,16 @@ pub fn stack(a: &mut CodeAssembler) {
     a.mov(rsp, STACK_TOP).unwrap();
 }
 
-/// Lets #VE go to `handler`; needs a [`stack`]. Clobbers RAX and RDX.
+/// Lets #VE go to `handler`, with a [`stack`]. Clobbers RAX and RDX.
 pub fn catch_ve(a: &mut CodeAssembler, handler: CodeLabel) {
     stack(a);
-    let gate = IDT + 20 * 16;
+    load_idt(a);
+    gate(a, VE_VECTOR, handler);
+}
+
+/// An interrupt gate. Clobbers RAX and RDX.
+pub fn gate(a: &mut CodeAssembler, vector: u8, handler: CodeLabel) {
+    let gate = IDT + u64::from(vector) * 16;
     a.lea(rax, ptr(handler)).unwrap();
     a.mov(rdx, rax).unwrap();
     a.and(edx, 0xffff_0000u32 as i32).unwrap();
@@ -446,8 +495,42 @@ pub fn catch_ve(a: &mut CodeAssembler, handler: CodeLabel) {
     a.or(eax, 8 << 16).unwrap();
     a.mov(dword_ptr(gate), eax).unwrap();
     a.mov(dword_ptr(gate + 4), edx).unwrap();
+}
+
+/// The table of interrupt descriptors, which is empty. Clobbers RAX.
+pub fn load_idt(a: &mut CodeAssembler) {
     a.mov(word_ptr(DATA + 0xff0), 0xfffu32 as i32).unwrap();
     a.mov(rax, IDT).unwrap();
     a.mov(qword_ptr(DATA + 0xff2), rax).unwrap();
     a.lidt(tbyte_ptr(DATA + 0xff0)).unwrap();
+}
+
+/// VEINFO.GET and its answers: reason, qualification, linear and physical address, length; then the end.
+pub fn report_ve(a: &mut CodeAssembler) {
+    a.mov(eax, 3u32).unwrap();
+    tdcall(a);
+    a.mov(rbx, rcx).unwrap();
+    a.mov(rbp, rdx).unwrap();
+    a.mov(rsi, r8).unwrap();
+    a.mov(rdi, r9).unwrap();
+    a.mov(rdx, r10).unwrap();
+    for register in [rbx, rbp, rsi, rdi, rdx] {
+        report(a, register);
+    }
+    end(a, 0);
+}
+
+/// What a guest finds in VEINFO after this code, which must raise #VE.
+pub fn ve_of(code: impl FnOnce(&mut CodeAssembler)) -> Vec<u64> {
+    let guest = TdGuest::new(|a| {
+        let mut handler = a.create_label();
+        catch_ve(a, handler);
+        code(a);
+        end(a, 99);
+        a.set_label(&mut handler).unwrap();
+        report_ve(a);
+    });
+    let (reports, left) = guest.reports();
+    assert_eq!(left, FATAL);
+    reports
 }
