@@ -162,6 +162,30 @@ fn row_58_ve_information_is_read_once() {
 }
 
 #[test]
+fn row_58_after_it_is_read_the_next_ve_may_come() {
+    let guest = TdGuest::new(|a| {
+        let (mut handler, mut last) = (a.create_label(), a.create_label());
+        catch_ve(a, handler);
+        a.xor(ebp, ebp).unwrap();
+        a.hlt().unwrap();
+        a.set_label(&mut handler).unwrap();
+        a.inc(ebp).unwrap();
+        for _ in 0..2 {
+            a.mov(eax, 3u32).unwrap();
+            tdcall(a);
+            report(a, rax);
+        }
+        a.cmp(ebp, 2).unwrap();
+        a.je(last).unwrap();
+        a.hlt().unwrap();
+        a.set_label(&mut last).unwrap();
+        end(a, 0);
+    });
+    let none = TdxStatus::NO_VALID_VE_INFO.0;
+    assert_eq!(guest.reports(), (vec![0, none, 0, none], FATAL));
+}
+
+#[test]
 fn row_58_a_second_ve_is_a_double_fault() {
     // #DF has a gate: it tells itself from the shutdown.
     let guest = TdGuest::new(|a| {
