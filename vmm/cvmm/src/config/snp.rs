@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::read_file;
+use crate::digest::parse_hex;
 use crate::error::Error;
 
 /// The guest policy of the launch (SEV-SNP firmware ABI, 56860 rev 1.57, section 4.3).
@@ -144,12 +145,4 @@ fn read_exact<const N: usize>(key: &str, path: &Path) -> Result<Box<[u8; N]>, Er
         .into_boxed_slice()
         .try_into()
         .map_err(|_| bad(key, &format!("{} has {len} bytes, but must have {N}", path.display())))
-}
-
-/// Bytes written as hexadecimal digits.
-pub fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.bytes().all(|b| b.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use abi::tdx::TdAttributes;
 
 use super::read_file;
-use super::snp::parse_hex;
+use crate::digest::parse_hex;
 use crate::error::Error;
 
 /// Who signs quotes: the address of a quoting service that speaks the protocol of Intel's QGS.

@@ -7,7 +7,6 @@ pub mod tdx;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::config::snp::parse_hex;
 use crate::plan::{PageKind, Plan, Technology};
 
 /// A SHA-384 launch digest.
@@ -66,6 +65,14 @@ pub fn pages_of_vcpus(plan: &Plan) -> u64 {
         Technology::Plain | Technology::Tdx => 0,
         Technology::Snp => u64::from(plan.cpus.get()),
     }
+}
+
+/// Bytes written as hexadecimal digits.
+pub fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.bytes().all(|b| b.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 /// Bytes as hexadecimal digits.
