@@ -22,8 +22,8 @@
 //! | `replace=GPA[@N]` | takes a page away from a TD and gives another, which the TD may accept again |
 //! | `first=I` | lets the I-th vCPU (from 0) run before all others, until it has executed 100 000 instructions |
 //!
-//! A MapGPA of a TD is as many page state changes as it has chunks of 2 MiB. `swap` and `remap` are for SNP guests, whose
-//! nested page tables are the host's; a TD's are the module's.
+//! A MapGPA of a TD is as many page state changes as it has chunks of 2 MiB. `swap` and `remap` are for SNP guests,
+//! whose nested page tables are the host's; a TD's are the module's.
 //!
 //! What the host cannot do is not offered: read or write a private page, set an RMP entry's
 //! validated flag, or make the TDX module take a page that it would refuse.
@@ -376,7 +376,8 @@ mod tests {
     fn every_deed_can_be_written() {
         let text = "flip=0x1000; swap=0x2000,12288@7;remap=1,2;share=0x5000@2;unshare=0x6000;\
                     remove=0x7000@3;replace=0x8000;\
-                    flip=0x9000.7@4;flip-launch=0x14018;flip-launch=9.3;psc-go-on=3,0x2000;add-launch=0x1200000;psc-refuse=1;psc-ignore=2;";
+                    flip=0x9000.7@4;flip-launch=0x14018;flip-launch=9.3;add-launch=0x1200000;\
+                    psc-go-on=3,0x2000;psc-refuse=1;psc-ignore=2;";
         let plan = Hostile::parse(text).unwrap();
         assert_eq!(
             plan.deeds,
