@@ -278,8 +278,10 @@ fn services_that_fail_are_told_to_the_guest_and_do_no_harm() {
     let cases = cases.map(|(name, kernel, make, words)| (name.to_owned(), (kernel, make, words)));
     in_parallel(cases.to_vec(), |_, (kernel, make, words)| {
         let bench = Bench::new();
-        let ended = emulated(&quoted_by(&make(&bench)), kernel, "1").run();
-        ended.expect_code(0).expect_words("no quote: the quoting service").expect_words(words);
+        let socket = make(&bench);
+        let ended = emulated(&quoted_by(&socket), kernel, "1").run();
+        ended.expect_code(0).expect_words(words);
+        ended.expect_words(&format!("no quote from unix:{}: ", socket.display()));
         ended.expect_console("attestation report: errno");
         let (took, errno) = fetching(&ended);
         assert_eq!(errno, if kernel == "6.12" { ENODATA } else { EIO });
