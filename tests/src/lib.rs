@@ -6,6 +6,7 @@
 pub mod elf;
 pub mod identity;
 pub mod oracle;
+pub mod oracle_tdx;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

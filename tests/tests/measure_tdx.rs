@@ -1,12 +1,10 @@
 //! MRTD by `cvmm measure --tdx` against somebody else's calculator: Microsoft's igvm crate.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cvmm_tests::elf::Elf;
-use cvmm_tests::{Cvmm, bzimage, from_hex, hex, initramfs, vmlinux};
-use igvm::IgvmDirectiveHeader;
-use igvm::measurement::generate_tdx_measurement;
-use igvm_defs::{IgvmPageDataFlags, IgvmPageDataType};
+use cvmm_tests::oracle_tdx::{self, Page, pages};
+use cvmm_tests::{Cvmm, bzimage, hex, initramfs, vmlinux};
 use serde_json::Value;
 use sha2::{Digest, Sha384};
 
@@ -108,43 +106,6 @@ fn lists(files: &Files) -> Vec<List> {
         .collect()
 }
 
-/// A page of a `--dump-pages` file.
-struct Page {
-    gpa: u64,
-    measured: bool,
-    contents: Vec<u8>,
-}
-
-fn pages(dump: &Path) -> Vec<Page> {
-    let text = std::fs::read_to_string(dump).expect("a dump");
-    text.lines()
-        .map(|line| {
-            let page: Value = serde_json::from_str(line).expect("JSON");
-            Page {
-                gpa: page["gpa"].as_u64().expect("an address"),
-                measured: page["measured"].as_bool().expect("a flag"),
-                contents: from_hex(page["contents"].as_str().expect("contents")),
-            }
-        })
-        .collect()
-}
-
-/// MRTD as the igvm crate computes it.
-fn igvm(pages: &[Page]) -> String {
-    const MASK: u32 = 1;
-    let headers: Vec<IgvmDirectiveHeader> = pages
-        .iter()
-        .map(|page| IgvmDirectiveHeader::PageData {
-            gpa: page.gpa,
-            compatibility_mask: MASK,
-            flags: IgvmPageDataFlags::new().with_unmeasured(!page.measured),
-            data_type: IgvmPageDataType::NORMAL,
-            data: page.contents.clone(),
-        })
-        .collect();
-    hex(&generate_tdx_measurement(&headers, MASK).expect("a measurement"))
-}
-
 /// MRTD of a host that adds every page before it extends the first, as kernels before the one in mainline did.
 fn two_pass(pages: &[Page]) -> String {
     let block = |name: &[u8], gpa: u64| {
@@ -183,7 +144,7 @@ fn twenty_page_lists_measure_as_the_igvm_crate_says() {
         let ours = mrtd(&list.measure().arg("--dump-pages").arg(&dump));
         let pages = pages(&dump);
         let what = format!("list {n}: {} {}", list.kernel.display(), list.load);
-        assert_eq!(ours, igvm(&pages), "{what}");
+        assert_eq!(ours, oracle_tdx::mrtd(&pages), "{what}");
         assert_ne!(ours, two_pass(&pages), "{what}");
         distinct.push(ours);
         if list.load == "hashed" {
@@ -206,7 +167,7 @@ fn a_single_page_list_is_the_same_in_one_pass_and_in_two() {
     // One page: the orders do not differ, so that the difference above is the order's alone.
     let page = Page { gpa: 0xffff_f000, measured: true, contents: vec![0; 4096] };
     let expected = "07f08f558c5e2593b33452cf00c12a165c07b027a36424ecfa15ebf39b5415e0ed62418458e4bfd77f16fec0f1568dc9";
-    assert_eq!(igvm(std::slice::from_ref(&page)), expected);
+    assert_eq!(oracle_tdx::mrtd(std::slice::from_ref(&page)), expected);
     assert_eq!(two_pass(std::slice::from_ref(&page)), expected);
 }
 

@@ -39,6 +39,10 @@ pub fn fetch(data: &[u8; 64]) -> Sys<Evidence> {
 fn from_tsm(data: &[u8; 64]) -> Sys<Evidence> {
     File::open(c"/sys/kernel/config/tsm/report/cvmm/inblob", Mode::Write)?.write_all(data)?;
     let report = blob(c"/sys/kernel/config/tsm/report/cvmm/outblob")?;
+    // Linux 6.12 takes a quote that the host could not have for one of no bytes (tdx-guest.c, tdx_report_new).
+    if report.is_empty() {
+        return Err(Errno::ENODATA);
+    }
     let aux = blob(c"/sys/kernel/config/tsm/report/cvmm/auxblob").unwrap_or_default();
     Ok(Evidence { source: "configfs-tsm", report, aux })
 }

@@ -27,6 +27,8 @@ impl Errno {
     pub const ENOENT: Self = Self(2);
     /// Interrupted.
     pub const EINTR: Self = Self(4);
+    /// Nothing there.
+    pub const ENODATA: Self = Self(61);
 }
 
 impl fmt::Display for Errno {

@@ -190,7 +190,7 @@ impl Outcome {
                      convert pages on its own",
                     kind(!private)
                 ),
-                "if the guest's kernel is sound, something on the host changed the page's state".into(),
+                "if the guest's kernel is sound, something on the host changed the page's state: do not trust this host".into(),
             ),
             Outcome::Halted { vcpu } => (
                 "the guest halted for good".into(),

@@ -92,8 +92,16 @@ impl Termination {
             shim::TERMINATION_SET if code == shim::Termination::PAGE_ACCEPT => {
                 "something on the host changed the guest's memory, or ran out of it: do not trust this host, look at its `dmesg`"
             }
+            shim::TERMINATION_SET
+                if code == shim::Termination::PAGE_STATE_CHANGE
+                    || code == shim::Termination::MAP_GPA =>
+            {
+                "look at the lines above and at the host's `dmesg`: the host has no memory for these pages, or does not want \
+                 to give them"
+            }
             shim::TERMINATION_SET => {
-                "report this as a bug, unless somebody changed the launch pages"
+                "if the guest's digest is not the one that `cvmm measure` prints, somebody on the host changed the launch pages: \
+                 do not trust this host; else report this as a bug"
             }
             _ => "look at the guest's console and at the host's `dmesg`",
         }

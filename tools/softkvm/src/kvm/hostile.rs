@@ -3,12 +3,12 @@
 //!
 //! `SOFTKVM_HOSTILE` holds deeds, separated by `;`. An address is a guest physical one, in
 //! hexadecimal with `0x` or decimal; `@N` is the N-th KVM_RUN of the VM before which it happens
-//! (the first, if not given).
+//! (the first, if not given). `.B` after the address of a byte is a bit other than 0.
 //!
 //! | deed | what the host does |
 //! |---|---|
-//! | `flip=GPA[@N]` | flips bit 0 of a byte in shared memory |
-//! | `flip-launch=GPA` | flips bit 0 of a byte of a launch page on its way to the firmware |
+//! | `flip=GPA[.B][@N]` | flips a bit of a byte in shared memory |
+//! | `flip-launch=GPA[.B]` | flips a bit of a byte of a launch page on its way to the firmware |
 //! | `add-launch=GPA` | adds a page of zeros to the launch, just before LAUNCH_FINISH |
 //! | `swap=GPA,GPA[@N]` | exchanges two private pages, and assigns both anew |
 //! | `remap=GPA,GPA[@N]` | lets the first address point to the private page of the second |
@@ -17,12 +17,13 @@
 //! | `psc-refuse=N` | answers the N-th page state change with an error |
 //! | `psc-ignore=N` | answers the N-th page state change with success, and does nothing |
 //! | `psc-retry=N` | answers the N-th page state change and all later ones with "try again" |
+//! | `psc-go-on=N,GPA` | answers a TD's N-th page state change with "try again from this address on" |
 //! | `remove=GPA[@N]` | takes a page away from a TD: the next access meets a page that is not accepted |
 //! | `replace=GPA[@N]` | takes a page away from a TD and gives another, which the TD may accept again |
 //! | `first=I` | lets the I-th vCPU (from 0) run before all others, until it has executed 100 000 instructions |
 //!
-//! A MapGPA of a TD is as many page state changes as it has chunks of 2 MiB. `swap` and `remap` are for SNP guests, whose
-//! nested page tables are the host's; a TD's are the module's.
+//! A MapGPA of a TD is as many page state changes as it has chunks of 2 MiB. `swap` and `remap` are for SNP guests,
+//! whose nested page tables are the host's; a TD's are the module's.
 //!
 //! What the host cannot do is not offered: read or write a private page, set an RMP entry's
 //! validated flag, or make the TDX module take a page that it would refuse.
@@ -45,7 +46,7 @@ const PAGE: u64 = 4096;
 /// What the host does to a VM's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
-    Flip(u64),
+    Flip(Bit),
     Swap(u64, u64),
     Remap(u64, u64),
     Share(u64),
@@ -54,12 +55,28 @@ enum Deed {
     Replace(u64),
 }
 
+/// A bit of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bit {
+    gpa: u64,
+    mask: u8,
+}
+
+impl Bit {
+    fn parse(text: &str) -> Option<Self> {
+        let (gpa, bit) = text.split_once('.').unwrap_or((text, "0"));
+        let mask = 1u8.checked_shl(number(bit)?.try_into().ok()?)?;
+        Some(Self { gpa: number(gpa)?, mask })
+    }
+}
+
 /// An answer to a page state change that is not user space's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lie {
     Refuse,
     Ignore,
     Retry,
+    GoOn(u64),
 }
 
 /// Instructions that [`Hostile::first`] executes before the others.
@@ -75,7 +92,7 @@ pub struct HostileError(String);
 pub struct Hostile {
     deeds: Vec<(u64, Deed)>,
     lies: Vec<(u64, Lie)>,
-    flipped_pages: Vec<u64>,
+    flipped_bits: Vec<Bit>,
     added_pages: Vec<u64>,
     first: Option<usize>,
     runs: u64,
@@ -103,7 +120,7 @@ impl Hostile {
             Some((number(first)?, number(second)?))
         };
         let deed = match name {
-            "flip" => Deed::Flip(number(what)?),
+            "flip" => Deed::Flip(Bit::parse(what)?),
             "swap" => pair().map(|(a, b)| Deed::Swap(a, b))?,
             "remap" => pair().map(|(a, b)| Deed::Remap(a, b))?,
             "share" => Deed::Share(number(what)?),
@@ -111,6 +128,15 @@ impl Hostile {
             "remove" => Deed::Remove(number(what)?),
             "replace" => Deed::Replace(number(what)?),
             _ if when.is_some() => return None,
+            "flip-launch" => {
+                self.flipped_bits.push(Bit::parse(what)?);
+                return Some(());
+            }
+            "psc-go-on" => {
+                let (number, gpa) = pair()?;
+                self.lies.push((number, Lie::GoOn(gpa)));
+                return Some(());
+            }
             _ => return self.add_timeless(name, number(what)?),
         };
         self.deeds.push((when.unwrap_or(1), deed));
@@ -119,7 +145,6 @@ impl Hostile {
 
     fn add_timeless(&mut self, name: &str, value: u64) -> Option<()> {
         match name {
-            "flip-launch" => self.flipped_pages.push(value),
             "add-launch" => self.added_pages.push(value),
             "psc-refuse" => self.lies.push((value, Lie::Refuse)),
             "psc-ignore" => self.lies.push((value, Lie::Ignore)),
@@ -132,11 +157,11 @@ impl Hostile {
 
     /// A page is on its way into a TD: flips what the host wants flipped.
     pub fn corrupt(&self, gpa: u64, page: &mut [u8; PAGE as usize]) {
-        for at in self.flipped_pages.iter().map(|at| at.wrapping_sub(gpa)) {
-            if let Ok(at) = usize::try_from(at)
+        for bit in &self.flipped_bits {
+            if let Ok(at) = usize::try_from(bit.gpa.wrapping_sub(gpa))
                 && let Some(byte) = page.get_mut(at)
             {
-                *byte ^= 1;
+                *byte ^= bit.mask;
             }
         }
     }
@@ -154,7 +179,15 @@ impl Hostile {
         Some(match self.lies.iter().find(due)?.1 {
             Lie::Refuse => EINVAL,
             Lie::Ignore => 0,
-            Lie::Retry => EAGAIN,
+            Lie::Retry | Lie::GoOn(_) => EAGAIN,
+        })
+    }
+
+    /// Where the guest shall go on after the last lie, if that is a lie as well.
+    pub fn misdirection(&self) -> Option<u64> {
+        self.lies.iter().find_map(|(at, lie)| match lie {
+            Lie::GoOn(gpa) if *at == self.conversions => Some(*gpa),
+            _ => None,
         })
     }
 }
@@ -167,7 +200,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// A launch command's source with bits flipped, until it is dropped.
-pub struct FlippedSource(Vec<(*mut u8, u8)>);
+pub struct FlippedSource(Vec<(*mut u8, u8, u8)>);
 
 impl FlippedSource {
     /// Flips what the host wants flipped of these pages, in the caller's buffer.
@@ -175,18 +208,18 @@ impl FlippedSource {
         let start = params.gfn_start * PAGE;
         let has_source = PageType(params.page_type) != PageType::ZERO;
         let hits = hostile
-            .flipped_pages
+            .flipped_bits
             .iter()
-            .filter(|gpa| has_source && gpa.wrapping_sub(start) < params.len)
-            .map(|gpa| params.uaddr.wrapping_add(gpa - start))
-            .filter(|address| user::populate(*address, true).is_ok());
-        let flip = |address: u64| {
+            .filter(|bit| has_source && bit.gpa.wrapping_sub(start) < params.len)
+            .map(|bit| (params.uaddr.wrapping_add(bit.gpa - start), bit.mask))
+            .filter(|(address, _)| user::populate(*address, true).is_ok());
+        let flip = |(address, mask): (u64, u8)| {
             let byte = address as *mut u8;
             // SAFETY: the byte is present and writable; it is part of a buffer that the caller
             // lends to the kernel for the time of the call.
             unsafe {
-                *byte ^= 1;
-                (byte, *byte)
+                *byte ^= mask;
+                (byte, *byte, mask)
             }
         };
         Self(hits.map(flip).collect())
@@ -195,11 +228,11 @@ impl FlippedSource {
 
 impl Drop for FlippedSource {
     fn drop(&mut self) {
-        for (byte, flipped) in &self.0 {
+        for (byte, flipped, mask) in self.0.iter().rev() {
             // SAFETY: as above. What the firmware has corrected stays.
             unsafe {
                 if **byte == *flipped {
-                    **byte ^= 1;
+                    **byte ^= mask;
                 }
             }
         }
@@ -218,7 +251,7 @@ impl State {
             self.hostile.deeds.iter().filter(|(at, _)| *at == now).map(|(_, deed)| *deed).collect();
         for deed in due {
             let done = match deed {
-                Deed::Flip(gpa) => self.flip(gpa),
+                Deed::Flip(bit) => self.flip(bit),
                 Deed::Swap(a, b) => self.swap(a, b),
                 Deed::Remap(a, b) => self.remap(a, b),
                 Deed::Share(gpa) => self.set_owner(gpa, false),
@@ -231,10 +264,10 @@ impl State {
         }
     }
 
-    fn flip(&mut self, gpa: u64) -> Option<()> {
+    fn flip(&mut self, Bit { gpa, mask }: Bit) -> Option<()> {
         let page = self.memory.shared_page(gpa, true).ok()?;
         // SAFETY: the page is present and writable, and no vCPU runs while the VM is locked.
-        unsafe { *page.add((gpa % PAGE) as usize) ^= 1 };
+        unsafe { *page.add((gpa % PAGE) as usize) ^= mask };
         self.code.host_wrote(page, PAGE as usize);
         Some(())
     }
@@ -343,29 +376,45 @@ mod tests {
     fn every_deed_can_be_written() {
         let text = "flip=0x1000; swap=0x2000,12288@7;remap=1,2;share=0x5000@2;unshare=0x6000;\
                     remove=0x7000@3;replace=0x8000;\
-                    flip-launch=0x14018;add-launch=0x1200000;psc-refuse=1;psc-ignore=2;";
+                    flip=0x9000.7@4;flip-launch=0x14018;flip-launch=9.3;add-launch=0x1200000;\
+                    psc-go-on=3,0x2000;psc-refuse=1;psc-ignore=2;";
         let plan = Hostile::parse(text).unwrap();
         assert_eq!(
             plan.deeds,
             [
-                (1, Deed::Flip(0x1000)),
+                (1, Deed::Flip(Bit { gpa: 0x1000, mask: 1 })),
                 (7, Deed::Swap(0x2000, 0x3000)),
                 (1, Deed::Remap(1, 2)),
                 (2, Deed::Share(0x5000)),
                 (1, Deed::Unshare(0x6000)),
                 (3, Deed::Remove(0x7000)),
                 (1, Deed::Replace(0x8000)),
+                (4, Deed::Flip(Bit { gpa: 0x9000, mask: 0x80 })),
             ]
         );
-        assert_eq!(plan.lies, [(1, Lie::Refuse), (2, Lie::Ignore)]);
-        assert_eq!(plan.flipped_pages, [0x1_4018]);
+        let lies = [(3, Lie::GoOn(0x2000)), (1, Lie::Refuse), (2, Lie::Ignore)];
+        assert_eq!(plan.lies, lies);
+        let bits = [Bit { gpa: 0x1_4018, mask: 1 }, Bit { gpa: 9, mask: 8 }];
+        assert_eq!(plan.flipped_bits, bits);
         assert_eq!(plan.added_pages, [0x120_0000]);
         assert_eq!(Hostile::parse(""), Ok(Hostile::default()));
     }
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["flip", "flip=", "flip=zz", "swap=1", "read=0x1000", "psc-refuse=1@2", "=1"] {
+        for text in [
+            "flip=1.8",
+            "flip=1.",
+            "psc-go-on=1",
+            "flip-launch=1@2",
+            "flip",
+            "flip=",
+            "flip=zz",
+            "swap=1",
+            "read=0x1000",
+            "psc-refuse=1@2",
+            "=1",
+        ] {
             assert_eq!(Hostile::parse(text), Err(HostileError(text.to_owned())));
         }
     }
@@ -379,5 +428,12 @@ mod tests {
         let answers: Vec<_> = (0..4).map(|_| plan.lie()).collect();
         assert_eq!(answers, [None, Some(11), Some(11), Some(11)]);
         assert_eq!(plan.first, Some(1));
+    }
+
+    #[test]
+    fn only_the_named_lie_misdirects() {
+        let mut plan = Hostile::parse("psc-go-on=2,0x7000").unwrap();
+        let answers: Vec<_> = (0..3).map(|_| (plan.lie(), plan.misdirection())).collect();
+        assert_eq!(answers, [(None, None), (Some(11), Some(0x7000)), (None, None)]);
     }
 }

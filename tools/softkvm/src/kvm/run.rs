@@ -423,7 +423,13 @@ impl State {
                 if let VmcallExit::MapGpaRange { .. } = exit
                     && let Some(answer) = self.hostile.lie()
                 {
-                    return self.vmcall(index, Some(vmcall::Answer::Hypercall(answer)));
+                    let ended = self.vmcall(index, Some(vmcall::Answer::Hypercall(answer)));
+                    if let Some(gpa) = self.hostile.misdirection()
+                        && let Some(p) = &mut self.vcpus[index].processor
+                    {
+                        p.core.gpr[R11] = gpa;
+                    }
+                    return ended;
                 }
                 let exit = td_user_exit(exit);
                 if let UserExit::TdxFatal(data) = &exit {
@@ -564,6 +570,9 @@ fn user_exit(exit: GhcbExit) -> UserExit {
         GhcbExit::ReqCerts { gpa, npages } => UserExit::ReqCerts { gpa, npages },
     }
 }
+
+/// With "try again", where a TD shall go on (GHCI 1.5, `TDG.VP.VMCALL<MapGPA>`).
+const R11: usize = 11;
 
 fn td_user_exit(exit: vmcall::VmcallExit) -> UserExit {
     use vmcall::VmcallExit as E;

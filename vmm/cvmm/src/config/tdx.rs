@@ -1,5 +1,6 @@
 //! The options of `--tdx`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use abi::tdx::TdAttributes;
@@ -20,6 +21,15 @@ pub enum QuoteService {
         /// Port.
         port: u32,
     },
+}
+
+impl fmt::Display for QuoteService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QuoteService::Unix(path) => write!(f, "unix:{}", path.display()),
+            QuoteService::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
+        }
+    }
 }
 
 /// What `--tdx` asks for.

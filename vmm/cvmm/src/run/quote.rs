@@ -141,7 +141,7 @@ pub(super) fn serve(
         };
         let stop = || shared.stopping();
         let answer = fetch(service, &request.report, &stop).map_err(|failure| {
-            tracing::warn!("no quote: {failure}");
+            tracing::warn!("no quote from {service}: {failure}");
             failure.status()
         });
         // The guest may have taken the buffer back meanwhile: then nobody waits.
