@@ -34,8 +34,8 @@
 //!   Kernels load code into private memory (SNP) or before they run (plain), so this matters to devices
 //!   that write code by DMA.
 //! - Time is virtual: one modelled core runs the vCPUs in turns, one cycle per instruction plus the
-//!   profile's cost of every architectural event. A guest that only waits for the host's world (a TD for
-//!   its quote, 30 s) is out of patience after a few seconds of ours; real time (`--realtime`) helps.
+//!   profile's cost of every architectural event. An idle machine's time jumps to the next timer, but stands still while a
+//!   quote is being made (for at most 20 s of the host's).
 
 pub mod chipset;
 pub mod cpu;

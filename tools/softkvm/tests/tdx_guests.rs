@@ -5,7 +5,7 @@ mod common;
 #[path = "common/td.rs"]
 mod td;
 
-use abi::kvm_snp as k;
+use abi::kvm as k;
 use abi::tdx::{TdAttributes, vmcall};
 use iced_x86::code_asm::*;
 use kvm_bindings as kb;

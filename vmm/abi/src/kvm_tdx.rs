@@ -2,7 +2,7 @@
 //! of Linux 7.2 (arch/x86/include/uapi/asm/kvm.h, include/uapi/linux/kvm.h).
 //!
 //! kvm-bindings 0.14 has none of it. The request number, memory slots, attributes and guest memory descriptors are those
-//! of every confidential guest and stand in [`crate::kvm_snp`].
+//! of every confidential guest and stand in [`crate::kvm`].
 
 use core::mem::{offset_of, size_of};
 

@@ -3,6 +3,7 @@
 
 pub mod boot;
 pub mod ghcb;
+pub mod kvm;
 pub mod kvm_snp;
 pub mod kvm_tdx;
 pub mod marks;

@@ -10,7 +10,8 @@ use std::mem::{offset_of, size_of};
 use std::process::{Command, Stdio};
 
 use abi::boot;
-use abi::kvm_snp as kvm;
+use abi::kvm;
+use abi::kvm_snp;
 use abi::snp;
 
 /// One number that C must agree on.
@@ -40,19 +41,19 @@ macro_rules! numbers {
 
 fn facts() -> Vec<Fact> {
     let mut facts = Vec::new();
-    layout!(facts, "struct kvm_sev_cmd", kvm::SevCmd, {
+    layout!(facts, "struct kvm_sev_cmd", kvm_snp::SevCmd, {
         id = "id", data = "data", error = "error", sev_fd = "sev_fd",
     });
-    layout!(facts, "struct kvm_sev_init", kvm::SevInit, {
+    layout!(facts, "struct kvm_sev_init", kvm_snp::SevInit, {
         vmsa_features = "vmsa_features", flags = "flags", ghcb_version = "ghcb_version",
     });
-    layout!(facts, "struct kvm_sev_snp_launch_start", kvm::SnpLaunchStart, {
+    layout!(facts, "struct kvm_sev_snp_launch_start", kvm_snp::SnpLaunchStart, {
         policy = "policy", gosvw = "gosvw", flags = "flags",
     });
-    layout!(facts, "struct kvm_sev_snp_launch_update", kvm::SnpLaunchUpdate, {
+    layout!(facts, "struct kvm_sev_snp_launch_update", kvm_snp::SnpLaunchUpdate, {
         gfn_start = "gfn_start", uaddr = "uaddr", len = "len", page_type = "type", flags = "flags",
     });
-    layout!(facts, "struct kvm_sev_snp_launch_finish", kvm::SnpLaunchFinish, {
+    layout!(facts, "struct kvm_sev_snp_launch_finish", kvm_snp::SnpLaunchFinish, {
         id_block_uaddr = "id_block_uaddr", id_auth_uaddr = "id_auth_uaddr",
         id_block_en = "id_block_en", auth_key_en = "auth_key_en", vcek_disabled = "vcek_disabled",
         host_data = "host_data", flags = "flags",
@@ -74,13 +75,13 @@ fn facts() -> Vec<Fact> {
     layout!(facts, "struct kvm_device_attr", kvm::DeviceAttr, {
         flags = "flags", group = "group", attr = "attr", addr = "addr",
     });
-    layout!(facts, "struct sev_issue_cmd", kvm::SevIssueCmd, {
+    layout!(facts, "struct sev_issue_cmd", kvm_snp::SevIssueCmd, {
         cmd = "cmd", data = "data", error = "error",
     });
-    layout!(facts, "struct sev_user_data_get_id2", kvm::SevGetId2, {
+    layout!(facts, "struct sev_user_data_get_id2", kvm_snp::SevGetId2, {
         address = "address", length = "length",
     });
-    layout!(facts, "struct sev_user_data_snp_status", kvm::SnpPlatformStatus, {
+    layout!(facts, "struct sev_user_data_snp_status", kvm_snp::SnpPlatformStatus, {
         api_major = "api_major", api_minor = "api_minor", state = "state", build_id = "build_id",
         guest_count = "guest_count", current_tcb_version = "current_tcb_version",
         reported_tcb_version = "reported_tcb_version",
@@ -120,27 +121,27 @@ fn facts() -> Vec<Fact> {
         "offsetof(struct kvm_run, hypercall.flags) - 32" = offset_of!(kvm::ExitHypercall, flags),
         "offsetof(struct kvm_run, memory_fault.gpa) - 32" = offset_of!(kvm::ExitMemoryFault, gpa),
         "offsetof(struct kvm_run, memory_fault.size) - 32" = offset_of!(kvm::ExitMemoryFault, size),
-        "offsetof(struct kvm_run, snp_req_certs.ret) - 32" = offset_of!(kvm::ExitSnpReqCerts, ret),
+        "offsetof(struct kvm_run, snp_req_certs.ret) - 32" = offset_of!(kvm_snp::ExitSnpReqCerts, ret),
         "KVM_MEMORY_ENCRYPT_OP" = kvm::KVM_MEMORY_ENCRYPT_OP,
-        "KVM_MEMORY_ENCRYPT_REG_REGION" = kvm::KVM_MEMORY_ENCRYPT_REG_REGION,
-        "KVM_MEMORY_ENCRYPT_UNREG_REGION" = kvm::KVM_MEMORY_ENCRYPT_UNREG_REGION,
+        "KVM_MEMORY_ENCRYPT_REG_REGION" = kvm_snp::KVM_MEMORY_ENCRYPT_REG_REGION,
+        "KVM_MEMORY_ENCRYPT_UNREG_REGION" = kvm_snp::KVM_MEMORY_ENCRYPT_UNREG_REGION,
         "KVM_SET_USER_MEMORY_REGION2" = kvm::KVM_SET_USER_MEMORY_REGION2,
         "KVM_SET_MEMORY_ATTRIBUTES" = kvm::KVM_SET_MEMORY_ATTRIBUTES,
         "KVM_CREATE_GUEST_MEMFD" = kvm::KVM_CREATE_GUEST_MEMFD,
         "KVM_PRE_FAULT_MEMORY" = kvm::KVM_PRE_FAULT_MEMORY,
         "KVM_GET_DEVICE_ATTR" = kvm::KVM_GET_DEVICE_ATTR,
         "KVM_HAS_DEVICE_ATTR" = kvm::KVM_HAS_DEVICE_ATTR,
-        "SEV_ISSUE_CMD" = kvm::SEV_ISSUE_CMD,
-        "KVM_SEV_INIT2" = kvm::cmd::SEV_INIT2,
-        "KVM_SEV_SNP_LAUNCH_START" = kvm::cmd::SNP_LAUNCH_START,
-        "KVM_SEV_SNP_LAUNCH_UPDATE" = kvm::cmd::SNP_LAUNCH_UPDATE,
-        "KVM_SEV_SNP_LAUNCH_FINISH" = kvm::cmd::SNP_LAUNCH_FINISH,
-        "KVM_SEV_SNP_ENABLE_REQ_CERTS" = kvm::cmd::SNP_ENABLE_REQ_CERTS,
-        "KVM_X86_SNP_VM" = kvm::KVM_X86_SNP_VM,
-        "KVM_X86_GRP_SEV" = kvm::KVM_X86_GRP_SEV,
-        "KVM_X86_SEV_VMSA_FEATURES" = kvm::KVM_X86_SEV_VMSA_FEATURES,
-        "KVM_X86_SNP_POLICY_BITS" = kvm::KVM_X86_SNP_POLICY_BITS,
-        "KVM_X86_SEV_SNP_REQ_CERTS" = kvm::KVM_X86_SEV_SNP_REQ_CERTS,
+        "SEV_ISSUE_CMD" = kvm_snp::SEV_ISSUE_CMD,
+        "KVM_SEV_INIT2" = kvm_snp::cmd::SEV_INIT2,
+        "KVM_SEV_SNP_LAUNCH_START" = kvm_snp::cmd::SNP_LAUNCH_START,
+        "KVM_SEV_SNP_LAUNCH_UPDATE" = kvm_snp::cmd::SNP_LAUNCH_UPDATE,
+        "KVM_SEV_SNP_LAUNCH_FINISH" = kvm_snp::cmd::SNP_LAUNCH_FINISH,
+        "KVM_SEV_SNP_ENABLE_REQ_CERTS" = kvm_snp::cmd::SNP_ENABLE_REQ_CERTS,
+        "KVM_X86_SNP_VM" = kvm_snp::KVM_X86_SNP_VM,
+        "KVM_X86_GRP_SEV" = kvm_snp::KVM_X86_GRP_SEV,
+        "KVM_X86_SEV_VMSA_FEATURES" = kvm_snp::KVM_X86_SEV_VMSA_FEATURES,
+        "KVM_X86_SNP_POLICY_BITS" = kvm_snp::KVM_X86_SNP_POLICY_BITS,
+        "KVM_X86_SEV_SNP_REQ_CERTS" = kvm_snp::KVM_X86_SEV_SNP_REQ_CERTS,
         "KVM_CAP_GUEST_MEMFD" = kvm::KVM_CAP_GUEST_MEMFD,
         "KVM_CAP_GUEST_MEMFD_FLAGS" = kvm::KVM_CAP_GUEST_MEMFD_FLAGS,
         "KVM_CAP_VM_TYPES" = kvm::KVM_CAP_VM_TYPES,
@@ -154,10 +155,10 @@ fn facts() -> Vec<Fact> {
         "KVM_MEMORY_EXIT_FLAG_PRIVATE" = kvm::KVM_MEMORY_EXIT_FLAG_PRIVATE,
         "KVM_EXIT_HYPERCALL" = kvm::KVM_EXIT_HYPERCALL,
         "KVM_EXIT_SYSTEM_EVENT" = kvm::KVM_EXIT_SYSTEM_EVENT,
-        "KVM_EXIT_AP_RESET_HOLD" = kvm::KVM_EXIT_AP_RESET_HOLD,
+        "KVM_EXIT_AP_RESET_HOLD" = kvm_snp::KVM_EXIT_AP_RESET_HOLD,
         "KVM_EXIT_MEMORY_FAULT" = kvm::KVM_EXIT_MEMORY_FAULT,
-        "KVM_EXIT_SNP_REQ_CERTS" = kvm::KVM_EXIT_SNP_REQ_CERTS,
-        "KVM_SYSTEM_EVENT_SEV_TERM" = kvm::KVM_SYSTEM_EVENT_SEV_TERM,
+        "KVM_EXIT_SNP_REQ_CERTS" = kvm_snp::KVM_EXIT_SNP_REQ_CERTS,
+        "KVM_SYSTEM_EVENT_SEV_TERM" = kvm_snp::KVM_SYSTEM_EVENT_SEV_TERM,
         "KVM_HC_MAP_GPA_RANGE" = kvm::KVM_HC_MAP_GPA_RANGE,
         "KVM_MAP_GPA_RANGE_PAGE_SZ_2M" = kvm::MapGpaAttributes::PAGE_2M,
         "KVM_MAP_GPA_RANGE_PAGE_SZ_1G" = kvm::MapGpaAttributes::PAGE_1G,
@@ -167,11 +168,11 @@ fn facts() -> Vec<Fact> {
         "KVM_SEV_SNP_PAGE_TYPE_UNMEASURED" = snp::PageType::UNMEASURED.0,
         "KVM_SEV_SNP_PAGE_TYPE_SECRETS" = snp::PageType::SECRETS.0,
         "KVM_SEV_SNP_PAGE_TYPE_CPUID" = snp::PageType::CPUID.0,
-        "SNP_PLATFORM_STATUS" = kvm::platform_cmd::SNP_PLATFORM_STATUS,
-        "SNP_COMMIT" = kvm::platform_cmd::SNP_COMMIT,
-        "SNP_SET_CONFIG" = kvm::platform_cmd::SNP_SET_CONFIG,
-        "SNP_VLEK_LOAD" = kvm::platform_cmd::SNP_VLEK_LOAD,
-        "SEV_GET_ID2" = kvm::platform_cmd::GET_ID2,
+        "SNP_PLATFORM_STATUS" = kvm_snp::platform_cmd::SNP_PLATFORM_STATUS,
+        "SNP_COMMIT" = kvm_snp::platform_cmd::SNP_COMMIT,
+        "SNP_SET_CONFIG" = kvm_snp::platform_cmd::SNP_SET_CONFIG,
+        "SNP_VLEK_LOAD" = kvm_snp::platform_cmd::SNP_VLEK_LOAD,
+        "SEV_GET_ID2" = kvm_snp::platform_cmd::GET_ID2,
         "SEV_RET_POLICY_FAILURE" = snp::FirmwareStatus::POLICY_FAILURE.0,
         "SEV_RET_BAD_SIGNATURE" = snp::FirmwareStatus::BAD_SIGNATURE.0,
         "SEV_RET_BAD_MEASUREMENT" = snp::FirmwareStatus::BAD_MEASUREMENT.0,

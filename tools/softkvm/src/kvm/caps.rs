@@ -1,7 +1,8 @@
 //! KVM_CHECK_EXTENSION (Linux arch/x86/kvm/x86.c `kvm_vm_ioctl_check_extension`,
 //! virt/kvm/kvm_main.c `kvm_vm_ioctl_check_extension_generic`).
 
-use abi::kvm_snp as k;
+use abi::kvm as k;
+use abi::kvm_snp;
 use abi::kvm_tdx::KVM_X86_TDX_VM;
 use kvm_bindings as kb;
 
@@ -24,7 +25,7 @@ impl VmKind {
     pub fn from_number(number: u64) -> Option<Self> {
         match number {
             0 => Some(Self::Plain),
-            k::KVM_X86_SNP_VM => Some(Self::Snp),
+            kvm_snp::KVM_X86_SNP_VM => Some(Self::Snp),
             KVM_X86_TDX_VM => Some(Self::Tdx),
             _ => None,
         }
@@ -145,7 +146,7 @@ pub fn check(machine: &Machine, vm: Option<VmKind>, cap: u32) -> i32 {
         kb::KVM_CAP_X86_DISABLE_EXITS => DISABLE_EXITS as i32,
         k::KVM_CAP_EXIT_HYPERCALL => k::KVM_EXIT_HYPERCALL_MAP_GPA as i32,
         k::KVM_CAP_VM_TYPES if machine.xeon.is_some() => 1 | 1 << KVM_X86_TDX_VM,
-        k::KVM_CAP_VM_TYPES => 1 | 1 << k::KVM_X86_SNP_VM,
+        k::KVM_CAP_VM_TYPES => 1 | 1 << kvm_snp::KVM_X86_SNP_VM,
         k::KVM_CAP_MEMORY_ATTRIBUTES => match vm {
             Some(VmKind::Plain) => 0,
             None | Some(VmKind::Snp | VmKind::Tdx) => k::KVM_MEMORY_ATTRIBUTE_PRIVATE as i32,

@@ -237,7 +237,7 @@ impl RunPage {
                 self.put(UNION + 20, &[u8::from(data.is_some())]);
             }
             UserExit::MapGpaRange { args, flags } => {
-                self.put64(UNION, abi::kvm_snp::KVM_HC_MAP_GPA_RANGE);
+                self.put64(UNION, abi::kvm::KVM_HC_MAP_GPA_RANGE);
                 for (i, arg) in args.iter().enumerate() {
                     self.put64(UNION + 8 + i * 8, *arg);
                 }

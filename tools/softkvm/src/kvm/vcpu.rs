@@ -160,7 +160,7 @@ fn ioctl_locked(state: &mut State, index: usize, request: u64, arg: u64) -> Answ
             Errno::require(known && cap.flags == 0).map(done)
         }
         nr::SMI => Err(Errno::EINVAL),
-        abi::kvm_snp::KVM_PRE_FAULT_MEMORY => pre_fault(state, arg).map(done),
+        abi::kvm::KVM_PRE_FAULT_MEMORY => pre_fault(state, arg).map(done),
         nr::HAS_DEVICE_ATTR | nr::GET_DEVICE_ATTR | nr::SET_DEVICE_ATTR => Err(Errno::ENXIO),
         _ => Err(Errno::EINVAL),
     }
@@ -496,7 +496,7 @@ fn translate(state: &mut State, index: usize, arg: u64) -> Answer {
 
 /// KVM_PRE_FAULT_MEMORY: progress is written back even when it ends early.
 fn pre_fault(state: &mut State, arg: u64) -> Answer {
-    let mut range: abi::kvm_snp::PreFaultMemory = user::get(arg)?;
+    let mut range: abi::kvm::PreFaultMemory = user::get(arg)?;
     Errno::require(
         range.flags == 0
             && range.size != 0

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use abi::kvm_snp::{
+use abi::kvm::{
     CreateGuestMemfd, KVM_CAP_EXIT_HYPERCALL, KVM_EXIT_HYPERCALL_MAP_GPA,
     KVM_MEMORY_ATTRIBUTE_PRIVATE, MemoryAttributes, UserMemoryRegion2,
 };
@@ -238,7 +238,7 @@ fn create_gmem(front: &Front, vm: &Arc<Vm>, arg: u64) -> Answer<i32> {
     front.objects.publish(c"kvm-gmem", request.size, |fd| {
         let map = Arc::new(Mapping::of(fd, request.size as usize)?);
         let id = vm.lock().memory.add_gmem(map, request.flags);
-        let mappable = request.flags & abi::kvm_snp::GUEST_MEMFD_FLAG_MMAP != 0;
+        let mappable = request.flags & abi::kvm::GUEST_MEMFD_FLAG_MMAP != 0;
         Ok(Object::Gmem { vm: Arc::downgrade(vm), id, size: request.size, mappable })
     })
 }

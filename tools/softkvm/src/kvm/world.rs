@@ -580,7 +580,7 @@ impl World for Guest<'_> {
                 self.state.clock.charge(self.state.costs.exit);
                 self.vcpu().count("hypercall");
                 let exits = self.state.switches.map_gpa_exits;
-                if nr == abi::kvm_snp::KVM_HC_MAP_GPA_RANGE && exits && core.cpl == 0 {
+                if nr == abi::kvm::KVM_HC_MAP_GPA_RANGE && exits && core.cpl == 0 {
                     let args = [args[0], args[1], args[2]];
                     let exit = UserExit::MapGpaRange { args, flags: u64::from(long) };
                     return self.ask(touch, exit);

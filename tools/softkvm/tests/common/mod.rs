@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::kvm_snp::UserMemoryRegion2;
+use abi::kvm::UserMemoryRegion2;
 use softkvm::kvm::{Answer, Machine, Options, front, number as nr};
 
 /// Anonymous memory.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use abi::kvm_snp as k;
+use abi::kvm as k;
 use abi::kvm_tdx::{
     self as kt, CpuidEntry, CpuidHeader, TdxCapabilities, TdxCmd, TdxInitMemRegion, TdxInitVm, cmd,
 };

@@ -1,6 +1,7 @@
 //! Rows 1 to 7: what a host says about itself.
 
-use abi::kvm_snp as kvm;
+use abi::kvm;
+use abi::kvm_snp;
 use abi::snp::SnpPolicy;
 use libc::{EFAULT, EINVAL, ENXIO};
 
@@ -43,12 +44,12 @@ fn row_04_policy_and_feature_masks() {
         attribute(&host, kvm::KVM_GET_DEVICE_ATTR, 1, attr, address).unwrap();
         value
     };
-    let policy = SnpPolicy(get(kvm::KVM_X86_SNP_POLICY_BITS));
+    let policy = SnpPolicy(get(kvm_snp::KVM_X86_SNP_POLICY_BITS));
     for bit in [16, 17, 19, 20] {
         assert!(policy.contains(SnpPolicy(1 << bit)), "bit {bit}");
     }
     assert!(!policy.contains(SnpPolicy::MIGRATE_MA));
-    assert_eq!(get(kvm::KVM_X86_SEV_VMSA_FEATURES) & 1, 0);
+    assert_eq!(get(kvm_snp::KVM_X86_SEV_VMSA_FEATURES) & 1, 0);
 }
 
 #[test]

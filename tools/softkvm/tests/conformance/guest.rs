@@ -74,7 +74,7 @@ impl Run {
     /// The first words of the exit's description, for what kvm-bindings does not know.
     pub fn words(&mut self) -> &mut [u64; 3] {
         // SAFETY: inside the mapping, at the union's place.
-        unsafe { &mut *self.0.cast::<u8>().add(abi::kvm_snp::KVM_RUN_EXIT_OFFSET).cast() }
+        unsafe { &mut *self.0.cast::<u8>().add(abi::kvm::KVM_RUN_EXIT_OFFSET).cast() }
     }
 
     /// Bytes behind an I/O exit.
@@ -249,7 +249,7 @@ impl<'h> Guest<'h> {
         code: impl FnOnce(&mut CodeAssembler),
     ) -> Self {
         let vm = &launch.vm;
-        vm.enable(abi::kvm_snp::KVM_CAP_EXIT_HYPERCALL, 0x1000).unwrap();
+        vm.enable(abi::kvm::KVM_CAP_EXIT_HYPERCALL, 0x1000).unwrap();
         vm.attributes(GHCB, (UNACCEPTED - SHARED) << 12, 0).unwrap();
         launch.add(PageType::NORMAL, 1, &table(&[(0, 0x2000)])).unwrap();
         launch.add(PageType::NORMAL, 2, &table(&[(0, 0x3000)])).unwrap();

@@ -6,7 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use abi::kvm_snp as kvm;
+use abi::kvm;
+use abi::kvm_snp;
 use abi::kvm_snp::{SevCmd, SevInit, SnpLaunchFinish, SnpLaunchStart, SnpLaunchUpdate, cmd};
 use abi::snp::{IdAuth, IdBlock, PageType, SnpPolicy};
 use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_enable_cap, kvm_regs, kvm_sregs};
@@ -125,7 +126,7 @@ impl Host {
 
     /// An SNP VM on which nothing was done yet.
     pub fn snp(&self) -> Vm<'_> {
-        self.vm(kvm::KVM_X86_SNP_VM).unwrap()
+        self.vm(kvm_snp::KVM_X86_SNP_VM).unwrap()
     }
 
     /// An SNP VM after INIT2.

@@ -74,7 +74,7 @@ fn row_14_other_commands_after_init2() {
         assert_eq!(vm.op(id, 0), Err((EPERM, 0)));
     }
     let mut command = SevCmd { id: 9999, error: 0x5555, ..Default::default() };
-    let answer = vm.with(abi::kvm_snp::KVM_MEMORY_ENCRYPT_OP, &mut command);
+    let answer = vm.with(abi::kvm::KVM_MEMORY_ENCRYPT_OP, &mut command);
     assert_eq!((answer, command.id, command.error), (Err(EINVAL), 9999, 0x5555));
 }
 

@@ -2,9 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
-use abi::kvm_snp::{
-    KVM_PRE_FAULT_MEMORY, KVM_SET_MEMORY_ATTRIBUTES, MemoryAttributes, PreFaultMemory,
-};
+use abi::kvm::{KVM_PRE_FAULT_MEMORY, KVM_SET_MEMORY_ATTRIBUTES, MemoryAttributes, PreFaultMemory};
 use libc::{EBADF, EEXIST, EINVAL, ENODEV, ENOENT, EOPNOTSUPP};
 use softkvm::kvm::front;
 

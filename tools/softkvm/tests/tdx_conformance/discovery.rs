@@ -1,6 +1,6 @@
 //! Rows 1 to 5: what user space can find out.
 
-use abi::kvm_snp::KVM_CAP_VM_TYPES;
+use abi::kvm::KVM_CAP_VM_TYPES;
 use abi::kvm_tdx::{KVM_X86_TDX_VM, TdxCmd, cmd};
 use abi::tdx::{TdAttributes, TdxStatus};
 use libc::{E2BIG, EFAULT, EINVAL, ENOTTY};

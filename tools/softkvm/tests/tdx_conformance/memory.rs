@@ -1,6 +1,6 @@
 //! Rows 26 to 33 and 37: slots, attributes, guest memory, and the pages that a TD starts with.
 
-use abi::kvm_snp::{
+use abi::kvm::{
     CreateGuestMemfd, GUEST_MEMFD_FLAG_INIT_SHARED, KVM_PRE_FAULT_MEMORY, MemoryAttributes,
     PreFaultMemory, UserMemoryRegion2,
 };

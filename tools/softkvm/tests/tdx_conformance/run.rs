@@ -116,8 +116,8 @@ fn touch(guest: &TdGuest) {
 fn row_43_a_pending_page_must_not_be_touched() {
     let guest = TdGuest::new(|a| a.mov(rax, qword_ptr(FRESH)).unwrap());
     let mut range =
-        abi::kvm_snp::PreFaultMemory { gpa: FRESH, size: 0x1000, flags: 0, padding: [0; 5] };
-    guest.cpus[0].fd.with(abi::kvm_snp::KVM_PRE_FAULT_MEMORY, &mut range).unwrap();
+        abi::kvm::PreFaultMemory { gpa: FRESH, size: 0x1000, flags: 0, padding: [0; 5] };
+    guest.cpus[0].fd.with(abi::kvm::KVM_PRE_FAULT_MEMORY, &mut range).unwrap();
     touch(&guest);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::kvm_snp::{KVM_CAP_EXIT_HYPERCALL, KVM_HC_MAP_GPA_RANGE};
+use abi::kvm::{KVM_CAP_EXIT_HYPERCALL, KVM_HC_MAP_GPA_RANGE};
 use abi::kvm_tdx::{KVM_EXIT_TDX, TdxExit};
 use abi::tdx::vmcall::{self, Status};
 use iced_x86::code_asm::*;

@@ -8,7 +8,7 @@
 
 use std::io;
 
-use abi::kvm_snp::KVM_MEMORY_ENCRYPT_OP;
+use abi::kvm::KVM_MEMORY_ENCRYPT_OP;
 pub use abi::kvm_tdx::KVM_X86_TDX_VM as VM_TYPE_TDX;
 use abi::kvm_tdx::{
     CpuidEntry, CpuidHeader, MEASURE_MEMORY_REGION, TdxCapabilities, TdxCmd, TdxInitMemRegion,

@@ -10,7 +10,7 @@ mod psc;
 mod request;
 
 use abi::ghcb::{PROTOCOL_VERSION, hv_feature, msr, psc_op};
-use abi::kvm_snp::MapGpaAttributes;
+use abi::kvm::MapGpaAttributes;
 use abi::snp::{FirmwareStatus, SevFeatures};
 use libc::{EAGAIN, EINVAL};
 

@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use abi::ghcb::{
     Ghcb, SHARED_BUFFER_OFFSET, SHARED_BUFFER_SIZE, ap_creation, exit, input_error, ioio, reply,
 };
-use abi::kvm_snp::{KVM_HC_MAP_GPA_RANGE, MapGpaAttributes};
+use abi::kvm::{KVM_HC_MAP_GPA_RANGE, MapGpaAttributes};
 use libc::EINVAL;
 use zerocopy::{FromBytes, FromZeros};
 

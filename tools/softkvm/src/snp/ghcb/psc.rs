@@ -2,7 +2,7 @@
 //! entries are merged into one exit, and the guest's buffer records progress.
 
 use abi::ghcb::{PSC_ENTRIES_MAX, PscEntry, PscHeader, input_error, psc_error, psc_op};
-use abi::kvm_snp::MapGpaAttributes;
+use abi::kvm::MapGpaAttributes;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{GhcbExit, GhcbHost, Outcome, Pending, Vmgexit};

@@ -9,7 +9,7 @@ pub mod msrs;
 mod registers;
 mod requests;
 
-use abi::kvm_snp::{KVM_HC_MAP_GPA_RANGE, MapGpaAttributes};
+use abi::kvm::{KVM_HC_MAP_GPA_RANGE, MapGpaAttributes};
 use abi::kvm_tdx::TdxExit;
 use abi::tdx::Gpaw;
 use abi::tdx::vmcall::{self, Status};
