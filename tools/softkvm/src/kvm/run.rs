@@ -9,19 +9,16 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use super::errno::{Answer, Errno};
-use super::ghcb_host::Host;
 use super::number::mp_state;
 use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
 use super::signals::Blocked;
 use super::state::{Completion, State};
-use super::td_host::Host as TdHost;
 use super::vm::Vm;
 use super::world::Guest;
 use crate::chipset::Irqchip;
 use crate::cpu::{Core, Exit, engine, flags};
-use crate::snp::ghcb::{self, ApRequest, GhcbExit, Outcome};
-use crate::snp::vmsa;
+use crate::snp::ghcb::{self, ApRequest};
 use crate::tdx::vmcall;
 
 /// Instructions of a turn.
@@ -38,7 +35,7 @@ const ARRIVAL: Duration = Duration::from_millis(300);
 const DEVICE_PATIENCE: Duration = Duration::from_millis(2);
 
 /// How KVM_RUN returns: an exit, or an errno (with an exit where there is one).
-enum Return {
+pub(super) enum Return {
     Exit(UserExit),
     Fail(Errno),
 }
@@ -224,31 +221,6 @@ impl State {
         None
     }
 
-    /// Loads a vCPU from the VMSA another one has made for it.
-    fn load_vmsa(&mut self, index: usize, gpa: u64) {
-        let features = self.snp.features();
-        let private = self.memory.is_private(gpa >> 12);
-        let mut page = Box::new([0; 4096]);
-        let mut good = false;
-        let copied = self.memory.with_private_page(gpa, &mut |from, entry| {
-            good = private && entry.assigned() && entry.vmsa();
-            page.copy_from_slice(from);
-        });
-        let vcpu = &mut self.vcpus[index];
-        if copied.is_err() || !good {
-            self.complain(format!("vCPU {index}: no VMSA page at {gpa:#x}"));
-            return;
-        }
-        let Some(p) = &mut vcpu.processor else { return };
-        let loaded = vmsa::load(&mut p.core, &page, features);
-        p.core.pending = None;
-        p.flush_tlb();
-        match loaded {
-            Ok(()) => vcpu.vmsa_valid = true,
-            Err(error) => self.complain(format!("vCPU {index}: {error}")),
-        }
-    }
-
     /// Acts on the end of a run of the processor.
     fn after(&mut self, index: usize, exit: Exit) -> Option<Return> {
         match exit {
@@ -302,157 +274,6 @@ impl State {
         self.complain(format!(
             "vCPU {index} meets what is not modelled: {what} at {rip:#x} in {mode}, bytes {hex}"
         ));
-    }
-
-    /// Starts (`answer` is `None`) or continues a VMGEXIT.
-    fn ghcb(&mut self, index: usize, answer: Option<ghcb::Answer<'_>>) -> Option<Return> {
-        let Some(mut state) = self.vcpus[index].ghcb.take() else {
-            return Some(Return::Fail(Errno::EINVAL));
-        };
-        let before = state.msr();
-        if self.machine.options.trace && answer.is_none() {
-            self.trace_vmgexit(index, before);
-        }
-        let Some(mut p) = self.vcpus[index].processor.take() else {
-            return Some(Return::Fail(Errno::EBUSY));
-        };
-        self.clock.begin(&p.core);
-        let mut guest = Guest { state: self, me: index, end_turn: false, horizon: u64::MAX };
-        let mut host = Host { guest: &mut guest, core: &mut p.core };
-        let outcome = match answer {
-            None => state.handle(&mut host),
-            Some(answer) => state.complete(&mut host, answer),
-        };
-        if self.machine.options.trace {
-            eprintln!("softkvm: vCPU {index}: {outcome:x?}, MSR {:#x}", state.msr());
-        }
-        self.vcpus[index].ghcb = Some(state);
-        self.vcpus[index].processor = Some(p);
-        match outcome {
-            Outcome::Resume => None,
-            Outcome::Hold => {
-                if self.chipset.mode() == Irqchip::None {
-                    self.vcpus[index].completion = Completion::Ghcb(UserExit::ApResetHold);
-                    return Some(Return::Exit(UserExit::ApResetHold));
-                }
-                self.vcpus[index].completion = Completion::Ghcb(UserExit::ApResetHold);
-                self.vcpus[index].mp_state = mp_state::AP_RESET_HOLD;
-                None
-            }
-            Outcome::Fail(errno) => Some(Return::Fail(Errno(errno))),
-            Outcome::Exit(exit) => {
-                if let GhcbExit::MapGpaRange { .. } = exit
-                    && let Some(answer) = self.hostile.lie()
-                {
-                    return self.ghcb(index, Some(ghcb::Answer::Hypercall(answer)));
-                }
-                let exit = user_exit(exit);
-                if let UserExit::SevTerm(data) = exit {
-                    let last: Vec<String> = self.vcpus[index]
-                        .last_vcs
-                        .iter()
-                        .map(|(code, about)| format!("{code:#x} ({about:#x})"))
-                        .collect();
-                    let last = last.join(", ");
-                    let ghcb = format!("vCPU {index} asks for termination ({data:#x})");
-                    self.complain(format!("{ghcb}; last #VCs: {last}"));
-                }
-                self.vcpus[index].completion = Completion::Ghcb(exit.clone());
-                Some(Return::Exit(exit))
-            }
-        }
-    }
-
-    /// What must happen before a TD's vCPU is entered.
-    fn td_enter(&mut self, index: usize) -> Option<Return> {
-        let cpu = self.vcpus[index].td.as_mut()?;
-        let woken = cpu.halt.take().is_some();
-        if let Some(Err(status)) = self.td.as_ref().map(|vm| vm.td.enter(&cpu.vcpu)) {
-            return Some(Return::Exit(UserExit::VpEnter(status)));
-        }
-        if woken { self.vmcall(index, Some(vmcall::Answer::None)) } else { None }
-    }
-
-    /// Starts (`answer` is `None`) or continues a TDVMCALL.
-    fn vmcall(&mut self, index: usize, answer: Option<vmcall::Answer<'_>>) -> Option<Return> {
-        let (Some(mut cpu), Some(mut p)) =
-            (self.vcpus[index].td.take(), self.vcpus[index].processor.take())
-        else {
-            return Some(Return::Fail(Errno::EBUSY));
-        };
-        if self.machine.options.trace && answer.is_none() {
-            let [r10, r11, r12, r13, r14, r15] = std::array::from_fn(|i| p.core.gpr[10 + i]);
-            eprintln!(
-                "softkvm: vCPU {index}: TDVMCALL {r10:#x} {r11:#x}, {r12:#x}, {r13:#x}, {r14:#x}, {r15:#x}"
-            );
-        }
-        self.clock.begin(&p.core);
-        // The protocol's own state leaves with the vCPU's for the time of the call; the host needs the rest of it.
-        let mut protocol = std::mem::take(&mut cpu.vmcall);
-        self.vcpus[index].td = Some(cpu);
-        let mut guest = Guest { state: self, me: index, end_turn: false, horizon: u64::MAX };
-        let mut host = TdHost { core: p.core.clone(), guest: &mut guest };
-        let outcome = match answer {
-            None => protocol.handle(&mut p.core, &mut host),
-            Some(answer) => protocol.complete(&mut p.core, &mut host, answer),
-        };
-        if self.machine.options.trace {
-            eprintln!("softkvm: vCPU {index}: {outcome:x?}, R10 {:#x}", p.core.gpr[10]);
-        }
-        self.vcpus[index].processor = Some(p);
-        if let Some(cpu) = &mut self.vcpus[index].td {
-            cpu.vmcall = protocol;
-        }
-        self.after_vmcall(index, outcome)
-    }
-
-    fn after_vmcall(&mut self, index: usize, outcome: vmcall::Outcome) -> Option<Return> {
-        use vmcall::{Outcome, VmcallExit};
-        match outcome {
-            Outcome::Resume => None,
-            Outcome::Halt { interrupts_blocked } => {
-                self.vcpus[index].count("hlt");
-                if let Some(cpu) = &mut self.vcpus[index].td {
-                    cpu.halt = Some(interrupts_blocked);
-                }
-                self.vcpus[index].mp_state = mp_state::HALTED;
-                None
-            }
-            Outcome::Fail(errno) => Some(Return::Fail(Errno(errno))),
-            Outcome::Exit(exit) => {
-                if let VmcallExit::MapGpaRange { .. } = exit
-                    && let Some(answer) = self.hostile.lie()
-                {
-                    let ended = self.vmcall(index, Some(vmcall::Answer::Hypercall(answer)));
-                    if let Some(gpa) = self.hostile.misdirection()
-                        && let Some(p) = &mut self.vcpus[index].processor
-                    {
-                        p.core.gpr[R11] = gpa;
-                    }
-                    return ended;
-                }
-                let exit = td_user_exit(exit);
-                if let UserExit::TdxFatal(data) = &exit {
-                    let code = data[12];
-                    self.complain(format!("vCPU {index} reports a fatal error ({code:#x})"));
-                }
-                self.vcpus[index].completion = Completion::Vmcall(exit.clone());
-                Some(Return::Exit(exit))
-            }
-        }
-    }
-
-    fn trace_vmgexit(&mut self, index: usize, msr: u64) {
-        let mut fields = [0; 24];
-        let page = msr & 0xfff == 0
-            && self.memory.read_shared(msr.wrapping_add(0x390), &mut fields).is_ok();
-        if page {
-            let [code, info1, info2]: [u64; 3] =
-                std::array::from_fn(|i| little_endian(&fields[i * 8..i * 8 + 8]));
-            eprintln!("softkvm: vCPU {index}: VMGEXIT {code:#x}, {info1:#x}, {info2:#x}");
-        } else {
-            eprintln!("softkvm: vCPU {index}: VMGEXIT, MSR {msr:#x}");
-        }
     }
 
     /// Takes user space's answer to the last exit. `true` if the instruction has to be finished
@@ -555,41 +376,8 @@ impl State {
     }
 }
 
-fn little_endian(bytes: &[u8]) -> u64 {
+pub(super) fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
-}
-
-fn user_exit(exit: GhcbExit) -> UserExit {
-    match exit {
-        GhcbExit::Io { data, port, size, count } => UserExit::Io { data, port, size, count },
-        GhcbExit::Mmio { gpa, len, data } => UserExit::Mmio { gpa, len, data },
-        GhcbExit::MapGpaRange { gpa, npages, attributes, flags } => {
-            UserExit::MapGpaRange { args: [gpa, npages, attributes], flags }
-        }
-        GhcbExit::Terminate { data } => UserExit::SevTerm(data),
-        GhcbExit::ReqCerts { gpa, npages } => UserExit::ReqCerts { gpa, npages },
-    }
-}
-
-/// With "try again", where a TD shall go on (GHCI 1.5, `TDG.VP.VMCALL<MapGPA>`).
-const R11: usize = 11;
-
-fn td_user_exit(exit: vmcall::VmcallExit) -> UserExit {
-    use vmcall::VmcallExit as E;
-    match exit {
-        E::Io { data, port, size } => {
-            let data = data.map(|data| data.to_le_bytes()[..usize::from(size.min(4))].to_vec());
-            UserExit::Io { data, port, size, count: 1 }
-        }
-        E::Mmio { gpa, len, data } => UserExit::Mmio { gpa, len, data },
-        E::Rdmsr { index, reason } => UserExit::Rdmsr { index, reason },
-        E::Wrmsr { index, value, reason } => UserExit::Wrmsr { index, value, reason },
-        E::MapGpaRange { gpa, npages, attributes } => {
-            UserExit::MapGpaRange { args: [gpa, npages, attributes], flags: 1 }
-        }
-        E::Tdx(exit) => UserExit::Tdx(exit),
-        E::Fatal { data } => UserExit::TdxFatal(data),
-    }
 }
 
 /// KVM_RUN on a vCPU.

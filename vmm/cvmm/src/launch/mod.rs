@@ -21,7 +21,7 @@ use crate::recorder::{Op, Recorder};
 use crate::sys::memory::GuestRam;
 use crate::sys::system::{Capability, System};
 use crate::sys::vcpu::Vcpu;
-use crate::sys::vm::Vm;
+use crate::sys::vm::{Visibility, Vm};
 use crate::sys::{SysError, snp::SevDevice};
 
 /// A guest that is ready to run. The VM goes before the memory it uses: fields are dropped in this order.
@@ -137,6 +137,29 @@ fn serial_interrupt(vm: &Vm, recorder: &mut Recorder) -> Result<EventFd, Error> 
         .map_err(|source| Error::Setup { what: "the serial line's interrupt", source })?;
     vm.register_irqfd(recorder, &event, serial::IRQ)?;
     Ok(event)
+}
+
+/// Memory of a confidential guest: a shared and a private half for every slot, the private ranges marked, and in place
+/// what is shared. The files are the private halves, in the order of the regions.
+fn guarded_memory(
+    plan: &Plan,
+    vm: &Vm,
+    recorder: &mut Recorder,
+) -> Result<(GuestRam, Vec<File>), Error> {
+    let ram = GuestRam::map(recorder, &ranges(plan))?;
+    let mut private = Vec::new();
+    for (slot, region) in ram.regions().iter().enumerate() {
+        let memfd = vm.create_guest_memfd(recorder, region.len())?;
+        vm.set_private_region(recorder, slot as u32, region, &memfd)?;
+        private.push(memfd);
+    }
+    for range in &plan.private {
+        recorder.record(Op::SetMemoryAttributes, "private", range.len, || {
+            vm.set_visibility(range.gpa, range.len, Visibility::Private)
+        })?;
+    }
+    write_staged(plan, &ram, recorder)?;
+    Ok((ram, private))
 }
 
 /// Puts what the host and the guest share into memory.

@@ -2,21 +2,21 @@
 //! (Linux 7.2 Documentation/virt/kvm/x86/amd-memory-encryption.rst). No thread starts before the guest is sealed.
 
 use super::{
-    Guest, GuestMemory, Services, check_digest, create_vcpu, not_offered, ranges, serial_interrupt,
-    write_staged,
+    Guest, GuestMemory, Services, check_digest, create_vcpu, guarded_memory, not_offered,
+    serial_interrupt,
 };
 use crate::config::snp::SnpConfig;
 use crate::digest::LaunchDigest;
 use crate::digest::snp::{launch_digest, page_type};
 use crate::error::Error;
 use crate::plan::{LaunchRegion, PageKind, Plan, cpuid};
-use crate::recorder::{Op, Recorder};
+use crate::recorder::Recorder;
 use crate::sys::SysError;
-use crate::sys::memory::{AlignedPages, GuestRam};
+use crate::sys::memory::AlignedPages;
 use crate::sys::sev_status::FirmwareStatus;
 use crate::sys::snp::{self, FinishParams, SevDevice, UpdateParams, VM_TYPE_SNP};
 use crate::sys::system::{Capability, System};
-use crate::sys::vm::{Visibility, Vm};
+use crate::sys::vm::Vm;
 
 /// Insists on SEV-SNP.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
@@ -52,19 +52,7 @@ pub(super) fn launch(
     }
     let serial_interrupt = serial_interrupt(&vm, recorder)?;
 
-    let ram = GuestRam::map(recorder, &ranges(plan))?;
-    let mut private = Vec::new();
-    for (slot, region) in ram.regions().iter().enumerate() {
-        let memfd = vm.create_guest_memfd(recorder, region.len())?;
-        vm.set_private_region(recorder, slot as u32, region, &memfd)?;
-        private.push(memfd);
-    }
-    for range in &plan.private {
-        recorder.record(Op::SetMemoryAttributes, "private", range.len, || {
-            vm.set_visibility(range.gpa, range.len, Visibility::Private)
-        })?;
-    }
-    write_staged(plan, &ram, recorder)?;
+    let (ram, private) = guarded_memory(plan, &vm, recorder)?;
 
     let mut vcpus = Vec::new();
     for id in 0..plan.cpus.get() {

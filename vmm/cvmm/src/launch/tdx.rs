@@ -5,20 +5,20 @@
 use abi::tdx::{TdAttributes, Xfam};
 
 use super::{
-    Guest, GuestMemory, Services, TdServices, check_digest, not_offered, ranges, serial_interrupt,
-    set_cpuid, write_staged,
+    Guest, GuestMemory, Services, TdServices, check_digest, guarded_memory, not_offered,
+    serial_interrupt, set_cpuid,
 };
 use crate::config::tdx::TdxConfig;
 use crate::device::ioapic;
 use crate::digest::LaunchDigest;
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::recorder::{Op, Recorder};
+use crate::recorder::Recorder;
 use crate::sys::SysError;
-use crate::sys::memory::{AlignedPages, GuestRam};
+use crate::sys::memory::AlignedPages;
 use crate::sys::system::{Capability, System};
 use crate::sys::tdx::{self, Capabilities, InitParams, VM_TYPE_TDX};
-use crate::sys::vm::{Visibility, Vm};
+use crate::sys::vm::Vm;
 
 /// The local APIC timer's period: CPUID leaf 0x15 tells a TD of a crystal of 25 MHz, and Linux believes it.
 const APIC_BUS_CYCLE_NS: u64 = 40;
@@ -94,19 +94,7 @@ pub(super) fn launch(
         tdx::init_vcpu(recorder, vcpu, 0)?;
     }
 
-    let ram = GuestRam::map(recorder, &ranges(plan))?;
-    let mut private = Vec::new();
-    for (slot, region) in ram.regions().iter().enumerate() {
-        let memfd = vm.create_guest_memfd(recorder, region.len())?;
-        vm.set_private_region(recorder, slot as u32, region, &memfd)?;
-        private.push(memfd);
-    }
-    for range in &plan.private {
-        recorder.record(Op::SetMemoryAttributes, "private", range.len, || {
-            vm.set_visibility(range.gpa, range.len, Visibility::Private)
-        })?;
-    }
-    write_staged(plan, &ram, recorder)?;
+    let (ram, private) = guarded_memory(plan, &vm, recorder)?;
 
     for region in &plan.regions {
         let mut source = AlignedPages::copy_of(&region.bytes);
