@@ -139,9 +139,20 @@ fn fuzz() -> Result<()> {
     if listed.is_empty() {
         bail!("no fuzz targets");
     }
-    for name in listed.lines() {
-        run(driver().args(["run", name, "--seconds", &seconds]))
-            .with_context(|| format!("fuzz target {name}"))?;
+    // Each target keeps one processor busy.
+    let lanes = std::thread::available_parallelism().map_or(1, usize::from);
+    let names: Vec<&str> = listed.lines().collect();
+    for batch in names.chunks(lanes) {
+        let start = |name: &&str| driver().args(["run", name, "--seconds", &seconds]).spawn();
+        let running: Vec<_> = batch.iter().map(start).collect();
+        // Every one is waited for before the first failure counts.
+        let ended: Vec<_> = running.into_iter().map(|child| child?.wait()).collect();
+        for (name, status) in batch.iter().zip(ended) {
+            let status = status.with_context(|| format!("fuzz target {name}"))?;
+            if !status.success() {
+                bail!("fuzz target {name}: {status}");
+            }
+        }
     }
     Ok(())
 }
