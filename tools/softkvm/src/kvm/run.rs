@@ -435,6 +435,10 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
             state.holder = Some(index);
         }
     }
+    if errno == Some(Errno::EAGAIN) {
+        // Started while it waited: how soon its thread calls again must not show in the guest.
+        state.vcpus[index].left = Some(Instant::now());
+    }
     state.refresh_stats(index);
     state.wake_runnable(index);
     drop(state);
