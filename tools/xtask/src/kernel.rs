@@ -141,6 +141,7 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>> {
             let mut decoder = ruzstd::decoding::StreamingDecoder::new(&mut source)?;
             decoder.read_to_end(&mut elf)?;
         }
+        Some([0x02, 0x21, 0x4c, 0x18]) => elf = lz4_legacy(&payload[4..])?,
         Some([0x1f, 0x8b, ..]) => {
             flate2::read::GzDecoder::new(payload).read_to_end(&mut elf)?;
         }
@@ -168,4 +169,19 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>> {
         bail!("the payload is no ELF file");
     }
     Ok(elf)
+}
+
+/// The blocks of an LZ4 legacy frame, each with its length in front; what the kernel's build appends is shorter than one.
+fn lz4_legacy(mut rest: &[u8]) -> Result<Vec<u8>> {
+    const BLOCK: usize = 8 << 20;
+    let mut out = Vec::new();
+    while let Some((len, after)) =
+        rest.split_first_chunk::<4>().filter(|(_, after)| !after.is_empty())
+    {
+        let len = u32::from_le_bytes(*len) as usize;
+        let block = after.get(..len).context("truncated LZ4 block")?;
+        out.extend(lz4_flex::block::decompress(block, BLOCK).context("damaged LZ4 block")?);
+        rest = &after[len..];
+    }
+    Ok(out)
 }
