@@ -2,12 +2,13 @@
 
 use sha2::{Digest, Sha256};
 
+/// The TDX module that counts as up to date is the one that makes our reports.
+pub use crate::tdx::report::TEE_TCB_SVN;
+
 /// Security versions of the processor's parts: CPUSVN of the PCK certificate and of the quoting enclave's report.
 pub const CPU_SVN: [u8; 16] = [2, 2, 2, 2, 3, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Security version of the provisioning certification enclave.
 pub const PCE_SVN: u16 = 11;
-/// Security versions of the TDX module that counts as up to date: its own, its major version (1 is TDX 1.5), SEAM loader.
-pub const TEE_TCB_SVN: [u8; 16] = [5, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Identifier of the provisioning certification enclave.
 pub const PCE_ID: [u8; 2] = [0, 0];
 /// Family, model, stepping, platform and package type: what collateral is looked up by. Not one of Intel's.

@@ -13,9 +13,10 @@ use super::Td;
 pub const REPORT_KEY: [u8; 32] = *b"softkvm TDREPORT key, no secret!";
 /// MRSEAM: SHA-384 of a name, since there is no module to hash.
 const MRSEAM_OF: &[u8] = b"softkvm TDX module";
-/// CPUSVN and TEE_TCB_SVN: softkvm's own.
+/// CPUSVN: softkvm's own.
 const CPU_SVN: [u8; 16] = *b"softkvm\0\0\0\0\0\0\0\0\0";
-const TEE_TCB_SVN: [u8; 16] = [5, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// Security versions of the TDX module: its own, its major version (1 is TDX 1.5), SEAM loader. softkvm's own.
+pub const TEE_TCB_SVN: [u8; 16] = [5, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// All fields of TEE_TCB_INFO up to and including TEE_TCB_SVN2.
 const VALID: [u8; 8] = [0xff, 1, 0, 0, 0, 0, 0, 0];
 
