@@ -16,6 +16,7 @@ use softkvm::snp::LaunchDigest;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::harness::*;
+use crate::interrupt::interrupting;
 
 const C_BIT: u64 = 1 << 51;
 const CR3: u64 = 0x1000 | C_BIT;

@@ -2,9 +2,6 @@
 
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use abi::kvm;
 use abi::kvm_snp;
@@ -341,29 +338,6 @@ pub fn identify(digest: LaunchDigest, policy: SnpPolicy) -> (IdBlock, IdAuth) {
     let signature: Signature = key.sign(block.as_bytes());
     auth.id_block_sig = signature_out(&signature);
     (block, auth)
-}
-
-extern "C" fn ignore(_: i32) {}
-
-/// Runs `blocked` in a thread, `meanwhile` here, and then interrupts the thread by a signal.
-pub fn interrupting<T: Send>(blocked: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> T {
-    // SAFETY: installs a handler that does nothing, so that the signal only interrupts.
-    unsafe { libc::signal(libc::SIGUSR1, ignore as *const () as libc::sighandler_t) };
-    let (send, receive) = mpsc::channel();
-    thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            // SAFETY: names the calling thread.
-            send.send(unsafe { libc::pthread_self() }).unwrap();
-            blocked()
-        });
-        let id = receive.recv().unwrap();
-        thread::sleep(Duration::from_millis(100));
-        meanwhile();
-        assert!(!thread.is_finished(), "it should block");
-        // SAFETY: the thread lives until it is joined.
-        unsafe { libc::pthread_kill(id, libc::SIGUSR1) };
-        thread.join().unwrap()
-    })
 }
 
 /// Contents that differ by `seed` and by position.

@@ -16,6 +16,8 @@ mod finish;
 mod guest;
 mod harness;
 mod init;
+#[path = "../common/interrupt.rs"]
+mod interrupt;
 mod memory;
 mod runtime;
 mod update;

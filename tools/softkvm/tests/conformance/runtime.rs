@@ -13,6 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::guest::*;
 use crate::harness::*;
+use crate::interrupt::interrupting;
 
 const SET_MP_STATE: u64 = 0x4004_ae99;
 const RUNNABLE: u32 = 0;

@@ -1,9 +1,6 @@
 //! What the rows have in common beyond TDs and their guests.
 
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use abi::kvm_tdx::{TdxCapabilities, TdxCmd, TdxExit, cmd};
 use abi::tdx::{TdReport, TdxStatus};
@@ -109,27 +106,4 @@ pub fn next_report(guest: &TdGuest) -> u64 {
         Left::Report(value) => value,
         other => panic!("{other:?}"),
     }
-}
-
-extern "C" fn ignore(_: i32) {}
-
-/// Runs `blocked` in a thread and `meanwhile` here, while it blocks; then interrupts it by a signal.
-pub fn interrupting<T: Send>(blocked: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> T {
-    // SAFETY: installs a handler that does nothing, so that the signal only interrupts.
-    unsafe { libc::signal(libc::SIGUSR1, ignore as *const () as libc::sighandler_t) };
-    let (send, receive) = mpsc::channel();
-    thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            // SAFETY: names the calling thread.
-            send.send(unsafe { libc::pthread_self() }).unwrap();
-            blocked()
-        });
-        let id = receive.recv().unwrap();
-        thread::sleep(Duration::from_millis(100));
-        meanwhile();
-        assert!(!thread.is_finished(), "it should block");
-        // SAFETY: the thread lives until it is joined.
-        unsafe { libc::pthread_kill(id, libc::SIGUSR1) };
-        thread.join().unwrap()
-    })
 }

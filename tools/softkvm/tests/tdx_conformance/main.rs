@@ -22,6 +22,8 @@ mod td;
 mod discovery;
 mod harness;
 mod init;
+#[path = "../common/interrupt.rs"]
+mod interrupt;
 mod measurement;
 mod memory;
 mod module;

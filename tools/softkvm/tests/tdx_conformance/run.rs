@@ -7,6 +7,7 @@ use softkvm::kvm::{Errno, number as nr};
 
 use crate::common::Ram;
 use crate::harness::*;
+use crate::interrupt::interrupting;
 use crate::td::{
     self, ALIAS, DATA, FATAL, FRESH, InitVm, Left, PRIVATE, RAM, RESET_PAGE, SHARED, TdGuest, TdVm,
     accept, end, init_vcpu, report, ve_of,

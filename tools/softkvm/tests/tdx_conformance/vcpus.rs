@@ -10,6 +10,7 @@ use libc::EINTR;
 use softkvm::kvm::{Errno, number as nr};
 
 use crate::harness::*;
+use crate::interrupt::interrupting;
 use crate::td::{
     DATA, FATAL, InitVm, Left, TdGuest, end, gate, init_vcpu, load_idt, report, stack, tdvmcall,
 };

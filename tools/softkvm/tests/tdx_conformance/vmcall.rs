@@ -12,6 +12,7 @@ use softkvm::kvm::Errno;
 
 use crate::common::Cpu;
 use crate::harness::*;
+use crate::interrupt::interrupting;
 use crate::td::{
     self, FATAL, InitVm, Left, SHARED, TdGuest, TdVm, end, go, init_vcpu, report, set_cpuid,
     tdvmcall,
