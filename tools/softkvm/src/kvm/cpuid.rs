@@ -63,6 +63,14 @@ pub fn supported(profile: &Profile, part: &Part) -> Vec<kvm_cpuid_entry2> {
     }
 }
 
+/// Function 8000_0008 EAX of a guest: what its page tables may hold, linear addresses of 48 bits, and what nested paging maps.
+/// Linux arch/x86/kvm/cpuid.c `__do_cpuid_func` caps the last at 48 bits unless nested paging has five levels; here it has
+/// them wherever addresses are wider.
+fn widths(phys_bits: u8) -> u32 {
+    let phys = u32::from(phys_bits);
+    phys | 48 << 8 | phys << 16
+}
+
 /// The three entries with the brand string.
 fn brand_string(profile: &Profile) -> impl Iterator<Item = kvm_cpuid_entry2> {
     let brand = text::<12>(&profile.brand);
@@ -79,7 +87,7 @@ fn amd(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2> {
     let signature = platform.signature();
     let kvm = text::<3>("KVMKVMKVM");
     let [sev_eax, _, _, _] = platform.cpuid_sev();
-    let phys = u32::from(profile.phys_bits);
+    let phys = profile.phys_bits;
     let mut table = vec![
         entry(0, None, [MAX_BASIC, ebx, ecx, edx]),
         // CLFLUSH lines of 64 bytes, one logical processor.
@@ -99,7 +107,7 @@ fn amd(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2> {
         entry(0x8000_0006, None, [0x5c00_2200, 0x6c00_4200, 0x0200_6140, 0x0080_9140]),
         // Invariant TSC.
         entry(0x8000_0007, None, [0, 0, 0, 1 << 8]),
-        entry(0x8000_0008, None, [phys | 48 << 8, 0, 0, 0]),
+        entry(0x8000_0008, None, [widths(phys), 0, 0, 0]),
     ]);
     for (index, words) in [
         [0x0000_4121, 0x01c0_003f, 0x3f, 0],
@@ -244,5 +252,14 @@ mod tests {
         assert_eq!(table.c_bit(), Some(51));
         assert_eq!(table.answer(0x8000_001f, 0)[0] & 0x1a, 0x1a);
         assert_eq!(table.phys_bits(), 48);
+    }
+
+    #[test]
+    fn monitors_learn_how_wide_guest_addresses_may_be() {
+        for (name, bits) in [("epyc-milan", 48), ("xeon-spr", 52)] {
+            let profile = Profile::load(name).unwrap();
+            let table = Table(supported(&profile, &profile.part(0).unwrap()));
+            assert_eq!(table.answer(0x8000_0008, 0)[0], bits | 48 << 8 | bits << 16, "{name}");
+        }
     }
 }
