@@ -14,6 +14,10 @@ mod intel;
 
 pub use intel::native;
 
+/// Function that describes memory encryption; of its EBX, the position of the C-bit.
+const SEV: u32 = 0x8000_001f;
+const C_BIT: u32 = 0x3f;
+
 /// KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
 const SIGNIFICANT: u32 = 1;
 
@@ -200,9 +204,23 @@ impl Table {
 
     /// The C-bit of function 8000_001F, if SEV is shown.
     pub fn c_bit(&self) -> Option<u8> {
-        let [eax, ebx, ..] = self.find(0x8000_001f, 0)?;
-        (eax & 2 != 0).then_some((ebx & 0x3f) as u8)
+        let [eax, ebx, ..] = self.find(SEV, 0)?;
+        (eax & 2 != 0).then_some((ebx & C_BIT) as u8)
     }
+
+    /// Corrects a C-bit that is said to be at `from`.
+    pub fn move_c_bit(&mut self, from: u8, to: u8) {
+        let sev = self.0.iter_mut().find(|e| e.function == SEV && e.ebx & C_BIT == u32::from(from));
+        if let Some(entry) = sev {
+            entry.ebx = entry.ebx & !C_BIT | u32::from(to);
+        }
+    }
+}
+
+/// Position of the C-bit by the CPUID instruction of the processor that this program runs on, whatever it makes of the
+/// function: this is what a monitor finds that does not ask KVM.
+pub fn bare_c_bit() -> u8 {
+    (std::arch::x86_64::__cpuid(SEV).ebx & C_BIT) as u8
 }
 
 #[cfg(test)]
@@ -252,6 +270,16 @@ mod tests {
         assert_eq!(table.c_bit(), Some(51));
         assert_eq!(table.answer(0x8000_001f, 0)[0] & 0x1a, 0x1a);
         assert_eq!(table.phys_bits(), 48);
+    }
+
+    #[test]
+    fn a_c_bit_that_was_found_elsewhere_is_moved() {
+        let mut table = table();
+        table.move_c_bit(51, 47);
+        assert_eq!(table.c_bit(), Some(47));
+        table.move_c_bit(51, 46);
+        assert_eq!(table.c_bit(), Some(47), "it is somewhere else");
+        assert_eq!(table.answer(SEV, 0)[1] & !C_BIT, 0, "nothing else changes");
     }
 
     #[test]
