@@ -82,6 +82,8 @@ impl Apt {
     pub fn unpack_with_dependencies(&self, packages: &[&str], into: &Path) -> Result<()> {
         let archives = self.dir.join("cache/archives");
         eprintln!("fetching {} and what they depend on ...", packages.join(", "));
+        // What an interrupted run has left is of unknown suites and times.
+        debs(&archives)?.into_iter().try_for_each(fs::remove_file)?;
         // Nothing counts as installed, and nothing is: the only lock would be dpkg's.
         capture(
             self.command("apt-get")
@@ -98,12 +100,9 @@ impl Apt {
                 std::os::unix::fs::symlink(Path::new("usr").join(dir), link)?;
             }
         }
-        for entry in fs::read_dir(&archives)?.filter_map(Result::ok) {
-            let file = entry.path();
-            if file.extension().is_some_and(|extension| extension == "deb") {
-                extract(&file, into)?;
-                fs::remove_file(file)?;
-            }
+        for file in debs(&archives)? {
+            extract(&file, into)?;
+            fs::remove_file(file)?;
         }
         Ok(())
     }
@@ -126,6 +125,13 @@ impl Apt {
         fs::remove_file(file)?;
         Ok(())
     }
+}
+
+/// The packages in a directory.
+fn debs(dir: &Path) -> Result<Vec<PathBuf>> {
+    let files = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+    let is_deb = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "deb");
+    files.filter(|file| file.as_ref().map_or(true, is_deb)).collect()
 }
 
 /// Unpacks a package through links that are there already, as dpkg would.
