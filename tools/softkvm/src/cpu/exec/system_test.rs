@@ -212,8 +212,8 @@ fn time_stamps_and_random_numbers() {
 }
 
 #[test]
-fn pages_named_for_the_rmp_must_be_aligned() {
-    for (page, huge, vector) in [(DATA, 0, 6), (DATA + 8, 0, 13), (DATA, 1, 13), (0, 1, 6)] {
+fn large_pages_named_for_the_rmp_must_be_aligned() {
+    for (page, huge, vector) in [(DATA, 0, 6), (DATA + 8, 0, 6), (DATA, 1, 13), (8, 1, 6)] {
         // The bare world has no RMP: it answers #UD once the operands have been accepted.
         let mut m = Machine::long().code(&[0xf2, 0x0f, 0x01, 0xff]);
         m.p.core.gpr[RAX] = page;
