@@ -23,6 +23,8 @@ use super::user;
 use crate::snp::{Page, RmpEntry};
 
 const PAGE: u64 = 4096;
+/// Private pages that get host memory together when the first of them is used: guests start with all of theirs in order.
+const TOGETHER: usize = 16;
 
 /// Names a guest memory descriptor within its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -356,6 +358,9 @@ impl Memory {
         let host = unsafe { gmem.map.base().add(at * PAGE as usize) };
         let owed = std::mem::take(&mut gmem.owed[at]);
         if owed != Owed::Nothing {
+            if at.is_multiple_of(TOGETHER) {
+                gmem.map.populate(at * PAGE as usize, TOGETHER * PAGE as usize);
+            }
             // SAFETY: the page is ours and mapped, and nobody runs while the VM is locked.
             owed.pay(unsafe { &mut *host.cast::<Page>() }, seed ^ gpa & !0xfff);
         }

@@ -171,6 +171,10 @@ pub(crate) fn select(insn: &Instruction, op: &mut Op, features: Features) -> Opt
         | M::Prefetcht1
         | M::Prefetcht2
         | M::Prefetchw => plain(op, mov::nop),
+        M::Clflush => {
+            memory(insn, op, 0)?;
+            plain(op, mov::touch)
+        }
         M::Cdqe => plain(op, mov::cdqe),
         M::Cwde => plain(op, mov::cwde),
         M::Cqo => plain(op, mov::cqo),
