@@ -254,6 +254,48 @@ fn an_instruction_on_two_pages() {
 }
 
 #[test]
+fn an_instruction_on_two_pages_changes_with_its_second() {
+    let start = assemble(CODE, |a| {
+        a.mov(byte_ptr(CODE + 0x1002), 0x55)?;
+        a.jmp(CODE + 0xffe)
+    });
+    let mut code = vec![0x90; 0xffe];
+    code[..start.len()].copy_from_slice(&start);
+    code.extend_from_slice(&[0xb8, 0x44, 0x33, 0x22, 0x11, 0xf4]); // mov eax, 0x11223344; hlt
+    for mut m in both(&code) {
+        for (from, expected) in [(CODE + 0xffe, 0x1122_3344), (CODE, 0x5522_3344)] {
+            m.p.core.rip = from;
+            assert_eq!(m.run(10_000), Exit::Halt);
+            assert_eq!(m.p.core.gpr[RAX], expected);
+        }
+    }
+}
+
+#[test]
+fn an_instruction_on_two_pages_follows_its_mapping() {
+    let mut code = vec![0x90; 0xffe];
+    code.extend_from_slice(&[0xb8, 0x44, 0x33, 0x22, 0x11, 0xf4]); // mov eax, 0x11223344; hlt
+    for mut m in both(&code) {
+        // The page tables of `identity_map` are large pages: one table more makes small ones.
+        let (table, other) = (0x9_0000, 0x6_0000);
+        for page in 0..512u64 {
+            m.world.put64(table + page * 8, page << 12 | 3);
+        }
+        m.world.put64(TABLES + 0x2000, table | 3);
+        m.world.put(other, &[0x33, 0x22, 0x77, 0xf4]);
+        let run = |m: &mut Machine| {
+            m.p.core.rip = CODE + 0xffe;
+            assert_eq!(m.run(10_000), Exit::Halt);
+            m.p.core.gpr[RAX]
+        };
+        assert_eq!(run(&mut m), 0x1122_3344);
+        m.world.put64(table + (CODE >> 12) * 8 + 8, other | 3);
+        m.p.flush_page(CODE + 0x1000);
+        assert_eq!(run(&mut m), 0x7722_3344);
+    }
+}
+
+#[test]
 fn stack_depth_is_constant() {
     let code = assemble(CODE, |a| {
         let mut top = a.create_label();

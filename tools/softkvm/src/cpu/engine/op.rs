@@ -75,6 +75,9 @@ pub(crate) struct Head {
     pub page: u64,
     /// Mode it was decoded for.
     pub mode: u32,
+    /// It is one instruction on two pages: only the jump cache leads to it, because the second may come to be mapped
+    /// elsewhere.
+    pub bridge: bool,
 }
 
 /// A link that leads to another page: the way goes through the jump cache, because the other page
@@ -123,7 +126,7 @@ pub(crate) enum Leave {
 const JUMPS: usize = 4096;
 
 /// No block: never matches an address and mode.
-static NOWHERE: Head = Head { rip: 1 << 62, count: 0, page: 0, mode: u32::MAX };
+static NOWHERE: Head = Head { rip: 1 << 62, count: 0, page: 0, mode: u32::MAX, bridge: false };
 
 /// The part of a processor that the fast engine keeps at hand.
 pub(crate) struct Hot {
@@ -185,10 +188,14 @@ impl Hot {
         (rip ^ rip >> 12) as usize % JUMPS
     }
 
-    /// Remembers a block.
+    /// Remembers a live block.
     pub fn remember(&mut self, rip: u64, head: *const Head) {
         self.jumps[Self::jump_slot(rip)] = head;
         self.jump_pages.add(rip >> 12);
+        // SAFETY: the caller has just found the block.
+        if unsafe { (*head).bridge } {
+            self.jump_pages.add((rip >> 12).wrapping_add(1));
+        }
     }
 
     /// Forgets all virtual addresses.
