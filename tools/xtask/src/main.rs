@@ -7,6 +7,7 @@ mod demo;
 mod images;
 mod initramfs;
 mod kernel;
+mod nested;
 mod oracle;
 mod run;
 
@@ -29,6 +30,8 @@ enum Command {
     Demo(demo::Args),
     /// Run every check and test of the project.
     Test(check::Args),
+    /// Run the same guests on mainline kvm_amd (under QEMU) and on softkvm, and compare what they do (30 minutes at most).
+    Nested(nested::Args),
     /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2 or minimal.
     Kernel {
         /// 6.1, 6.12, 7.2 (Debian cloud kernels) or minimal (built from Debian's source).
@@ -53,6 +56,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Demo(args) => demo::demo(&args),
         Command::Test(args) => check::test(&args),
+        Command::Nested(args) => nested::nested(&args),
         Command::Kernel { name } => {
             let kernel = kernel::fetch(&name)?;
             println!("{}", kernel.bzimage.display());
