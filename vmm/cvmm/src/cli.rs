@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::check::Asked;
 use crate::config::{AcceptMode, Console, CpuRange, LoadMode, MemorySize};
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
@@ -18,6 +19,7 @@ Examples:
   cvmm --snp --kernel bzImage --emulate          # no SEV-SNP processor needed; not confidential
   cvmm --tdx --kernel bzImage --emulate          # no TDX processor needed; not confidential
   cvmm measure --snp --kernel bzImage --cpus 1..4
+  cvmm check                                     # can this host run guests, and if not, what is missing?
 
 Exit codes:
     0  the guest powered off, or the mark of --until was reached
@@ -59,6 +61,8 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Say whether this host can run guests, and what to do about everything that it lacks.
+    Check(CheckFlags),
     /// Say what a status of firmware or TDX module, a guest's termination code or an exit code means.
     Explain {
         /// The code, for instance 7, 0x16, 5:2 (set:reason) or 0xC000010000000045.
@@ -174,6 +178,55 @@ pub struct Flags {
     /// Write the log to this file instead of stderr.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log: Option<PathBuf>,
+}
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  cvmm check                   # everything; code 0 if plain and confidential guests (of one kind) can run
+  cvmm check --snp             # code 0 if SEV-SNP guests can run
+  sudo cvmm check --tdx        # root may see more: the BIOS's settings, the kernel's log
+  cvmm check --json | jq -r '.groups[].findings[] | select(.verdict == \"missing\") | .cure // .follows'
+  cvmm check --emulate         # the same of softkvm, a KVM in software
+
+Each line has what was found and what is needed, and, where that is not the same, the one command or setting that changes it.
+    ok       as it should be
+    missing  a guest cannot run without it
+    advice   guests run, but start or run slower than they could
+    unknown  it cannot be seen from here
+
+Exit codes:
+    0  every technology that was asked for is ready; without a flag, plain and one of --snp and --tdx
+    3  something is missing
+
+docs/check.md explains every line and the layout of --json.";
+
+/// The flags of `cvmm check`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = CHECK_EXAMPLES)]
+pub struct CheckFlags {
+    /// Look at what unprotected guests need.
+    #[arg(long)]
+    pub plain: bool,
+    /// Look at what SEV-SNP guests need.
+    #[arg(long)]
+    pub snp: bool,
+    /// Look at what TDX guests need.
+    #[arg(long)]
+    pub tdx: bool,
+    /// Look at softkvm, a KVM in software, instead of this host [default profile: epyc-milan, for --tdx alone xeon-spr].
+    #[arg(long, value_name = "PROFILE", num_args = 0..=1, require_equals = true)]
+    pub emulate: Option<Option<String>>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl CheckFlags {
+    /// What they ask for by name.
+    pub fn asked(&self) -> Option<Asked> {
+        let CheckFlags { plain, snp, tdx, .. } = *self;
+        (plain || snp || tdx).then_some(Asked { plain, snp, tdx })
+    }
 }
 
 /// clap's complaint in our three lines.

@@ -23,10 +23,10 @@ pub fn read(machine: &Machine, path: &str) -> Answer<String> {
     let intel = machine.xeon.is_some();
     let loaded = machine.faults.has_module();
     if let Some(name) = path.strip_prefix(AMD) {
-        return parameter(machine, loaded && !intel, name, &["sev", "sev_es", "sev_snp"]);
+        return parameter(machine, loaded && !intel, name, &["npt", "sev", "sev_es", "sev_snp"]);
     }
     if let Some(name) = path.strip_prefix(INTEL) {
-        return parameter(machine, loaded && intel, name, &["tdx"]);
+        return parameter(machine, loaded && intel, name, &["ept", "tdx"]);
     }
     match &machine.xeon {
         Some(xeon) if path == TDX_VERSION && loaded => {

@@ -4,11 +4,13 @@
 //! reason beside the code. Nothing outside this folder issues an ioctl.
 
 pub mod clock;
+pub mod cpuid;
 pub mod kick;
 pub mod memory;
 pub mod preloaded;
 pub mod sev_status;
 pub mod snp;
+pub mod snp_platform;
 pub mod socket;
 pub mod system;
 pub mod tdx;

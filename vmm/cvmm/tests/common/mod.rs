@@ -37,8 +37,14 @@ impl Bench {
 
     /// Runs cvmm here; `kernel` says whether the test guest is the kernel.
     pub fn cvmm(&self, args: &[&str]) -> Output {
+        self.cvmm_with(&[], args)
+    }
+
+    /// The same with variables in its environment.
+    pub fn cvmm_with(&self, environment: &[(&str, &str)], args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_cvmm"))
             .args(args)
+            .envs(environment.iter().copied())
             .current_dir(self.dir.path())
             .env_remove("LD_PRELOAD")
             .env_remove("CVMM_SOFTKVM")
