@@ -16,6 +16,7 @@ pub mod plan;
 pub mod recorder;
 pub mod report;
 pub mod run;
+pub mod selftest;
 pub mod shim_image;
 pub mod sys;
 pub mod termination;
@@ -23,7 +24,7 @@ pub mod termination;
 use std::io::Write;
 
 use check::{Asked, CheckReport};
-use cli::{CheckFlags, Flags};
+use cli::{CheckFlags, Flags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
 use error::{Error, ExitCode};
@@ -156,6 +157,14 @@ pub fn check_verb(flags: &CheckFlags, started: Started) -> Result<ExitCode, Erro
     let text = if flags.json { json(&report)? } else { check::table::render(&report) };
     print_out(&text)?;
     Ok(report.exit_code())
+}
+
+/// Runs everything that this host can run: `cvmm selftest`.
+///
+/// # Errors
+/// It could not be run; what it found is the exit code.
+pub fn selftest_verb(flags: &SelftestFlags) -> Result<ExitCode, Error> {
+    selftest::run(flags)
 }
 
 /// Explains a number: `cvmm explain`.

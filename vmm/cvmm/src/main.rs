@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Some(Verb::Run(flags)) => cvmm::run_verb(flags, started),
         Some(Verb::Measure { flags, json }) => cvmm::measure_verb(flags, *json),
         Some(Verb::Check(flags)) => cvmm::check_verb(flags, started),
+        Some(Verb::Selftest(flags)) => cvmm::selftest_verb(flags),
         Some(Verb::Explain { code }) => cvmm::explain_verb(code),
     };
     match result {
