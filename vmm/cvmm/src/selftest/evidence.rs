@@ -16,17 +16,28 @@ fn name(technology: &str) -> &'static str {
     }
 }
 
-/// The digest, as `cvmm measure` prints it.
+/// The digest, as `cvmm measure` prints it, from a report that was made for `data`.
 ///
 /// # Errors
-/// The guest printed none, or no whole one.
-pub fn digest(technology: &str, console: &str) -> Result<String, &'static str> {
+/// The guest printed none, no whole one, or one for other data.
+pub fn digest(technology: &str, console: &str, data: &[u8; 64]) -> Result<String, &'static str> {
     let bytes = printed(name(technology), console).ok_or("the guest printed no report")?;
     let cut = "the guest's report is not whole";
-    Ok(match technology {
-        "tdx" => hex(&TdReport::read_from_prefix(&bytes).map_err(|_| cut)?.0.td_info.mrtd),
-        _ => hex(&AttestationReport::read_from_prefix(&bytes).map_err(|_| cut)?.0.measurement),
-    })
+    let (digest, holds) = match technology {
+        "tdx" => {
+            let (report, _) = TdReport::read_from_prefix(&bytes).map_err(|_| cut)?;
+            (report.td_info.mrtd, report.mac.report_data)
+        }
+        _ => {
+            let (report, _) = AttestationReport::read_from_prefix(&bytes).map_err(|_| cut)?;
+            (report.measurement, report.report_data)
+        }
+    };
+    if holds == *data {
+        Ok(hex(&digest))
+    } else {
+        Err("the guest's report holds other data than was asked for")
+    }
 }
 
 fn printed(what: &str, console: &str) -> Option<Vec<u8>> {
@@ -53,6 +64,7 @@ mod tests {
         let measurement = [0xa5; 48];
         let mut report = vec![0; size_of::<AttestationReport>()];
         report[0x90..0xc0].copy_from_slice(&measurement);
+        report[0x50..0x90].fill(7);
         let lines: Vec<String> = report.chunks(32).map(hex).collect();
         let console = |end| {
             let [first, rest @ ..] = lines.as_slice() else { unreachable!() };
@@ -62,8 +74,9 @@ mod tests {
             )
         };
         let whole = console("cvmm-init: report END\r");
-        assert_eq!(digest("snp", &whole), Ok(hex(&measurement)));
-        assert!(digest("snp", &console("")).is_err());
-        assert!(digest("tdx", &whole).is_err());
+        assert_eq!(digest("snp", &whole, &[7; 64]), Ok(hex(&measurement)));
+        assert!(digest("snp", &whole, &[8; 64]).unwrap_err().contains("other data"));
+        assert!(digest("snp", &console(""), &[7; 64]).is_err());
+        assert!(digest("tdx", &whole, &[7; 64]).is_err());
     }
 }

@@ -235,7 +235,9 @@ fn climb(
         if with_console {
             archive.add_file(format!("{name}/console.txt"), console);
         }
-        let result = judge(rung, &ended, &words, report, console, predicted);
+        let left =
+            Left { ended, report: read_json(report), console: read_text(console), predicted };
+        let result = judge(plan, rung, &left, &words);
         if let (Outcome::Failed, Some(reason)) = (result.outcome, &result.reason) {
             eprintln!("      failed: {reason}");
         }
@@ -311,21 +313,31 @@ impl Result {
     }
 }
 
-/// Compares what a rung left behind with what it should have.
-fn judge(
-    rung: &Rung,
-    ended: &Ended,
-    words: &[OsString],
-    report: &Path,
-    console: &Path,
+/// What a rung left behind, and what it should have.
+struct Left {
+    ended: Ended,
+    report: Option<Value>,
+    console: String,
+    /// The launch digest by `cvmm measure`.
     predicted: Option<String>,
-) -> Result {
-    let report: Option<Value> =
-        std::fs::read(report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let digest = report.as_ref().and_then(|report| report["digest"].as_str()).map(str::to_owned);
-    let failure =
-        failure(rung, ended, report.as_ref(), console, predicted.as_deref(), digest.as_deref());
-    let (outcome, code, reason) = match failure {
+}
+
+impl Left {
+    fn digest(&self) -> Option<&str> {
+        self.report.as_ref()?["digest"].as_str()
+    }
+}
+
+fn read_json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+fn read_text(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+}
+
+fn judge(plan: &Plan, rung: &Rung, left: &Left, words: &[OsString]) -> Result {
+    let (outcome, code, reason) = match failure(plan, rung, left) {
         None => (Outcome::Passed, ExitCode::Ok, None),
         Some((code, reason)) => (Outcome::Failed, code, Some(reason)),
     };
@@ -334,22 +346,16 @@ fn judge(
         outcome,
         reason,
         command: words.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
-        exit_code: ended.code,
-        seconds: Some(ended.took.as_millis() as f64 / 1e3),
-        digest,
+        exit_code: left.ended.code,
+        seconds: Some(left.ended.took.as_millis() as f64 / 1e3),
+        digest: left.digest().map(str::to_owned),
         code,
     }
 }
 
 /// Why a rung has failed, and the exit code for it.
-fn failure(
-    rung: &Rung,
-    ended: &Ended,
-    report: Option<&Value>,
-    console: &Path,
-    predicted: Option<&str>,
-    digest: Option<&str>,
-) -> Option<(ExitCode, String)> {
+fn failure(plan: &Plan, rung: &Rung, left: &Left) -> Option<(ExitCode, String)> {
+    let Left { ended, console, predicted, .. } = left;
     if ended.code != Some(0) {
         let code =
             ExitCode::ALL.into_iter().find(|code| ended.code == Some(i32::from(*code as u8)));
@@ -357,33 +363,32 @@ fn failure(
         let reason = match (line("error: "), line("cause: ")) {
             (Some(error), Some(cause)) => format!("{error}: {cause}"),
             (Some(error), None) => error.to_owned(),
-            (None, _) => format!("it ended with {:?} and no error", ended.code),
+            (None, _) => format!("cvmm ended with code {:?} and told no error", ended.code),
         };
         return Some((code.unwrap_or(ExitCode::Internal), reason));
     }
-    if report.is_none() {
+    if left.report.is_none() {
         return Some((ExitCode::Internal, "there is no report".into()));
     }
-    let console = std::fs::read(console).unwrap_or_default();
-    let console = String::from_utf8_lossy(&console);
-    if rung.kind == Kind::Exits && console != guest::TEXT {
+    if rung.is_builtin(plan) && console != guest::TEXT {
         return Some((ExitCode::Crash, "the built-in guest did not say its line".into()));
     }
     let mismatch = |what: &str, is: &str| {
-        let predicted = predicted.unwrap_or("nothing");
+        let predicted = predicted.as_deref().unwrap_or("nothing");
         (ExitCode::Measurement, format!("{what} {is}, but cvmm measure predicts {predicted}"))
     };
-    if rung.is_protected() && (digest.is_none() || digest != predicted) {
+    let digest = left.digest();
+    if rung.is_protected() && (digest.is_none() || digest != predicted.as_deref()) {
         return Some(mismatch("the launch digest is", digest.unwrap_or("not there")));
     }
-    if rung.kind == Kind::Attest {
-        return match evidence::digest(rung.technology, &console) {
-            Ok(attested) if Some(attested.as_str()) == predicted => None,
-            Ok(attested) => Some(mismatch("the guest attests", &attested)),
-            Err(why) => Some((ExitCode::Crash, why.into())),
-        };
+    if rung.kind != Kind::Attest {
+        return None;
     }
-    None
+    match evidence::digest(rung.technology, console, rung::REPORT_DATA) {
+        Ok(attested) if Some(&attested) == predicted.as_ref() => None,
+        Ok(attested) => Some(mismatch("the guest attests", &attested)),
+        Err(why) => Some((ExitCode::Crash, why.into())),
+    }
 }
 
 /// The code of the first rung that failed; where nothing ran at all, that the host lacks something.

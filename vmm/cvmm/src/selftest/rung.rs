@@ -33,7 +33,8 @@ pub struct Rung {
 pub const TECHNOLOGIES: [&str; 3] = ["plain", "snp", "tdx"];
 
 /// 64 bytes for a report, so that it is nobody else's.
-const REPORT_DATA: &[u8; 64] = b"cvmm selftest: these bytes are what the report was asked to hold";
+pub const REPORT_DATA: &[u8; 64] =
+    b"cvmm selftest: these bytes are what the report was asked to hold";
 
 impl Rung {
     /// The whole ladder, easiest first.
@@ -76,6 +77,11 @@ impl Rung {
         self.kind != Kind::Exits
     }
 
+    /// Is its guest the built-in one?
+    pub fn is_builtin(&self, plan: &Plan) -> bool {
+        plan.kernel.is_none() || self.kind == Kind::Exits
+    }
+
     /// Is its guest measured?
     pub fn is_protected(&self) -> bool {
         self.technology != "plain"
@@ -88,8 +94,8 @@ impl Rung {
             flags.push(name.into());
             flags.push(value.as_ref().to_owned());
         };
-        match (&plan.kernel, self.kind) {
-            (Some(kernel), Kind::Hashed | Kind::Measured | Kind::Attest) => {
+        match &plan.kernel {
+            Some(kernel) if !self.is_builtin(plan) => {
                 add("--kernel", kernel);
                 if let Some(initrd) = &plan.initrd {
                     add("--initrd", initrd);
@@ -97,9 +103,9 @@ impl Rung {
                 add("--cmdline", &self.cmdline(&plan.cmdline));
                 add("--memory", &plan.memory);
             }
-            (_, kind) => {
+            _ => {
                 add("--kernel", &plan.builtin_kernel);
-                if kind == Kind::Exits {
+                if self.kind == Kind::Exits {
                     add("--shim", &plan.builtin_shim);
                 }
                 add("--memory", &"64M");

@@ -7,7 +7,7 @@ mod test_guest;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-pub use test_guest::{test_guest, test_guest_code};
+pub use test_guest::{elf, test_guest, test_guest_code};
 
 /// A scratch directory with the test guest in it.
 pub struct Bench {
