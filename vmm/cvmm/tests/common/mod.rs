@@ -1,5 +1,5 @@
 //! What the tests of the command share: a scratch directory, and running cvmm in it.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub mod hostile;
 mod test_guest;
