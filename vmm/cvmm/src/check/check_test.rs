@@ -30,10 +30,12 @@ impl Described {
         self
     }
 
+    /// In a file, other than in the device, registers overlap those that follow: those looked at are not neighbours.
     fn msr(&self, number: u32, value: u64) -> &Described {
-        self.file("/dev/cpu/0/msr", "");
         let path = self.dir.path().join("dev/cpu/0/msr");
-        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(path).unwrap();
         file.write_all_at(&value.to_le_bytes(), number.into()).unwrap();
         self
     }
@@ -109,6 +111,7 @@ fn epyc() -> Described {
     host.config(
         "CONFIG_KVM_AMD=m\nCONFIG_KVM_AMD_SEV=y\nCONFIG_CRYPTO_DEV_SP_PSP=y\nCONFIG_AMD_IOMMU=y\n",
     )
+    .msr(0xc001_0010, 1 << 23)
     .msr(0xc001_0132, 0x1000_0000)
     .file("/sys/fs/cgroup/misc.capacity", "sev 410\nsev_es 99\n")
     .file("/sys/fs/cgroup/misc.current", "sev 0\nsev_es 3\n");
@@ -124,6 +127,7 @@ fn xeon() -> Described {
     host.cpuid.insert(7, [0, 0, 1 << 13, 0]);
     host.config("CONFIG_KVM_INTEL=m\nCONFIG_INTEL_TDX_HOST=y\nCONFIG_KVM_INTEL_TDX=y\n")
         .msr(0x87, 64 << 32 | 63)
+        .msr(0x982, 0x8000_0003)
         .file("/sys/power/state", "freeze mem\n")
         .file("/sys/module/kvm_intel/parameters/ept", "Y\n")
         .file("/sys/module/kvm_intel/parameters/tdx", "Y\n")
@@ -181,6 +185,12 @@ fn settings_of_the_bios_are_seen_in_registers_and_in_the_log() {
 
     host.remove("/dev/cpu/0/msr");
     assert_eq!(find(&host.judge(SNP), "BIOS: RMP").verdict, Verdict::Unknown);
+    assert_eq!(find(&host.judge(SNP), "BIOS: SMEE").verdict, Verdict::Unknown);
+    host.file("/proc/cpuinfo", "flags\t\t: fpu svm sev sev_es sev_snp\n");
+    assert_eq!(find(&host.judge(SNP), "BIOS: SMEE").verdict, Verdict::Ok);
+    host.file("/proc/cpuinfo", "flags\t\t: fpu svm\n");
+    missing(&host.judge(SNP), "BIOS: SMEE", "no sev", "SMEE enabled");
+    host.file("/proc/cpuinfo", "flags\t\t: fpu svm sev sev_es sev_snp\n");
     let line = "SEV-SNP: Memory for the RMP table has not been reserved by BIOS";
     host.file("/dev/kmsg", &format!("6,1,0,-;Linux version 7.2\n3,300,100,-;{line}\n"));
     missing(&host.judge(SNP), "BIOS: RMP", "has not been reserved", "SEV-SNP Memory");
@@ -193,6 +203,10 @@ fn settings_of_the_bios_are_seen_in_registers_and_in_the_log() {
     host.vm_types = 1;
     host.msr(0x87, 63);
     missing(&host.judge(Asked::TDX), "BIOS: TDX", "0 private key identifiers", "SEAM Loader");
+    host.msr(0x982, 1);
+    let report = host.judge(Asked::TDX);
+    missing(&report, "BIOS: TME", "register 982 is 0x1", "Memory Encryption (TME) enabled");
+    assert_eq!(find(&report, "BIOS: TDX").follows, Some("BIOS: TME"));
     host.remove("/dev/cpu/0/msr")
         .file("/dev/kmsg", "6,1,0,-;virt/tdx: BIOS enabled: private KeyID range [64, 128)");
     assert_eq!(find(&host.judge(Asked::TDX), "BIOS: TDX").verdict, Verdict::Ok);

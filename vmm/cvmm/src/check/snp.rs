@@ -25,8 +25,12 @@ use crate::sys::system::System;
 pub struct SnpFacts {
     /// CPUID 8000_001F.
     pub leaf: [u32; 4],
+    /// SYSCFG (MSR C001_0010).
+    syscfg: Seen<u64>,
     /// Base address of the reverse map table (MSR C001_0132).
     rmp_base: Seen<u64>,
+    /// The processor's features, as the kernel has left them.
+    flags: Seen<String>,
     /// Parameters of kvm_amd: nested paging, which is always there, then sev, sev_es, sev_snp.
     parameters: [Seen<String>; 4],
     /// Why /dev/sev cannot be opened.
@@ -39,6 +43,9 @@ pub struct SnpFacts {
 }
 
 const LEAF: u32 = 0x8000_001f;
+const MSR_SYSCFG: u32 = 0xc001_0010;
+/// MemEncryptionModEn: memory encryption may be used.
+const SYSCFG_MEM_ENCRYPT: u64 = 1 << 23;
 const MSR_RMP_BASE: u32 = 0xc001_0132;
 const PARAMETERS: [&str; 4] = ["npt", "sev", "sev_es", "sev_snp"];
 /// The oldest firmware that the kernel initialises (sev-dev.c, SNP_MIN_API_MAJOR, SNP_MIN_API_MINOR).
@@ -66,7 +73,11 @@ impl SnpFacts {
         let processor = ProcessorFacts::gather(cpuid);
         let mut facts = SnpFacts {
             leaf: if processor.has(LEAF) { cpuid(LEAF, 0) } else { [0; 4] },
+            syscfg: tree.msr(MSR_SYSCFG),
             rmp_base: tree.msr(MSR_RMP_BASE),
+            flags: tree.text("/proc/cpuinfo").parsed(|text| {
+                text.lines().find(|line| line.starts_with("flags")).map(str::to_owned)
+            }),
             parameters: PARAMETERS
                 .map(|name| tree.text(&format!("/sys/module/kvm_amd/parameters/{name}"))),
             device: None,
@@ -117,6 +128,9 @@ pub fn judge(host: &Host) -> Vec<Finding> {
         let set_up = root.or(bare.root());
         findings.push(bare);
         if supported {
+            let encryption = judge_encryption(facts, offered).after(set_up);
+            let set_up = set_up.or(encryption.root());
+            findings.push(encryption);
             findings.push(judge_bios(host, offered).after(set_up));
             findings.push(judge_asid_space(facts).after(set_up));
             findings.push(judge_iommu(host, offered));
@@ -169,10 +183,35 @@ fn judge_bare(processor: &ProcessorFacts, offered: bool) -> Finding {
     }
 }
 
+/// Without it the kernel hides all of SEV (Linux 7.2 arch/x86/kernel/cpu/amd.c `early_detect_mem_encrypt`).
+fn judge_encryption(facts: &SnpFacts, offered: bool) -> Finding {
+    const SUBJECT: &str = "BIOS: SMEE";
+    const NEEDED: &str = "memory encryption enabled";
+    const CURE: &str = "BIOS: AMD CBS, CPU: SMEE enabled";
+    let has = |flag| facts.flags.known().map(|flags| flags.split(' ').any(|word| word == flag));
+    match (&facts.syscfg, has("sev_snp"), has("sev")) {
+        (Seen::Is(value), _, _) if value & SYSCFG_MEM_ENCRYPT != 0 => {
+            Finding::ok(SUBJECT, format!("SYSCFG {value:#x}"), NEEDED)
+        }
+        (Seen::Is(value), _, _) => {
+            Finding::missing(SUBJECT, format!("SYSCFG {value:#x}, bit 23 is 0"), NEEDED, CURE)
+        }
+        _ if offered => Finding::ok(SUBJECT, "enabled, or KVM would not offer guests", NEEDED),
+        (_, Some(true), _) => Finding::ok(SUBJECT, "sev_snp in /proc/cpuinfo", NEEDED),
+        (_, _, Some(false)) => Finding::missing(SUBJECT, "no sev in /proc/cpuinfo", NEEDED, CURE),
+        _ => Finding::unknown(
+            SUBJECT,
+            "register C0010010 cannot be read",
+            NEEDED,
+            "sudo modprobe msr && sudo cvmm check --snp",
+        ),
+    }
+}
+
 fn judge_bios(host: &Host, offered: bool) -> Finding {
     const SUBJECT: &str = "BIOS: RMP";
     const NEEDED: &str = "memory reserved for the reverse map table";
-    const CURE: &str = "BIOS: AMD CBS, CPU: SMEE and SEV-SNP Memory (RMP Table) Coverage enabled; NBIO: SEV-SNP Support enabled";
+    const CURE: &str = "BIOS: AMD CBS, CPU: SEV-SNP Memory (RMP Table) Coverage enabled; NBIO: SEV-SNP Support enabled";
     let said = host.kernel.said(&["RMP table", "RMP configuration"]);
     match (&host.snp.rmp_base, said) {
         (Seen::Is(base), _) if base >> 13 & ((1 << 39) - 1) != 0 => {

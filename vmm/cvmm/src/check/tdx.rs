@@ -20,13 +20,15 @@ use crate::sys::tdx::{self, VM_TYPE_TDX};
 pub struct TdxFacts {
     /// Total memory encryption (CPUID 7 ECX bit 13).
     memory_encryption: bool,
+    /// Whether it is on (MSR 982, IA32_TME_ACTIVATE).
+    activated: Seen<u64>,
     /// How the key identifiers are divided (MSR 87, IA32_MKTME_KEYID_PARTITIONING).
     partitioning: Seen<u64>,
     /// The sleep states on offer.
     sleep: Seen<String>,
     /// Parameters of kvm_intel: extended page tables, which are always there, then tdx.
     parameters: [Seen<String>; 2],
-    /// The module's version, as the kernel shows it since 7.1.
+    /// The module's version, as the kernel shows it since 7.2.
     version: Seen<String>,
     /// What a TD may have: attributes and vCPUs, or why KVM does not say.
     capabilities: Option<Result<(TdAttributes, usize), String>>,
@@ -34,6 +36,9 @@ pub struct TdxFacts {
 }
 
 const MSR_KEYID_PARTITIONING: u32 = 0x87;
+const MSR_TME_ACTIVATE: u32 = 0x982;
+/// Locked and enabled (Intel SDM volume 4, IA32_TME_ACTIVATE).
+const TME_ACTIVE: u64 = 0b11;
 /// The first kernel whose KVM launches TDs.
 const KERNEL: (u32, u32) = (6, 16);
 const OPTIONS: [&str; 3] = ["CONFIG_KVM_INTEL", "CONFIG_INTEL_TDX_HOST", "CONFIG_KVM_INTEL_TDX"];
@@ -59,6 +64,7 @@ impl TdxFacts {
         let processor = ProcessorFacts::gather(cpuid);
         TdxFacts {
             memory_encryption: processor.has(7) && cpuid(7, 0)[2] & 1 << 13 != 0,
+            activated: tree.msr(MSR_TME_ACTIVATE),
             partitioning: tree.msr(MSR_KEYID_PARTITIONING),
             sleep: tree.text("/sys/power/state"),
             parameters: ["ept", "tdx"]
@@ -96,6 +102,9 @@ pub fn judge(host: &Host) -> Vec<Finding> {
         let set_up = root.or(bare.root());
         findings.push(bare);
         if supported {
+            let encryption = judge_encryption(facts, offered).after(set_up);
+            let set_up = set_up.or(encryption.root());
+            findings.push(encryption);
             findings.push(judge_bios(host, offered).after(set_up));
         }
         findings.push(host.kernel.judge_version(KERNEL, offered));
@@ -151,10 +160,32 @@ fn judge_bare(processor: &ProcessorFacts, offered: bool) -> Finding {
     }
 }
 
+fn judge_encryption(facts: &TdxFacts, offered: bool) -> Finding {
+    const SUBJECT: &str = "BIOS: TME";
+    const NEEDED: &str = "total memory encryption enabled";
+    const CURE: &str = "BIOS: Memory Encryption (TME) enabled";
+    match &facts.activated {
+        _ if !facts.memory_encryption && !offered => {
+            Finding::missing(SUBJECT, "not there (CPUID 7 ECX bit 13)", NEEDED, CURE)
+        }
+        Seen::Is(value) if value & TME_ACTIVE != TME_ACTIVE => {
+            Finding::missing(SUBJECT, format!("register 982 is {value:#x}"), NEEDED, CURE)
+        }
+        Seen::Is(value) => Finding::ok(SUBJECT, format!("register 982 is {value:#x}"), NEEDED),
+        _ if offered => Finding::ok(SUBJECT, "enabled, or KVM would not offer guests", NEEDED),
+        Seen::Absent | Seen::Hidden(_) => Finding::unknown(
+            SUBJECT,
+            "register 982 cannot be read",
+            NEEDED,
+            "sudo modprobe msr && sudo cvmm check --tdx",
+        ),
+    }
+}
+
 fn judge_bios(host: &Host, offered: bool) -> Finding {
     const SUBJECT: &str = "BIOS: TDX";
     const NEEDED: &str = "2 or more private key identifiers";
-    const CURE: &str = "BIOS: Memory Encryption (TME), TME-MT and TDX enabled, SEAM Loader enabled, TDX Key Split above 0";
+    const CURE: &str = "BIOS: TME-MT and TDX enabled, SEAM Loader enabled, TDX Key Split above 0";
     match (&host.tdx.partitioning, host.kernel.said(&["BIOS enabled: private KeyID range"])) {
         (Seen::Is(value), _) => {
             let keys = value >> 32;
@@ -166,12 +197,6 @@ fn judge_bios(host: &Host, offered: bool) -> Finding {
         }
         _ if offered => Finding::ok(SUBJECT, "enabled, or KVM would not offer guests", NEEDED),
         (_, Some(line)) => Finding::ok(SUBJECT, line, NEEDED),
-        _ if !host.tdx.memory_encryption => Finding::missing(
-            SUBJECT,
-            "no total memory encryption (CPUID 7 ECX bit 13)",
-            NEEDED,
-            CURE,
-        ),
         _ => Finding::unknown(
             SUBJECT,
             "neither register 87 nor the kernel's log can be read",
