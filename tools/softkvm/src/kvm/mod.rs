@@ -24,6 +24,7 @@ pub mod machine;
 pub mod memory;
 pub mod msrs;
 pub mod number;
+mod owed;
 pub mod profile;
 mod protection;
 pub mod regs;

@@ -48,6 +48,7 @@ pub(super) fn launch(
     let mut vcpus = Vec::new();
     for id in 0..plan.cpus.get() {
         let vcpu = create_vcpu(plan, &vm, id, recorder)?;
+        vcpu.enable_mtrrs(recorder)?;
         // The others wait for INIT and SIPI, as on a real machine.
         if id == 0 {
             vcpu.set_sregs(recorder, &plan.boot.sregs)?;

@@ -59,6 +59,7 @@ pub(super) fn launch(
     let mut vcpus = Vec::new();
     for id in 0..plan.cpus.get() {
         let vcpu = create_vcpu(plan, &vm, id, recorder)?;
+        vcpu.enable_mtrrs(recorder)?;
         vcpu.set_sregs(recorder, &plan.registers(id).sregs)?;
         vcpu.set_regs(recorder, &plan.registers(id).regs)?;
         if id != 0 {

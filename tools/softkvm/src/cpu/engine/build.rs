@@ -107,6 +107,10 @@ impl Builder {
         let chosen = if mode == Mode::Long64 { select(insn, &mut op, self.features) } else { None };
         match chosen {
             Some(Chosen::Plain) => self.push(op),
+            Some(Chosen::Work(work)) => {
+                self.push(op);
+                self.slots.push(Slot { work });
+            }
             Some(Chosen::Compare { .. }) => {
                 self.compare = chosen;
                 self.push(op);

@@ -13,6 +13,7 @@ mod cache;
 mod handlers;
 pub(crate) mod op;
 mod select;
+mod select_simd;
 pub(crate) mod step;
 
 pub use cache::{CodeCache, CodeStats, Kind};
@@ -247,8 +248,7 @@ impl Processor {
     fn find_block(&mut self, code: &mut CodeCache) -> *const Head {
         let link = std::mem::replace(&mut self.hot.link, std::ptr::null());
         let rip = self.core.rip;
-        let slot = Hot::jump_slot(rip);
-        let mut head = self.hot.jumps[slot];
+        let mut head = self.hot.jumps[Hot::jump_slot(rip)];
         // SAFETY: the jump cache holds live blocks (it is emptied before any is freed).
         let known = unsafe { (*head).rip == rip && (*head).mode == self.hot.mode };
         if !known {
@@ -256,8 +256,7 @@ impl Processor {
             if head.is_null() {
                 return head;
             }
-            self.hot.jumps[slot] = head;
-            self.hot.jumps_used = true;
+            self.hot.remember(rip, head);
         }
         if !link.is_null() {
             // SAFETY: the link belongs to the block left last; nothing has been freed since.
@@ -292,6 +291,13 @@ impl Processor {
     /// Translations have gone, and with them what is known about virtual addresses.
     pub(crate) fn left_mapping(&mut self) {
         self.hot.forget_jumps();
+    }
+
+    /// As [`Processor::left_mapping`], for one linear page.
+    pub(crate) fn left_page(&mut self, la: u64) {
+        if self.hot.jump_pages.may_hold(la >> 12) {
+            self.hot.forget_jumps();
+        }
     }
 
     /// Whether a host page holds cached code.
