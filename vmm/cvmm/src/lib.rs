@@ -2,6 +2,7 @@
 //!
 //! A library so that every step can be tested by itself; the binary parses flags and calls one function of this file.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod device;
@@ -15,13 +16,15 @@ pub mod plan;
 pub mod recorder;
 pub mod report;
 pub mod run;
+pub mod selftest;
 pub mod shim_image;
 pub mod sys;
 pub mod termination;
 
 use std::io::Write;
 
-use cli::Flags;
+use check::{Asked, CheckReport};
+use cli::{CheckFlags, Flags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
 use error::{Error, ExitCode};
@@ -139,12 +142,46 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
     print_out(&out)
 }
 
+/// Says whether this host can run guests: `cvmm check`.
+///
+/// # Errors
+/// softkvm cannot be loaded, or nobody can be told.
+pub fn check_verb(flags: &CheckFlags, started: Started) -> Result<ExitCode, Error> {
+    let asked = flags.asked();
+    if let Some(profile) = &flags.emulate {
+        let default = if asked == Some(Asked::TDX) { "tdx" } else { "snp" };
+        emulate::ensure(profile.as_deref().unwrap_or(emulate::default_profile_for(default)))?;
+    }
+    let host = check::Host::gather(&mut Recorder::new(started, false));
+    let report = CheckReport::judge(&host, asked);
+    let text = if flags.json { json(&report)? } else { check::table::render(&report) };
+    print_out(&text)?;
+    Ok(report.exit_code())
+}
+
+/// Runs everything that this host can run: `cvmm selftest`.
+///
+/// # Errors
+/// It could not be run; what it found is the exit code.
+pub fn selftest_verb(flags: &SelftestFlags) -> Result<ExitCode, Error> {
+    selftest::run(flags)
+}
+
 /// Explains a number: `cvmm explain`.
 ///
 /// # Errors
 /// It means nothing.
 pub fn explain_verb(code: &str) -> Result<ExitCode, Error> {
     print_out(&explain::explain(code)?)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|source| Error::WriteFile {
+        what: "result",
+        path: "standard output".into(),
+        source: source.into(),
+    })?;
+    Ok(text + "\n")
 }
 
 fn print_out(text: &str) -> Result<ExitCode, Error> {

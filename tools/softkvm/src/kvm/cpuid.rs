@@ -65,6 +65,26 @@ pub fn supported(profile: &Profile, part: &Part) -> Vec<kvm_cpuid_entry2> {
     }
 }
 
+/// CPUID of an AMD part to a program on its host: what KVM hides of it is there, and no hypervisor.
+pub fn host_amd(
+    offered: &[kvm_cpuid_entry2],
+    platform: &Platform,
+    leaf: u32,
+    subleaf: u32,
+) -> [u32; 4] {
+    let found = offered
+        .iter()
+        .find(|e| e.function == leaf && (e.index == subleaf || e.flags & SIGNIFICANT == 0));
+    let [eax, ebx, ecx, edx] = found.map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx]);
+    match leaf {
+        1 => [eax, ebx, ecx & !(1 << 31), edx],
+        0x4000_0000..=0x4fff_ffff => [0; 4],
+        // SME; every ASID is one for SEV-ES and SEV-SNP: the first for SEV alone would be the next.
+        0x8000_001f => [eax | 1, ebx, platform.asids, platform.asids + 1],
+        _ => [eax, ebx, ecx, edx],
+    }
+}
+
 /// The three entries with the brand string.
 fn brand_string(profile: &Profile) -> impl Iterator<Item = kvm_cpuid_entry2> {
     let brand = text::<12>(&profile.brand);

@@ -44,6 +44,18 @@ pub fn memory_file(name: &CStr, size: u64) -> Answer<RawFd> {
     }
 }
 
+/// Makes a memory file that reads as a text, closed on exec.
+pub fn text_file(text: &str) -> Answer<RawFd> {
+    let fd = memory_file(c"softkvm-text", 0)?;
+    // SAFETY: writes from a buffer of ours into a file of ours, which has room for it at its beginning.
+    let written = unsafe { libc::pwrite(fd, text.as_ptr().cast(), text.len(), 0) };
+    if usize::try_from(written) == Ok(text.len()) {
+        return Ok(fd);
+    }
+    close(fd);
+    Err(Errno::EIO)
+}
+
 /// Closes a descriptor of ours.
 pub fn close(fd: RawFd) {
     // SAFETY: closing a number; the caller owns it.

@@ -10,7 +10,9 @@ use std::time::Instant;
 use abi::snp::CpuidFunction;
 use kvm_bindings::kvm_cpuid_entry2;
 
+use super::caps::VmKind;
 use super::cpuid;
+use super::faults::Faults;
 use super::hostile::Hostile;
 use super::profile::{self, Part, Profile, ProfileError, Xeon};
 use super::vm::Vm;
@@ -31,13 +33,15 @@ pub struct Options {
     pub reference: bool,
     /// How the host cheats; see [`super::hostile`].
     pub hostile: String,
+    /// What is wrong with the host; see [`super::faults`].
+    pub fault: String,
     /// Say every VMGEXIT and TDVMCALL on stderr.
     pub trace: bool,
 }
 
 impl Options {
     /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
-    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE` and `SOFTKVM_TRACE`.
+    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAULT` and `SOFTKVM_TRACE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -47,6 +51,7 @@ impl Options {
             seed: std::env::var("SOFTKVM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0),
             reference: flag("SOFTKVM_REFERENCE"),
             hostile: std::env::var("SOFTKVM_HOSTILE").unwrap_or_default(),
+            fault: std::env::var("SOFTKVM_FAULT").unwrap_or_default(),
             trace: flag("SOFTKVM_TRACE"),
         }
     }
@@ -60,6 +65,8 @@ pub struct Machine {
     pub options: Options,
     /// How the host cheats each VM.
     pub hostile: Hostile,
+    /// What is wrong with the host.
+    pub faults: Faults,
     /// KVM_GET_SUPPORTED_CPUID.
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// An Intel part with its TDX module; else it is an AMD part.
@@ -89,6 +96,8 @@ impl Machine {
                 (Platform { costs, ..Platform::default() }, Some(*xeon))
             }
         };
+        let faults = Faults::parse(&options.fault, xeon.is_some())?;
+        platform.api = faults.firmware.unwrap_or(platform.api);
         platform.host_cpuid = table
             .iter()
             .filter(|e| !matches!(e.function >> 16, 0x4000) && e.function != 0x8000_001f)
@@ -104,6 +113,7 @@ impl Machine {
             .collect();
         Ok(Arc::new(Self {
             hostile: Hostile::parse(&options.hostile)?,
+            faults,
             profile,
             options,
             cpuid: table,
@@ -130,18 +140,48 @@ impl Machine {
         cycles
     }
 
+    /// Whether KVM has VMs of a kind.
+    pub fn offers(&self, kind: VmKind) -> bool {
+        kind.offered(self.xeon.is_some()) && self.faults.leaves(kind)
+    }
+
+    /// CPUID as a program on the host sees it: EAX, EBX, ECX, EDX.
+    pub fn host_cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        match &self.xeon {
+            Some(xeon) => xeon.tdx.native(leaf, subleaf),
+            None => cpuid::host_amd(&self.cpuid, self.psp().platform(), leaf, subleaf),
+        }
+    }
+
+    /// How many identifiers of confidential guests are in use, and how many there are.
+    pub fn ids_in_use(&self) -> (u16, u16) {
+        let all = self.ids();
+        let others = all - self.faults.free_ids.unwrap_or(all).min(all);
+        let ours = self.ids.lock().unwrap_or_else(PoisonError::into_inner).len();
+        (others.saturating_add(u16::try_from(ours).unwrap_or(u16::MAX)), all)
+    }
+
+    /// How many ASIDs or key identifiers the part has.
+    fn ids(&self) -> u16 {
+        match &self.xeon {
+            Some(xeon) => xeon.tdx.hkids,
+            None => u16::try_from(self.psp().platform().asids).unwrap_or(u16::MAX),
+        }
+    }
+
     /// Takes a free ASID.
     pub fn take_asid(&self) -> Option<u16> {
-        let limit = u16::try_from(self.psp().platform().asids).unwrap_or(u16::MAX);
-        self.take_id(limit)
+        self.take_id()
     }
 
     /// Takes a free key identifier for a TD.
     pub fn take_hkid(&self) -> Option<u16> {
-        self.take_id(self.xeon.as_ref()?.tdx.hkids)
+        self.take_id()
     }
 
-    fn take_id(&self, limit: u16) -> Option<u16> {
+    fn take_id(&self) -> Option<u16> {
+        let all = self.ids();
+        let limit = self.faults.free_ids.unwrap_or(all).min(all);
         let mut taken = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let free = (1..=limit).find(|id| !taken.contains(id))?;
         taken.insert(free);

@@ -50,6 +50,9 @@ pub enum ProfileError {
     /// The host is asked to cheat in a way it cannot.
     #[error(transparent)]
     Hostile(#[from] super::hostile::HostileError),
+    /// Something is to be wrong with the host that cannot be.
+    #[error(transparent)]
+    Fault(#[from] super::faults::FaultError),
     /// It has none of the protections, or both.
     #[error("profile {name:?} needs one of the tables [sev] and [tdx]")]
     Protection {

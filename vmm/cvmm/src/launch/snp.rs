@@ -18,6 +18,10 @@ use crate::sys::snp::{self, FinishParams, SevDevice, UpdateParams, VM_TYPE_SNP};
 use crate::sys::system::{Capability, System};
 use crate::sys::vm::Vm;
 
+/// What such a guest's launch insists on beside the VM type.
+pub const CAPABILITIES: [Capability; 3] =
+    [Capability::GUEST_MEMFD, Capability::USER_MEMORY2, Capability::EXIT_HYPERCALL];
+
 /// Insists on SEV-SNP.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
     if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_SNP == 0 {
@@ -27,9 +31,7 @@ pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), Sy
              what is missing), or add --emulate for a guest that is not confidential",
         ));
     }
-    for capability in
-        [Capability::GUEST_MEMFD, Capability::USER_MEMORY2, Capability::EXIT_HYPERCALL]
-    {
+    for capability in CAPABILITIES {
         system.require(recorder, capability)?;
     }
     Ok(())

@@ -3,12 +3,15 @@
 //! Built on `kvm-ioctls` and `kvm-bindings`. What they lack or get in the way of is wrapped in this folder, with the
 //! reason beside the code. Nothing outside this folder issues an ioctl.
 
+pub mod child;
 pub mod clock;
+pub mod cpuid;
 pub mod kick;
 pub mod memory;
 pub mod preloaded;
 pub mod sev_status;
 pub mod snp;
+pub mod snp_platform;
 pub mod socket;
 pub mod system;
 pub mod tdx;

@@ -60,11 +60,11 @@ impl System {
             .record(Op::OpenKvm, "/dev/kvm", 0, Kvm::new)
             .map_err(|e| match crate::emulate::profile_in_use() {
                 // softkvm has said why on stderr.
-                Some(profile) => SysError::Missing {
+                Some(profile) if e.errno() == libc::ENODEV => SysError::Missing {
                     what: format!("softkvm does not start with the platform profile {profile:?}"),
                     cure: "`softkvm info` lists the profiles for --emulate=PROFILE; a file with one of your own will do as well",
                 },
-                None => SysError::Open { device: "/dev/kvm", source: e.into() },
+                _ => SysError::Open { device: "/dev/kvm", source: e.into() },
             })?;
         if kvm.get_api_version() != API_VERSION {
             return Err(SysError::Missing {
