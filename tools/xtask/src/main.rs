@@ -1,4 +1,4 @@
-//! What the commands of the README run: demo, test, kernels, images.
+//! What the commands of the README run: demo, test, interop, kernels, images.
 
 mod apt;
 mod check;
@@ -6,6 +6,7 @@ mod cpio;
 mod demo;
 mod images;
 mod initramfs;
+mod interop;
 mod kernel;
 mod nested;
 mod oracle;
@@ -32,6 +33,8 @@ enum Command {
     Test(check::Args),
     /// Run the same guests on mainline kvm_amd (under QEMU) and on softkvm, and compare what they do (30 minutes at most).
     Nested(nested::Args),
+    /// Run other people's monitors and test programs on softkvm, unchanged.
+    Interop(interop::Args),
     /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2 or minimal.
     Kernel {
         /// 6.1, 6.12, 7.2 (Debian cloud kernels) or minimal (built from Debian's source).
@@ -57,6 +60,7 @@ fn main() -> Result<()> {
         Command::Demo(args) => demo::demo(&args),
         Command::Test(args) => check::test(&args),
         Command::Nested(args) => nested::nested(&args),
+        Command::Interop(args) => interop::interop(&args),
         Command::Kernel { name } => {
             let kernel = kernel::fetch(&name)?;
             println!("{}", kernel.bzimage.display());

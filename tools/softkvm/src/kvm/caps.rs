@@ -83,6 +83,7 @@ pub fn check(machine: &Machine, vm: Option<VmKind>, cap: u32) -> i32 {
         | kb::KVM_CAP_SYNC_MMU
         | kb::KVM_CAP_DESTROY_MEMORY_REGION_WORKS
         | kb::KVM_CAP_USER_NMI
+        | kb::KVM_CAP_X86_ROBUST_SINGLESTEP
         | kb::KVM_CAP_REINJECT_CONTROL
         | kb::KVM_CAP_IRQ_INJECT_STATUS
         | kb::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS

@@ -14,6 +14,10 @@ mod intel;
 
 pub use intel::native;
 
+/// Function that describes memory encryption; of its EBX, the position of the C-bit.
+const SEV: u32 = 0x8000_001f;
+const C_BIT: u32 = 0x3f;
+
 /// KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
 const SIGNIFICANT: u32 = 1;
 
@@ -85,6 +89,14 @@ pub fn host_amd(
     }
 }
 
+/// Function 8000_0008 EAX of a guest: what its page tables may hold, linear addresses of 48 bits, and what nested paging maps.
+/// Linux arch/x86/kvm/cpuid.c `__do_cpuid_func` caps the last at 48 bits unless nested paging has five levels; here it has
+/// them wherever addresses are wider.
+fn widths(phys_bits: u8) -> u32 {
+    let phys = u32::from(phys_bits);
+    phys | 48 << 8 | phys << 16
+}
+
 /// The three entries with the brand string.
 fn brand_string(profile: &Profile) -> impl Iterator<Item = kvm_cpuid_entry2> {
     let brand = text::<12>(&profile.brand);
@@ -101,7 +113,7 @@ fn amd(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2> {
     let signature = platform.signature();
     let kvm = text::<3>("KVMKVMKVM");
     let [sev_eax, _, _, _] = platform.cpuid_sev();
-    let phys = u32::from(profile.phys_bits);
+    let phys = profile.phys_bits;
     let mut table = vec![
         entry(0, None, [MAX_BASIC, ebx, ecx, edx]),
         // CLFLUSH lines of 64 bytes, one logical processor.
@@ -121,7 +133,7 @@ fn amd(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2> {
         entry(0x8000_0006, None, [0x5c00_2200, 0x6c00_4200, 0x0200_6140, 0x0080_9140]),
         // Invariant TSC.
         entry(0x8000_0007, None, [0, 0, 0, 1 << 8]),
-        entry(0x8000_0008, None, [phys | 48 << 8, 0, 0, 0]),
+        entry(0x8000_0008, None, [widths(phys), 0, 0, 0]),
     ]);
     for (index, words) in [
         [0x0000_4121, 0x01c0_003f, 0x3f, 0],
@@ -214,9 +226,23 @@ impl Table {
 
     /// The C-bit of function 8000_001F, if SEV is shown.
     pub fn c_bit(&self) -> Option<u8> {
-        let [eax, ebx, ..] = self.find(0x8000_001f, 0)?;
-        (eax & 2 != 0).then_some((ebx & 0x3f) as u8)
+        let [eax, ebx, ..] = self.find(SEV, 0)?;
+        (eax & 2 != 0).then_some((ebx & C_BIT) as u8)
     }
+
+    /// Corrects a C-bit that is said to be at `from`.
+    pub fn move_c_bit(&mut self, from: u8, to: u8) {
+        let sev = self.0.iter_mut().find(|e| e.function == SEV && e.ebx & C_BIT == u32::from(from));
+        if let Some(entry) = sev {
+            entry.ebx = entry.ebx & !C_BIT | u32::from(to);
+        }
+    }
+}
+
+/// Position of the C-bit by the CPUID instruction of the processor that this program runs on, whatever it makes of the
+/// function: this is what a monitor finds that does not ask KVM.
+pub fn bare_c_bit() -> u8 {
+    (std::arch::x86_64::__cpuid(SEV).ebx & C_BIT) as u8
 }
 
 #[cfg(test)]
@@ -274,5 +300,24 @@ mod tests {
         assert_eq!(table.c_bit(), Some(51));
         assert_eq!(table.answer(0x8000_001f, 0)[0] & 0x1a, 0x1a);
         assert_eq!(table.phys_bits(), 48);
+    }
+
+    #[test]
+    fn a_c_bit_that_was_found_elsewhere_is_moved() {
+        let mut table = table();
+        table.move_c_bit(51, 47);
+        assert_eq!(table.c_bit(), Some(47));
+        table.move_c_bit(51, 46);
+        assert_eq!(table.c_bit(), Some(47), "it is somewhere else");
+        assert_eq!(table.answer(SEV, 0)[1] & !C_BIT, 0, "nothing else changes");
+    }
+
+    #[test]
+    fn monitors_learn_how_wide_guest_addresses_may_be() {
+        for (name, bits) in [("epyc-milan", 48), ("xeon-spr", 52)] {
+            let profile = Profile::load(name).unwrap();
+            let table = Table(supported(&profile, &profile.part(0).unwrap()));
+            assert_eq!(table.answer(0x8000_0008, 0)[0], bits | 48 << 8 | bits << 16, "{name}");
+        }
     }
 }

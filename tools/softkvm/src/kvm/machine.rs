@@ -35,13 +35,15 @@ pub struct Options {
     pub hostile: String,
     /// What is wrong with the host; see [`super::faults`].
     pub fault: String,
+    /// The monitor takes the C-bit's position from the processor it runs on: that position means the modelled one.
+    pub host_c_bit: bool,
     /// Say every VMGEXIT and TDVMCALL on stderr.
     pub trace: bool,
 }
 
 impl Options {
     /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
-    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAULT` and `SOFTKVM_TRACE`.
+    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAULT`, `SOFTKVM_HOST_C_BIT` and `SOFTKVM_TRACE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -52,6 +54,7 @@ impl Options {
             reference: flag("SOFTKVM_REFERENCE"),
             hostile: std::env::var("SOFTKVM_HOSTILE").unwrap_or_default(),
             fault: std::env::var("SOFTKVM_FAULT").unwrap_or_default(),
+            host_c_bit: flag("SOFTKVM_HOST_C_BIT"),
             trace: flag("SOFTKVM_TRACE"),
         }
     }

@@ -112,6 +112,7 @@ pub fn sev_ioctl(machine: &Machine, writable: bool, request: u64, arg: u64) -> A
     }
     let data = command.data;
     let result = match command.cmd {
+        platform_cmd::PLATFORM_STATUS => user::put(data, &machine.psp().legacy_status()),
         platform_cmd::SNP_PLATFORM_STATUS => {
             Errno::require(data != 0).and_then(|()| user::put(data, &platform_status(machine)))
         }

@@ -7,7 +7,7 @@ use kvm_bindings::{
 };
 
 use super::caps::VmKind;
-use super::cpuid::Table;
+use super::cpuid::{Table, bare_c_bit};
 use super::errno::{Answer, Errno};
 use super::number::{self as nr, mp_state};
 use super::owed::Owed;
@@ -322,7 +322,10 @@ fn set_cpuid(state: &mut State, index: usize, arg: u64) -> Answer {
         return Err(Errno::E2BIG);
     }
     let entries: Vec<kvm_cpuid_entry2> = user::get_many(arg + 8, count as usize)?;
-    let table = Table(entries);
+    let mut table = Table(entries);
+    if state.machine.options.host_c_bit {
+        table.move_c_bit(bare_c_bit(), state.c_bit);
+    }
     let vcpu = &mut state.vcpus[index];
     if vcpu.has_run {
         // After the first KVM_RUN only the same table again is taken.

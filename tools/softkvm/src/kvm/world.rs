@@ -629,6 +629,8 @@ impl World for Guest<'_> {
         let vector = self.state.chipset.take_interrupt(self.me);
         if vector.is_some() {
             self.vcpu().count("interrupt");
+        } else if self.state.awaits_window(self.me) {
+            self.end_turn = true;
         }
         vector
     }

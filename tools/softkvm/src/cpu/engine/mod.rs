@@ -183,8 +183,9 @@ fn take_event(p: &mut Processor) -> Step<bool> {
             deliver::interrupt(p, vector).map(|()| true)
         }
         None => {
-            p.core.attention = false;
-            Ok(false)
+            // User space may wait for the moment at which an interrupt could be taken.
+            p.core.attention = p.world().end_turn();
+            Ok(p.core.attention)
         }
     }
 }
