@@ -245,11 +245,12 @@ pub(super) fn declined(p: &mut Processor, insn: &Instruction) -> Step {
 }
 
 /// The page that rAX names for PVALIDATE and RMPADJUST: its linear and guest-physical address and
-/// whether it is mapped private. #GP(0) above CPL 0 or if the address is not aligned to the page
-/// size (AMD APM vol. 3).
+/// whether it is mapped private. #GP(0) above CPL 0 or if the address of a large page is not aligned
+/// to it (AMD APM vol. 3). Bits 11:0 do not count: edk2's check for VMPL0 names a byte inside of a
+/// page (OvmfPkg/Library/BaseMemEncryptSevLib/X64/SecSnpSystemRamValidate.c), and runs on hardware.
 fn named_page(p: &mut Processor, size: usize, huge: bool) -> Step<(u64, u64, bool)> {
     supervisor_only(p)?;
-    let la = gpr(p, RAX, size);
+    let la = gpr(p, RAX, size) & !0xfff;
     let page = if huge { 0x20_0000 } else { 0x1000 };
     if la & (page - 1) != 0 || (p.core.mode == Mode::Long64 && !p.canonical(la)) {
         return Err(p.fault(Exception::gp(0)));
