@@ -78,7 +78,10 @@ pub struct Platform {
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct GuestFacts {
-    pub kernel: String,
+    /// The image that was started in place of the shim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
+    pub kernel: Option<String>,
     pub initrd: Option<String>,
     pub cmdline: String,
     pub memory_bytes: u64,
@@ -218,7 +221,8 @@ impl RunReport {
             policy: policy(&guest.technology),
             td: td(&guest.technology, plan, run.xfam),
             guest: GuestFacts {
-                kernel: guest.kernel.display().to_string(),
+                firmware: guest.firmware.as_ref().map(|p| p.display().to_string()),
+                kernel: guest.kernel.as_ref().map(|p| p.display().to_string()),
                 initrd: guest.initrd.as_ref().map(|p| p.display().to_string()),
                 cmdline: guest.cmdline.clone(),
                 memory_bytes: guest.memory.bytes(),

@@ -55,7 +55,7 @@ pub fn runtime_registers(plan: &Plan) -> Option<[LaunchDigest; 4]> {
 pub fn page_type(plan: &Plan, kind: PageKind) -> &'static str {
     match plan.technology {
         Technology::Plain | Technology::Snp => snp::page_type(kind).name().unwrap_or("?"),
-        Technology::Tdx => tdx::PAGE_TYPE,
+        Technology::Tdx => tdx::page_type(kind),
     }
 }
 
