@@ -8,6 +8,7 @@ mod images;
 mod initramfs;
 mod kernel;
 mod oracle;
+mod ovmf;
 mod run;
 
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ enum Command {
         #[arg(default_value = "6.12")]
         kernel: String,
     },
+    /// Fetch Debian's builds of OVMF and its EFI shim, and print where they are.
+    Ovmf,
     /// Extract the ELF vmlinux out of a bzImage.
     Vmlinux {
         /// The compressed image.
@@ -61,6 +64,10 @@ fn main() -> Result<()> {
         }
         Command::Initramfs { kernel } => {
             println!("{}", initramfs::build(&kernel::fetch(&kernel)?)?.display());
+            Ok(())
+        }
+        Command::Ovmf => {
+            ovmf::fetch()?.iter().for_each(|(_, file)| println!("{}", file.display()));
             Ok(())
         }
         Command::Vmlinux { bzimage, out } => kernel::extract_vmlinux(&bzimage, &out),

@@ -31,6 +31,9 @@ pub const SCHEMA: &str = "cvmm-report/1";
 /// pages). For comparison.
 pub const OVMF_PAGES: u64 = 1055;
 
+/// Load and accept mode where a firmware image decides them.
+const BY_FIRMWARE: &str = "firmware";
+
 /// A report.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
@@ -228,10 +231,12 @@ impl RunReport {
                 memory_bytes: guest.memory.bytes(),
                 vcpus: config.cpus.get(),
                 load: match guest.load {
+                    _ if plan.firmware.is_some() => BY_FIRMWARE,
                     crate::config::LoadMode::Hashed => "hashed",
                     crate::config::LoadMode::Measured => "measured",
                 },
                 accept: match guest.accept {
+                    _ if plan.firmware.is_some() => BY_FIRMWARE,
                     crate::config::AcceptMode::Eager => "eager",
                 },
             },
@@ -363,7 +368,9 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
             .collect(),
         measuring_modelled_ns: modelled.then_some(measuring),
         psp_modelled_ns: psp.then_some(measuring),
-        psp_ovmf_modelled_ns: (psp && pages > 0).then(|| updates / pages * OVMF_PAGES),
+        // A launch with OVMF is not compared with itself.
+        psp_ovmf_modelled_ns: (psp && pages > 0 && plan.firmware.is_none())
+            .then(|| updates / pages * OVMF_PAGES),
         ovmf_pages: OVMF_PAGES,
     }
 }

@@ -1,6 +1,7 @@
 //! As much of a PC's chipset as OVMF insists on: it tells machines apart by the host bridge's device id, and finds its
-//! timer through the power management function (edk2 OvmfPkg/Library/PlatformInitLib, OvmfPkg/Library/AcpiTimerLib). Both
-//! are the oldest kind that it knows (82441FX and PIIX4): the fewest registers, and no memory-mapped configuration.
+//! timer through the power management function (edk2 OvmfPkg/Library/PlatformInitLib, OvmfPkg/Library/AcpiTimerLib). All are
+//! of the oldest kind that it knows (82441FX, PIIX3 and PIIX4): the fewest registers, and no memory-mapped configuration.
+//! The ISA bridge is there because the serial line is found behind it, where OVMF says what it does not like.
 
 use super::acpi_pm::PowerRequest;
 
@@ -14,21 +15,28 @@ const ENABLE: u32 = 1 << 31;
 
 /// The host bridge's function, and the power management's, as the address port has them.
 const BRIDGE: u32 = 0;
+const ISA: u32 = 1 << 11;
 const POWER: u32 = 1 << 11 | 3 << 8;
 
 const VENDOR_INTEL: u32 = 0x8086;
 const DEVICE_82441: u32 = 0x1237;
+const DEVICE_PIIX3_ISA: u32 = 0x7000;
 const DEVICE_PIIX4_POWER: u32 = 0x7113;
 /// Class and revision: host bridge, other bridge.
 const CLASS_HOST_BRIDGE: u32 = 0x0600_0002;
+const CLASS_ISA_BRIDGE: u32 = 0x0601_0000;
 const CLASS_OTHER_BRIDGE: u32 = 0x0680_0003;
 
 /// Offsets of registers in units of 4 bytes.
 const ID: usize = 0;
 const COMMAND: usize = 1;
 const CLASS: usize = 2;
+const HEADER: usize = 3;
 const POWER_BASE: usize = 0x10;
 const POWER_MISC: usize = 0x20;
+
+/// Header type: the device has more functions than this one.
+const MORE_FUNCTIONS: u32 = 1 << 23;
 
 /// Bits of the power base that say where; the lowest says that it is in I/O space.
 const POWER_BASE_MASK: u32 = 0xffc0;
@@ -75,6 +83,7 @@ impl Function {
 pub struct HostBridge {
     address: u32,
     bridge: Function,
+    isa: Function,
     power: Function,
     clock_ns: u64,
 }
@@ -86,7 +95,9 @@ impl Default for HostBridge {
         power.writable[POWER_BASE] = POWER_BASE_MASK;
         power.writable[POWER_MISC] = 1;
         let bridge = Function::new(DEVICE_82441, CLASS_HOST_BRIDGE);
-        HostBridge { address: 0, bridge, power, clock_ns: 0 }
+        let mut isa = Function::new(DEVICE_PIIX3_ISA, CLASS_ISA_BRIDGE);
+        isa.words[HEADER] = MORE_FUNCTIONS;
+        HostBridge { address: 0, bridge, isa, power, clock_ns: 0 }
     }
 }
 
@@ -117,6 +128,7 @@ impl HostBridge {
         let at = (self.address & 0xfc) as usize + usize::from(port - DATA_PORT);
         match (self.address & ENABLE != 0).then_some(self.address & 0x00ff_ff00)? {
             BRIDGE => Some((&mut self.bridge, at)),
+            ISA => Some((&mut self.isa, at)),
             POWER => Some((&mut self.power, at)),
             _ => None,
         }
