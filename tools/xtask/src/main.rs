@@ -10,6 +10,7 @@ mod interop;
 mod kernel;
 mod nested;
 mod oracle;
+mod ovmf;
 mod run;
 
 use std::path::PathBuf;
@@ -46,6 +47,8 @@ enum Command {
         #[arg(default_value = "6.12")]
         kernel: String,
     },
+    /// Fetch Debian's builds of OVMF and its EFI shim, and print where they are.
+    Ovmf,
     /// Extract the ELF vmlinux out of a bzImage.
     Vmlinux {
         /// The compressed image.
@@ -69,6 +72,10 @@ fn main() -> Result<()> {
         }
         Command::Initramfs { kernel } => {
             println!("{}", initramfs::build(&kernel::fetch(&kernel)?)?.display());
+            Ok(())
+        }
+        Command::Ovmf => {
+            ovmf::fetch()?.iter().for_each(|(_, file)| println!("{}", file.display()));
             Ok(())
         }
         Command::Vmlinux { bzimage, out } => kernel::extract_vmlinux(&bzimage, &out),

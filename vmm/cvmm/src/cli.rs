@@ -19,6 +19,7 @@ Examples:
   cvmm --snp --kernel bzImage --emulate          # no SEV-SNP processor needed; not confidential
   cvmm --tdx --kernel bzImage --emulate          # no TDX processor needed; not confidential
   cvmm measure --snp --kernel bzImage --cpus 1..4
+  cvmm --snp --firmware OVMF.amdsev.fd --kernel bzImage --initrd initramfs.cpio
   cvmm check                                     # can this host run guests, and if not, what is missing?
   cvmm selftest                                  # run every kind of guest that it can
 
@@ -79,7 +80,7 @@ pub struct Flags {
     /// Run a confidential guest: AMD SEV-SNP.
     #[arg(
         long,
-        value_name = "policy=…,host-data=…,id-block=…,id-auth=…,certs=…",
+        value_name = "policy=…,host-data=…,id-block=…,id-auth=…,certs=…,vcpu-sig=…",
         num_args = 0..=1,
         require_equals = true,
         help_heading = "Protection (exactly one)"
@@ -108,7 +109,10 @@ pub struct Flags {
     )]
     pub emulate: Option<Option<String>>,
 
-    /// The kernel: bzImage or ELF vmlinux.
+    /// Start this OVMF image in place of the built-in shim (it is measured); it then starts --kernel, if there is one.
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    pub firmware: Option<PathBuf>,
+    /// The kernel: bzImage or ELF vmlinux; with --firmware, a bzImage with EFI stub.
     #[arg(short, long, value_name = "FILE", help_heading = "Guest")]
     pub kernel: Option<PathBuf>,
     /// The initramfs.
@@ -152,7 +156,8 @@ pub struct Flags {
     #[arg(long, value_enum, default_value = "eager", help_heading = "Guest")]
     pub accept: AcceptMode,
 
-    /// Use this flat image in place of the built-in shim (it is measured like it).
+    /// Use this flat image in place of the built-in shim (it is measured like it); with --firmware, the EFI shim through
+    /// which a firmware with secure boot starts --kernel.
     #[arg(long, value_name = "FILE", help_heading = "Guest")]
     pub shim: Option<PathBuf>,
 

@@ -28,7 +28,7 @@ use cli::{CheckFlags, Flags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
 use error::{Error, ExitCode};
-use plan::{HostCaps, Inputs, Plan};
+use plan::{HostCaps, Inputs, Plan, Technology};
 use recorder::{Op, Recorder, Started};
 use report::{RunReport, check_writable, write_atomically};
 use sys::system::System;
@@ -86,6 +86,9 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
 /// What goes into a TD's launch digest, for people.
 const MRTD_COVERS: &str = "shim, kernel, initrd, command line, memory size, vCPU count, load mode and ACPI tables; not \
                            attributes, XFAM, CPUID and the mr* identifiers, of which a report shows all but CPUID";
+/// The same for a TD that starts in a firmware image.
+const MRTD_COVERS_FIRMWARE: &str = "the firmware's code and where its memory is; not its variables, nor kernel, initrd, \
+                                    command line and ACPI tables: it measures what it uses of them into RTMRs";
 /// What goes into the run-time registers.
 const RTMRS_COVER: &str = "# RTMR0 to RTMR3 cover nothing when the kernel is entered; from then on they are the guest's to extend\n";
 
@@ -106,6 +109,10 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
         last = Some(plan);
     }
     let registers = last.as_ref().and_then(digest::runtime_registers);
+    let covers = last
+        .as_ref()
+        .filter(|plan| plan.technology == Technology::Tdx)
+        .map(|plan| if plan.firmware.is_some() { MRTD_COVERS_FIRMWARE } else { MRTD_COVERS });
     if let (Some(path), Some(plan)) = (&config.dump_pages, &last) {
         write_atomically("page list", path, |out| digest::dump::write(plan, out))?;
     }
@@ -122,7 +129,9 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
         });
         if let Some(registers) = &registers {
             value["rtmr"] = registers.iter().map(ToString::to_string).collect();
-            value["covers"] = MRTD_COVERS.into();
+        }
+        if let Some(covers) = covers {
+            value["covers"] = covers.into();
         }
         out.push_str(&format!("{value:#}\n"));
     } else if let [(_, digest)] = digests.as_slice() {
@@ -132,8 +141,10 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
             out.push_str(&format!("{:>3}  {digest}\n", cpus.get()));
         }
     }
+    if let (false, Some(covers)) = (config.json, covers) {
+        out.push_str(&format!("# the above is MRTD: {covers}\n"));
+    }
     if let (false, Some(registers)) = (config.json, registers) {
-        out.push_str(&format!("# the above is MRTD: {MRTD_COVERS}\n"));
         for (at, register) in registers.iter().enumerate() {
             out.push_str(&format!("# RTMR{at} {register}\n"));
         }

@@ -15,6 +15,7 @@ use crate::device::serial;
 use crate::digest::{LaunchDigest, launch_digest};
 use crate::error::Error;
 use crate::plan::cpuid::CpuidTable;
+use crate::plan::fw_cfg::FwCfg;
 use crate::plan::layout::Range;
 use crate::plan::{C_BIT, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
@@ -56,6 +57,8 @@ pub struct Services {
     pub certs: Option<Vec<u8>>,
     /// A TD's.
     pub td: Option<TdServices>,
+    /// What a firmware image may fetch.
+    pub fw_cfg: Option<FwCfg>,
 }
 
 /// What a TD needs of the monitor.
@@ -135,11 +138,14 @@ pub fn launch(
     system: &System,
     recorder: &mut Recorder,
 ) -> Result<Guest, Error> {
-    match &config.guest.technology {
+    let expect = config.expect.as_ref();
+    let mut guest = match &config.guest.technology {
         Technology::Plain => plain::launch(plan, system, recorder),
-        Technology::Snp(snp) => snp::launch(snp, config.expect.as_ref(), plan, system, recorder),
-        Technology::Tdx(tdx) => tdx::launch(tdx, config.expect.as_ref(), plan, system, recorder),
-    }
+        Technology::Snp(snp) => snp::launch(snp, expect, plan, system, recorder),
+        Technology::Tdx(tdx) => tdx::launch(tdx, expect, plan, system, recorder),
+    }?;
+    guest.services.fw_cfg = plan.firmware.as_ref().map(|firmware| firmware.fw_cfg.clone());
+    Ok(guest)
 }
 
 /// The serial line's interrupt.

@@ -45,7 +45,9 @@ pub(super) fn launch(
         })?;
     }
     write_staged(plan, &ram, recorder)?;
-    ram.write(RESET_VECTOR, &RESET_CODE)?;
+    if plan.firmware.is_none() {
+        ram.write(RESET_VECTOR, &RESET_CODE)?;
+    }
 
     let mut vcpus = Vec::new();
     for id in 0..plan.cpus.get() {

@@ -62,7 +62,7 @@ pub(super) fn launch(
         vcpu.enable_mtrrs(recorder)?;
         vcpu.set_sregs(recorder, &plan.registers(id).sregs)?;
         vcpu.set_regs(recorder, &plan.registers(id).regs)?;
-        if id != 0 {
+        if id != 0 && plan.firmware.is_none() {
             // Waiting for AP_CREATION. An AP that waits for SIPI instead never sees the request, and its KVM_RUN
             // returns EAGAIN for ever (Linux 7.2 arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_run).
             vcpu.set_halted(recorder)?;
@@ -86,7 +86,7 @@ pub(super) fn launch(
         vm,
         serial_interrupt,
         memory: GuestMemory { ram, private, _sev: Some(sev) },
-        services: Services { certs: config.certs.clone(), td: None },
+        services: Services { certs: config.certs.clone(), ..Services::default() },
     })
 }
 

@@ -11,13 +11,14 @@ use super::{
 use crate::config::tdx::TdxConfig;
 use crate::device::ioapic;
 use crate::digest::LaunchDigest;
+use crate::digest::tdx::measured;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::recorder::Recorder;
 use crate::sys::SysError;
 use crate::sys::memory::AlignedPages;
 use crate::sys::system::{Capability, System};
-use crate::sys::tdx::{self, Capabilities, InitParams, VM_TYPE_TDX};
+use crate::sys::tdx::{self, Capabilities, InitParams, RegionParams, VM_TYPE_TDX};
 use crate::sys::vm::Vm;
 
 /// The local APIC timer's period: CPUID leaf 0x15 tells a TD of a crystal of 25 MHz, and Linux believes it.
@@ -92,16 +93,19 @@ pub(super) fn launch(
     for vcpu in &vcpus {
         set_cpuid(vcpu, &cpuid, recorder)?;
     }
+    let memory_list = plan.firmware.as_ref().map_or(0, |firmware| firmware.memory_list);
     // In this order the module's index of a vCPU, which the shim sees in ESI, is its APIC id.
     for vcpu in &vcpus {
-        tdx::init_vcpu(recorder, vcpu, 0)?;
+        tdx::init_vcpu(recorder, vcpu, memory_list)?;
     }
 
     let (ram, private) = guarded_memory(plan, &vm, recorder)?;
 
     for region in &plan.regions {
         let mut source = AlignedPages::copy_of(&region.bytes);
-        tdx::init_mem_region(recorder, &vm, first, region.gpa, region.tag, source.bytes_mut())?;
+        let params =
+            RegionParams { gpa: region.gpa, measured: measured(region.kind), tag: region.tag };
+        tdx::init_mem_region(recorder, &vm, first, params, source.bytes_mut())?;
     }
     check_digest(expect, plan)?;
     tdx::finalize_vm(recorder, &vm)?;
@@ -111,13 +115,13 @@ pub(super) fn launch(
         serial_interrupt,
         memory: GuestMemory { ram, private, _sev: None },
         services: Services {
-            certs: None,
             td: Some(TdServices {
                 xfam,
                 optional_calls: offered.optional_calls,
                 private: plan.private.clone(),
                 quote: config.quote.clone(),
             }),
+            ..Services::default()
         },
     })
 }

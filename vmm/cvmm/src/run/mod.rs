@@ -20,6 +20,7 @@ use crate::config::{Config, Console};
 use crate::device::acpi_pm::PowerRequest;
 use crate::device::bus::{PortBus, StrayAccess};
 use crate::device::ioapic::IoApic;
+use crate::device::legacy::Legacy;
 use crate::device::marks::Mark;
 use crate::device::mmio::MmioBus;
 use crate::device::serial::{Com1, Sink};
@@ -54,6 +55,8 @@ pub struct RunRecord {
     pub begin: WallNs,
     /// See `begin`.
     pub end: WallNs,
+    /// The guest's clock when the first vCPU was started.
+    pub guest_begin: Option<GuestNs>,
     /// The guest's clock at the end.
     pub guest_end: Option<GuestNs>,
     /// The extended features of a TD.
@@ -76,6 +79,8 @@ struct Shared<'a> {
     wake: EventFd,
     until: Option<Mark>,
     certs: Option<&'a [u8]>,
+    /// Does a page change owner by being touched?
+    converts_touched: bool,
     /// What answers a TD's calls; nothing for another guest.
     td: Option<TdDesk>,
     started: Started,
@@ -137,10 +142,12 @@ pub fn run(
     let td = services.td.as_ref();
     let (desk, requests) = td.map(TdDesk::open).unzip();
     let quoting = td.and_then(|td| td.quote.as_ref()).zip(requests.flatten());
+    let mut bus = PortBus::new(Com1::new(serial_interrupt, sink));
+    bus.legacy = services.fw_cfg.clone().map(Legacy::new);
     let shared = Shared {
         vm: &vm,
         memory: &memory,
-        bus: Mutex::new(PortBus::new(Com1::new(serial_interrupt, sink))),
+        bus: Mutex::new(bus),
         mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()) }),
         ownership: Mutex::new(Ownership::new(td.map_or(&[], |td| &td.private))),
         conversions: Mutex::new(Conversions::default()),
@@ -150,11 +157,13 @@ pub fn run(
         wake,
         until: config.until,
         certs: services.certs.as_deref(),
+        converts_touched: services.fw_cfg.is_some(),
         td: desk,
         started: recorder.started(),
         reads_guest_clock: recorder.reads_guest_clock(),
     };
     let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
+    let guest_begin = shared.guest_clock();
     let begin = recorder.now();
 
     let records = thread::scope(|scope| {
@@ -220,6 +229,7 @@ pub fn run(
         console_bytes: bus.com1.written(),
         begin,
         end,
+        guest_begin,
         guest_end,
         vcpus,
         xfam: services.td.as_ref().map(|td| td.xfam),

@@ -1,5 +1,6 @@
 //! The loop around KVM_RUN.
 
+use abi::marks::{Mark, MarkId};
 use sha2::{Digest, Sha256};
 
 use super::convert::{ConvertRequest, convert};
@@ -10,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::recorder::{MarkEvent, WallNs};
 use crate::sys::kick::ThreadId;
 use crate::sys::vcpu::{EXIT_KINDS, Exit, Vcpu};
-use crate::sys::vm::KVM_HC_MAP_GPA_RANGE;
+use crate::sys::vm::{KVM_HC_MAP_GPA_RANGE, Visibility};
 use crate::termination::Termination;
 
 /// Exits of one kind.
@@ -133,6 +134,11 @@ impl Loop<'_, '_> {
             Exit::PortOut { port, size } => self.port_out(port, size, now),
             Exit::PortIn { port, size } => {
                 let mut bus = lock(&shared.bus);
+                if bus.reads_clock(port)
+                    && let Some(now) = shared.vm.clock()
+                {
+                    bus.set_clock(now.0);
+                }
                 for data in self.vcpu.io_data().chunks_mut(size) {
                     bus.read(port, data);
                 }
@@ -156,9 +162,7 @@ impl Loop<'_, '_> {
                     what: format!("hypercall {nr}"),
                 });
             }
-            Exit::MemoryFault { private, gpa, .. } => {
-                shared.stop(Outcome::WrongKindOfAccess { vcpu: self.vcpu.id(), gpa, private });
-            }
+            Exit::MemoryFault { private, gpa, .. } => self.touched(gpa, private),
             Exit::SystemEvent { kind, data } => self.system_event(kind, data),
             Exit::Certificates { gpa, npages } => self.certificates(gpa, npages),
             Exit::Halt => shared.stop(Outcome::Halted { vcpu: self.vcpu.id() }),
@@ -201,10 +205,25 @@ impl Loop<'_, '_> {
                 PortEffect::None => {}
                 PortEffect::Mark(value) => self.mark(value, now),
                 PortEffect::Power(request) => shared.power(request),
+                PortEffect::Transfer(gpa) => self.transfer(gpa, now),
                 PortEffect::Terminate(value) => {
                     shared.stop(Outcome::Terminated(Termination::from_ghcb_msr(u64::from(value))));
                 }
             }
+        }
+    }
+
+    /// Gives a firmware a piece of a file. First and last piece of the kernel are worth a mark.
+    fn transfer(&mut self, gpa: u64, now: WallNs) {
+        let shared = self.shared;
+        let fetched = match &mut lock(&shared.bus).legacy {
+            Some(legacy) => legacy.transfer(gpa, &shared.memory.ram),
+            None => return,
+        };
+        let marks =
+            [(fetched.first, MarkId::KERNEL_FETCH_BEGIN), (fetched.last, MarkId::KERNEL_FETCH_END)];
+        for (_, id) in marks.into_iter().filter(|(set, _)| *set) {
+            self.mark(Mark::new(id, 0).0, now);
         }
     }
 
@@ -232,7 +251,7 @@ impl Loop<'_, '_> {
                 exits: self.exit_count,
             });
         }
-        if shared.until.is_some_and(|until| until.0 == abi::marks::Mark(value).id()) {
+        if shared.until.is_some_and(|until| until.0 == Mark(value).id()) {
             shared.stop(Outcome::MarkReached { value });
         }
     }
@@ -253,6 +272,24 @@ impl Loop<'_, '_> {
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
         let spent = shared.started.elapsed().0 - now.0;
         lock(&shared.conversions).count(request, done, spent);
+    }
+
+    /// An access whose kind is not the page's.
+    fn touched(&mut self, gpa: u64, private: bool) {
+        let shared = self.shared;
+        let visibility = if private { Visibility::Private } else { Visibility::Shared };
+        let request = ConvertRequest::of_touched(gpa, visibility);
+        let (page, len, _) = request.range();
+        let memory = shared.memory.ram.covers(page, len);
+        if !shared.converts_touched
+            || !memory
+            || convert(shared.vm, shared.memory, request).is_err()
+        {
+            shared.stop(Outcome::WrongKindOfAccess { vcpu: self.vcpu.id(), gpa, private });
+            return;
+        }
+        lock(&shared.ownership).set(page, len, visibility);
+        lock(&shared.conversions).touched_pages += 1;
     }
 
     fn system_event(&mut self, kind: u32, data: u64) {

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::SysError;
+use crate::device::fw_cfg::SharedMemory;
 use crate::recorder::{Op, Recorder};
 
 /// The guest's memory.
@@ -94,6 +95,11 @@ impl GuestRam {
         inside == len
     }
 
+    /// Is no byte of it memory?
+    pub fn misses(&self, gpa: u64, len: u64) -> bool {
+        self.regions.iter().all(|region| region.intersect(gpa, len).is_none())
+    }
+
     /// Writes what the host and the guest share.
     ///
     /// # Errors
@@ -147,6 +153,16 @@ impl GuestRam {
             }
         }
         Ok(())
+    }
+}
+
+impl SharedMemory for GuestRam {
+    fn read(&self, gpa: u64, bytes: &mut [u8]) -> bool {
+        GuestRam::read(self, gpa, bytes).is_ok()
+    }
+
+    fn write(&self, gpa: u64, bytes: &[u8]) -> bool {
+        GuestRam::write(self, gpa, bytes).is_ok()
     }
 }
 
