@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Host;
 use super::finding::Finding;
 use super::tree::Tree;
+use crate::emulate::profile_in_use;
 use crate::launch;
 use crate::recorder::Recorder;
 use crate::sys::SysError;
@@ -18,6 +19,8 @@ pub const DEVICE: &str = "/dev/kvm";
 pub struct KvmFacts {
     /// Why it cannot be opened: errno, if it was one, and its text.
     pub failed: Option<(Option<i32>, String)>,
+    /// The members of its group may read and write it; not known where it is softkvm's.
+    pub for_group: Option<bool>,
     /// The VM types on offer, as a bit mask.
     pub vm_types: u32,
     /// The capabilities that it lacks.
@@ -43,7 +46,9 @@ impl KvmFacts {
             Ok(system) => system,
             Err(error) => {
                 let failed = Some(reason(&error));
-                return (KvmFacts { failed, modules, ..KvmFacts::default() }, None);
+                let for_group = tree.mode(DEVICE).filter(|_| profile_in_use().is_none());
+                let for_group = for_group.map(|mode| mode & 0o060 == 0o060);
+                return (KvmFacts { failed, for_group, modules, ..KvmFacts::default() }, None);
             }
         };
         let needed = launch::capabilities();
@@ -56,6 +61,7 @@ impl KvmFacts {
         };
         let facts = KvmFacts {
             failed: None,
+            for_group: None,
             vm_types: system.check(recorder, Capability::VM_TYPES).try_into().unwrap_or(0),
             lacking,
             max_vcpus: system.max_vcpus(),
@@ -123,7 +129,10 @@ pub fn judge_device(host: &Host) -> Vec<Finding> {
             DEVICE,
             format!("may not be opened ({text})"),
             NEEDED,
-            "sudo usermod -aG kvm $USER, then log in again",
+            match kvm.for_group {
+                Some(false) => "sudo chgrp kvm /dev/kvm && sudo chmod g+rw /dev/kvm, as a member of group kvm",
+                Some(true) | None => "sudo usermod -aG kvm $USER, then log in again",
+            },
         ),
         _ => Finding::missing(
             DEVICE,

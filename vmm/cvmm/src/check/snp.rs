@@ -141,8 +141,9 @@ pub fn judge(host: &Host) -> Vec<Finding> {
     findings.extend(judge_firmware(host, facts));
     // The kernel turns the parameter off where something above is missing.
     let first = findings.iter().find_map(Finding::root);
-    let module = judge_module(facts).after(host.kvm.root().or(first));
-    let guests = judge_guests(offered).after(host.kvm.root().or(first).or(module.root()));
+    let first = first.or(host.kvm.root());
+    let module = judge_module(facts).after(first);
+    let guests = judge_guests(offered).after(first.or(module.root()));
     let no_guests = guests.root();
     findings.extend([module, judge_device(facts).after(root), guests]);
     findings.push(host.kvm.judge_capabilities(&launch::SNP_CAPABILITIES, no_guests));

@@ -118,8 +118,9 @@ pub fn judge(host: &Host) -> Vec<Finding> {
     if supported {
         findings.push(judge_version(host, offered).after(first));
     }
-    let module = judge_module(facts).after(host.kvm.root().or(first));
-    let guests = judge_guests(offered).after(host.kvm.root().or(first).or(module.root()));
+    let first = first.or(host.kvm.root());
+    let module = judge_module(facts).after(first);
+    let guests = judge_guests(offered).after(first.or(module.root()));
     let no_guests = guests.root();
     findings.extend([module, guests]);
     findings.push(host.kvm.judge_capabilities(&launch::TDX_CAPABILITIES, no_guests));

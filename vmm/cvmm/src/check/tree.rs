@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
@@ -86,6 +86,11 @@ impl Tree {
     /// A number alone in a file.
     pub fn number(&self, path: &str) -> Seen<u64> {
         self.text(path).parsed(|text| text.parse().ok())
+    }
+
+    /// The permissions of a file.
+    pub fn mode(&self, path: &str) -> Option<u32> {
+        std::fs::metadata(self.path(path)).ok().map(|meta| meta.permissions().mode())
     }
 
     /// The names in a directory.
