@@ -11,6 +11,7 @@ use abi::snp::CpuidFunction;
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::cpuid;
+use super::failures::Failures;
 use super::hostile::Hostile;
 use super::profile::{self, Part, Profile, ProfileError, Xeon};
 use super::vm::Vm;
@@ -31,13 +32,15 @@ pub struct Options {
     pub reference: bool,
     /// How the host cheats; see [`super::hostile`].
     pub hostile: String,
+    /// Which calls fail; see [`super::failures`].
+    pub fail: String,
     /// Say every VMGEXIT and TDVMCALL on stderr.
     pub trace: bool,
 }
 
 impl Options {
     /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
-    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE` and `SOFTKVM_TRACE`.
+    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAIL` and `SOFTKVM_TRACE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -47,6 +50,7 @@ impl Options {
             seed: std::env::var("SOFTKVM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0),
             reference: flag("SOFTKVM_REFERENCE"),
             hostile: std::env::var("SOFTKVM_HOSTILE").unwrap_or_default(),
+            fail: std::env::var("SOFTKVM_FAIL").unwrap_or_default(),
             trace: flag("SOFTKVM_TRACE"),
         }
     }
@@ -60,6 +64,8 @@ pub struct Machine {
     pub options: Options,
     /// How the host cheats each VM.
     pub hostile: Hostile,
+    /// The calls that fail, and how often each was made.
+    pub failures: Failures,
     /// KVM_GET_SUPPORTED_CPUID.
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// An Intel part with its TDX module; else it is an AMD part.
@@ -104,6 +110,7 @@ impl Machine {
             .collect();
         Ok(Arc::new(Self {
             hostile: Hostile::parse(&options.hostile)?,
+            failures: Failures::parse(&options.fail)?,
             profile,
             options,
             cpuid: table,
@@ -181,6 +188,7 @@ impl Machine {
             "time": if self.options.realtime { "measured" } else { "modelled" },
             "psp_cycles": psp,
             "psp_seconds": psp as f64 / f64::from(self.profile.tsc_khz) / 1e3,
+            "calls": self.failures.calls(),
             "wall_seconds": self.started.elapsed().as_secs_f64(),
             "vms": vms,
         })

@@ -46,6 +46,11 @@ impl Vm {
         vm
     }
 
+    /// The machine it is on.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
     /// The state; a running vCPU gives way at the end of its turn.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.wanted.fetch_add(1, Ordering::SeqCst);
