@@ -167,8 +167,12 @@ impl Machine {
         vms.push(Arc::downgrade(vm));
     }
 
-    /// Keeps the statistics of a VM that goes away.
-    pub fn retire(&self, stats: serde_json::Value) {
+    /// Keeps the statistics of a VM that goes away, if they are to be written.
+    pub fn retire(&self, stats: impl FnOnce() -> serde_json::Value) {
+        if self.options.stats.is_none() {
+            return;
+        }
+        let stats = stats();
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(stats);
     }
 
@@ -199,7 +203,7 @@ impl Machine {
         let Some(path) = &self.options.stats else { return };
         let text = serde_json::to_string_pretty(&self.statistics()).unwrap_or_default();
         if let Err(error) = std::fs::write(path, text + "\n") {
-            eprintln!("softkvm: cannot write statistics to {}: {error}", path.display());
+            super::say(format_args!("cannot write statistics to {}: {error}", path.display()));
         }
     }
 }

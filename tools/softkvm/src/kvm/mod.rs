@@ -186,6 +186,12 @@ impl Front {
     }
 }
 
+/// Says something on stderr. Where that is gone, nothing is said: a panic must not reach the monitor.
+pub fn say(what: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "softkvm: {what}");
+}
+
 fn fallocate(vm: &Weak<Vm>, id: GmemId, size: u64, mode: i32, offset: i64, len: i64) -> Answer {
     const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
     const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE;

@@ -126,7 +126,7 @@ impl Drop for Vm {
         if let Some(hkid) = state.td.as_mut().and_then(|td| td.hkid.take()) {
             self.machine.free_id(hkid);
         }
-        self.machine.retire(state.statistics());
+        self.machine.retire(|| state.statistics());
     }
 }
 
