@@ -27,7 +27,7 @@ const TSC_UNIT_KHZ: u32 = 25_000;
 
 /// Insists on TDX.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
-    if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_TDX == 0 {
+    if system.check(recorder, Capability::VM_TYPES)? & 1 << VM_TYPE_TDX == 0 {
         return Err(not_offered(
             "its KVM does not offer TDX guests",
             "use a Xeon of the 4th generation or newer with TDX enabled in BIOS and Linux 6.16 or newer, booted with \
@@ -125,7 +125,7 @@ fn no_vcpu() -> SysError {
 
 /// A TD may have as many vCPUs as the host has processors.
 fn check_vcpus(vm: &Vm, plan: &Plan) -> Result<(), SysError> {
-    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus());
+    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus()?);
     if wanted <= max {
         return Ok(());
     }

@@ -178,7 +178,8 @@ pub fn run(
             .collect();
         while !shared.stopping() {
             if let Err(error) = supervise(shared, &mut keyboard, &signals, deadline) {
-                shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
+                let error = Error::Setup { what: "the run loop", source: error };
+                shared.stop(Outcome::MonitorFailed(error.complaint()));
             }
         }
         // A thread may be anywhere between the kernel and our own code: kick until it has noticed.

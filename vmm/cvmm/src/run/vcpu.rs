@@ -86,7 +86,10 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
             Err(error) if shared.td.is_some() && error.raw_os_error() == Some(libc::EIO) => {
                 shared.stop(Outcome::TdDead { vcpu: id });
             }
-            Err(error) => shared.stop(Outcome::RunFailed { vcpu: id, problem: error.to_string() }),
+            Err(error) => shared.stop(Outcome::RunFailed {
+                vcpu: id,
+                errno: error.raw_os_error().unwrap_or_default(),
+            }),
         }
     }
     drop(target);
@@ -217,7 +220,7 @@ impl Loop<'_, '_> {
         }
         let routes = bus.ioapic.as_ref().map(|ioapic| ioapic.routes()).unwrap_or_default();
         if let Err(error) = shared.vm.route(&routes) {
-            shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
+            shared.stop(Outcome::MonitorFailed(error.complaint()));
         }
     }
 
@@ -240,11 +243,13 @@ impl Loop<'_, '_> {
     fn convert(&mut self, args: [u64; 6], now: WallNs) {
         let shared = self.shared;
         let request = ConvertRequest::parse(args);
-        let result = match request {
-            Some(request) => convert(shared.vm, shared.memory, request),
-            None => Err(std::io::Error::from_raw_os_error(libc::EINVAL)),
-        };
-        let done = result.is_ok();
+        let result =
+            request.map_or(Ok(false), |request| convert(shared.vm, shared.memory, request));
+        // The guest cannot go on without: its kernel would end itself, and nobody knew why.
+        let done = result.unwrap_or_else(|error| {
+            shared.stop(Outcome::MonitorFailed(error.complaint()));
+            false
+        });
         if let (true, Some(request)) = (done, request) {
             let (gpa, len, visibility) = request.range();
             lock(&shared.ownership).set(gpa, len, visibility);
