@@ -10,6 +10,7 @@ pub mod kick;
 pub mod memory;
 pub mod preloaded;
 pub mod sev_status;
+pub mod signals;
 pub mod snp;
 pub mod socket;
 pub mod system;
