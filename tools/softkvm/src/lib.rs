@@ -13,6 +13,7 @@
 //! forbids faults. A guest on softkvm is therefore **not confidential**.
 //!
 //! For tests, calls can be made to fail ([`kvm::failures`]), and the host can cheat ([`kvm::hostile`]).
+//! A host that is not set up (no device node, old firmware, no identifiers left, …) can be modelled, too: [`kvm::faults`].
 //!
 //! # What is not modelled
 //!

@@ -99,6 +99,12 @@ struct Run {
     /// Execute one instruction at a time by the reference engine (slow).
     #[arg(long)]
     reference: bool,
+    /// Take the C-bit that CPUID shows on this machine's own processor for the modelled one.
+    ///
+    /// For monitors that execute CPUID where they should ask KVM, as QEMU does to check its 'cbitpos': give them what CPUID says
+    /// here, bits 5:0 of EBX of function 0x8000001f, and the guest finds the C-bit of the profile.
+    #[arg(long)]
+    host_c_bit: bool,
     /// The command and its arguments.
     #[arg(trailing_var_arg = true, required = true)]
     command: Vec<OsString>,
@@ -151,6 +157,9 @@ fn start(run: Run) -> Result<()> {
     }
     if run.realtime {
         command.env("SOFTKVM_REALTIME", "1");
+    }
+    if run.host_c_bit {
+        command.env("SOFTKVM_HOST_C_BIT", "1");
     }
     if run.reference {
         command.env("SOFTKVM_REFERENCE", "1");

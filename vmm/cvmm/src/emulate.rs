@@ -29,7 +29,12 @@ const LIBRARY_NAME: &str = "libsoftkvm_preload.so";
 
 /// The profile that `--emulate` chooses for a guest of this technology.
 pub fn default_profile(technology: &Technology) -> &'static str {
-    let found = DEFAULT_PROFILES.iter().find(|(name, _)| *name == technology.name());
+    default_profile_for(technology.name())
+}
+
+/// The same, by the technology's name in reports.
+pub fn default_profile_for(technology: &str) -> &'static str {
+    let found = DEFAULT_PROFILES.iter().find(|(name, _)| *name == technology);
     found.map_or(LIBRARY_PROFILE, |(_, profile)| profile)
 }
 

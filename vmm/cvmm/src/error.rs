@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::digest::LaunchDigest;
 use crate::plan::PlanError;
 use crate::plan::kernel::KernelError;
+use crate::plan::ovmf::FirmwareError;
 use crate::sys::{SysError, cure, errno};
 
 /// How the process ends. The numbers are part of the command line's contract (`docs/exit-codes.md`).
@@ -139,6 +140,14 @@ pub enum Error {
         /// What is wrong with it.
         source: KernelError,
     },
+    /// The firmware image is not one that can be started.
+    #[error("cannot start the firmware {}", path.display())]
+    Firmware {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FirmwareError,
+    },
     /// The inputs do not make a guest.
     #[error("cannot lay out the guest")]
     Plan(#[from] PlanError),
@@ -176,7 +185,10 @@ impl Error {
     /// The exit code this error ends the process with.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Usage { .. } | Error::Kernel { .. } | Error::Plan(_) => ExitCode::Usage,
+            Error::Usage { .. }
+            | Error::Kernel { .. }
+            | Error::Firmware { .. }
+            | Error::Plan(_) => ExitCode::Usage,
             Error::ReadFile { .. } | Error::WriteFile { .. } | Error::Setup { .. } => ExitCode::Io,
             Error::Sys(e) => e.exit_code(),
             Error::Expect { .. } => ExitCode::Measurement,
@@ -194,6 +206,7 @@ impl Error {
                 (source.to_string(), "name a file in a directory that exists and that you may write to".into())
             }
             Error::Kernel { source, .. } => (source.to_string(), source.cure()),
+            Error::Firmware { source, .. } => (source.to_string(), source.cure()),
             Error::Plan(e) => (e.to_string(), e.cure()),
             Error::Sys(e) => return e.complaint(),
             Error::Expect { expected, actual } => (

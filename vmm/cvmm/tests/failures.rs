@@ -58,6 +58,7 @@ const ERRNOS: &[(&str, &[&str])] = &[
     ("KVM_SET_SREGS", &["EINVAL"]),
     ("KVM_SET_REGS", &["EINVAL"]),
     ("KVM_SET_MP_STATE", &["EINVAL"]),
+    ("KVM_SET_MSRS", &["EINVAL", "E2BIG", "ENOMEM"]),
     ("KVM_GET_TSC_KHZ", &["EIO"]),
     ("KVM_SET_TSC_KHZ", &["EINVAL"]),
     ("KVM_RUN", &["EFAULT", "EINVAL", "ENOMEM", "EIO", "EHWPOISON", "EPERM"]),

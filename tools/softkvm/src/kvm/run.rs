@@ -366,13 +366,20 @@ impl State {
         vcpu.page.put_state(ready, if_flag, self.chipset.cr8(index), self.chipset.apic_base(index));
     }
 
-    fn wants_window(&self, index: usize) -> bool {
+    /// Whether user space wants to inject an interrupt as soon as the guest takes any.
+    pub(super) fn awaits_window(&self, index: usize) -> bool {
         let vcpu = &self.vcpus[index];
         vcpu.page.wants_interrupt_window()
             && vcpu.td.is_none()
             && self.chipset.mode() != Irqchip::Full
             && self.chipset.ready_for_external(index)
-            && vcpu.core().is_ok_and(|core| core.rflags & flags::IF != 0 && !core.shadow)
+    }
+
+    fn wants_window(&self, index: usize) -> bool {
+        self.awaits_window(index)
+            && self.vcpus[index]
+                .core()
+                .is_ok_and(|core| core.rflags & flags::IF != 0 && !core.shadow)
     }
 }
 

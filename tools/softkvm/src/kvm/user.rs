@@ -60,6 +60,7 @@ plain!(
     abi::kvm_snp::SnpLaunchUpdate,
     abi::kvm_snp::SnpLaunchFinish,
     abi::kvm_snp::SevIssueCmd,
+    abi::kvm_snp::SevPlatformStatus,
     abi::kvm_snp::SnpPlatformStatus,
     abi::kvm_snp::SevGetId2,
     abi::kvm_tdx::TdxCmd,

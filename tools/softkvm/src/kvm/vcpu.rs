@@ -7,9 +7,10 @@ use kvm_bindings::{
 };
 
 use super::caps::VmKind;
-use super::cpuid::Table;
+use super::cpuid::{Table, bare_c_bit};
 use super::errno::{Answer, Errno};
 use super::number::{self as nr, mp_state};
+use super::owed::Owed;
 use super::regs::{self, ApicPart};
 use super::state::State;
 use super::td::Mapped;
@@ -321,7 +322,10 @@ fn set_cpuid(state: &mut State, index: usize, arg: u64) -> Answer {
         return Err(Errno::E2BIG);
     }
     let entries: Vec<kvm_cpuid_entry2> = user::get_many(arg + 8, count as usize)?;
-    let table = Table(entries);
+    let mut table = Table(entries);
+    if state.machine.options.host_c_bit {
+        table.move_c_bit(bare_c_bit(), state.c_bit);
+    }
     let vcpu = &mut state.vcpus[index];
     if vcpu.has_run {
         // After the first KVM_RUN only the same table again is taken.
@@ -543,13 +547,10 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
         };
     }
     let asid = state.snp.asid();
-    state
-        .memory
-        .with_private_page(gpa, &mut |_, entry| {
-            if !entry.assigned() {
-                // Only an immutable page refuses, and that is assigned.
-                let _ = entry.make_private(gpa, asid, false);
-            }
-        })
-        .map(|_| ())
+    let entry = state.memory.rmp_entry(gpa).ok_or(Errno::EFAULT)?;
+    // Only an immutable page refuses, and that is assigned.
+    if !entry.assigned() && entry.make_private(gpa, asid, false).is_ok() {
+        state.memory.owe(gpa, Owed::Noise);
+    }
+    Ok(())
 }

@@ -21,6 +21,7 @@ use crate::config::{Config, Console};
 use crate::device::acpi_pm::PowerRequest;
 use crate::device::bus::{PortBus, StrayAccess};
 use crate::device::ioapic::IoApic;
+use crate::device::legacy::Legacy;
 use crate::device::marks::Mark;
 use crate::device::mmio::MmioBus;
 use crate::device::serial::{Com1, Sink};
@@ -56,6 +57,8 @@ pub struct RunRecord {
     pub begin: WallNs,
     /// See `begin`.
     pub end: WallNs,
+    /// The guest's clock when the first vCPU was started.
+    pub guest_begin: Option<GuestNs>,
     /// The guest's clock at the end.
     pub guest_end: Option<GuestNs>,
     /// The extended features of a TD.
@@ -78,6 +81,8 @@ struct Shared<'a> {
     wake: EventFd,
     until: Option<Mark>,
     certs: Option<&'a [u8]>,
+    /// Does a page change owner by being touched?
+    converts_touched: bool,
     /// What answers a TD's calls; nothing for another guest.
     td: Option<TdDesk>,
     started: Started,
@@ -131,7 +136,7 @@ pub fn run(
 ) -> Result<RunRecord, Error> {
     let setup = |what| move |source| Error::Setup { what, source };
     let Guest { vcpus, vm, serial_interrupt, memory, services } = guest;
-    let mut signals = Signals::take().map_err(setup("signal handling"))?;
+    let signals = Signals::take().map_err(setup("signal handling"))?;
     kick::install().map_err(setup("signal handling"))?;
     let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
     let mut keyboard =
@@ -139,10 +144,12 @@ pub fn run(
     let td = services.td.as_ref();
     let (desk, requests) = td.map(TdDesk::open).unzip();
     let quoting = td.and_then(|td| td.quote.as_ref()).zip(requests.flatten());
+    let mut bus = PortBus::new(Com1::new(serial_interrupt, sink));
+    bus.legacy = services.fw_cfg.clone().map(Legacy::new);
     let shared = Shared {
         vm: &vm,
         memory: &memory,
-        bus: Mutex::new(PortBus::new(Com1::new(serial_interrupt, sink))),
+        bus: Mutex::new(bus),
         mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()) }),
         ownership: Mutex::new(Ownership::new(td.map_or(&[], |td| &td.private))),
         conversions: Mutex::new(Conversions::default()),
@@ -152,11 +159,13 @@ pub fn run(
         wake,
         until: config.until,
         certs: services.certs.as_deref(),
+        converts_touched: services.fw_cfg.is_some(),
         td: desk,
         started: recorder.started(),
         reads_guest_clock: recorder.reads_guest_clock(),
     };
     let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
+    let guest_begin = shared.guest_clock();
     // From here on a signal ends the run with a report.
     tracing::info!("running");
     let begin = recorder.now();
@@ -181,7 +190,7 @@ pub fn run(
             })
             .collect();
         while !shared.stopping() {
-            if let Err(error) = supervise(shared, &mut keyboard, &mut signals, deadline) {
+            if let Err(error) = supervise(shared, &mut keyboard, &signals, deadline) {
                 let error = Error::Setup { what: "the run loop", source: error };
                 shared.stop(Outcome::MonitorFailed(error.complaint()));
             }
@@ -225,6 +234,7 @@ pub fn run(
         console_bytes: bus.com1.written(),
         begin,
         end,
+        guest_begin,
         guest_end,
         vcpus,
         xfam: services.td.as_ref().map(|td| td.xfam),
@@ -235,7 +245,7 @@ pub fn run(
 fn supervise(
     shared: &Shared,
     keyboard: &mut Keyboard,
-    signals: &mut Signals,
+    signals: &Signals,
     deadline: Option<Instant>,
 ) -> std::io::Result<()> {
     let left = deadline.map_or(TICK, |d| d.saturating_duration_since(Instant::now()).min(TICK));

@@ -13,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestM
 
 use super::SysError;
 use super::target::Target;
+use crate::device::fw_cfg::SharedMemory;
 use crate::recorder::{Op, Recorder};
 
 /// The guest's memory.
@@ -99,6 +100,11 @@ impl GuestRam {
         inside == len
     }
 
+    /// Is no byte of it memory?
+    pub fn misses(&self, gpa: u64, len: u64) -> bool {
+        self.regions.iter().all(|region| region.intersect(gpa, len).is_none())
+    }
+
     /// Writes what the host and the guest share.
     ///
     /// # Errors
@@ -153,6 +159,16 @@ impl GuestRam {
             }
         }
         Ok(())
+    }
+}
+
+impl SharedMemory for GuestRam {
+    fn read(&self, gpa: u64, bytes: &mut [u8]) -> bool {
+        GuestRam::read(self, gpa, bytes).is_ok()
+    }
+
+    fn write(&self, gpa: u64, bytes: &[u8]) -> bool {
+        GuestRam::write(self, gpa, bytes).is_ok()
     }
 }
 

@@ -3,7 +3,9 @@
 //! Built on `kvm-ioctls` and `kvm-bindings`. What they lack or get in the way of is wrapped in this folder, with the
 //! reason beside the code. Nothing outside this folder issues an ioctl.
 
+pub mod child;
 pub mod clock;
+pub mod cpuid;
 pub mod cure;
 pub mod errno;
 pub mod kick;
@@ -12,6 +14,7 @@ pub mod preloaded;
 pub mod sev_status;
 pub mod signals;
 pub mod snp;
+pub mod snp_platform;
 pub mod socket;
 pub mod system;
 pub mod target;

@@ -57,9 +57,9 @@ impl Signals {
     ///
     /// # Errors
     /// The system call's.
-    pub fn request(&mut self) -> io::Result<Option<Request>> {
+    pub fn request(&self) -> io::Result<Option<Request>> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-        match self.file.read(&mut info) {
+        match (&self.file).read(&mut info) {
             Ok(_) => {}
             Err(e)
                 if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>

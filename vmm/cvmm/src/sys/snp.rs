@@ -58,6 +58,11 @@ impl SevDevice {
             .map_err(|source| SysError::Open { device: "/dev/sev", source })
     }
 
+    /// The device.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     fn number(&self) -> u32 {
         u32::try_from(self.file.as_raw_fd()).unwrap_or(u32::MAX)
     }

@@ -262,7 +262,18 @@ pub fn init_vcpu(recorder: &mut Recorder, vcpu: &Vcpu, rcx: u64) -> Result<(), S
 /// Interruptions without any progress that are taken for an endless loop.
 const IDLE_TRIES: u32 = 1000;
 
-/// KVM_TDX_INIT_MEM_REGION for whole pages, measured. A signal may stop the kernel part of the way, with the request
+/// A region to add to the launch.
+#[derive(Clone, Copy, Debug)]
+pub struct RegionParams {
+    /// Where it goes.
+    pub gpa: u64,
+    /// Are its contents measured, beside its address?
+    pub measured: bool,
+    /// Its name in reports.
+    pub tag: &'static str,
+}
+
+/// KVM_TDX_INIT_MEM_REGION for whole pages. A signal may stop the kernel part of the way, with the request
 /// rewritten to what is left; this goes on until nothing is left.
 ///
 /// `source` must be page aligned.
@@ -273,10 +284,10 @@ pub fn init_mem_region(
     recorder: &mut Recorder,
     vm: &Vm,
     vcpu: &Vcpu,
-    gpa: u64,
-    tag: &'static str,
+    RegionParams { gpa, measured, tag }: RegionParams,
     source: &[u8],
 ) -> Result<(), SysError> {
+    let flags = if measured { MEASURE_MEMORY_REGION } else { 0 };
     let len = source.len() as u64;
     let mut request =
         TdxInitMemRegion { source_addr: source.as_ptr() as u64, gpa, nr_pages: len / PAGE };
@@ -292,7 +303,7 @@ pub fn init_mem_region(
                 let result = on_vcpu(
                     vcpu,
                     cmd::INIT_MEM_REGION,
-                    MEASURE_MEMORY_REGION,
+                    flags,
                     std::ptr::from_mut(&mut request) as u64,
                 );
                 idle = if request.nr_pages < left { 0 } else { idle + 1 };
