@@ -84,7 +84,7 @@ fn machine() -> Option<Arc<Machine>> {
     let machine = MACHINE.get_or_init(|| match Machine::new(Options::from_env()) {
         Ok(machine) => Some(machine),
         Err(error) => {
-            eprintln!("softkvm: {error}");
+            softkvm::kvm::say(format_args!("{error}"));
             None
         }
     });

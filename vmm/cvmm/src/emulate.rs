@@ -51,9 +51,9 @@ pub fn ensure(profile: &str) -> Result<(), Error> {
         let problem = format!("{} was loaded and is not softkvm", library.display());
         return Err(Error::Emulate { problem });
     }
-    eprintln!(
-        "cvmm: emulating with softkvm, profile {profile}: this guest runs on a software processor and is NOT confidential"
-    );
+    crate::say(&format!(
+        "cvmm: emulating with softkvm, profile {profile}: this guest runs on a software processor and is NOT confidential\n"
+    ));
     let mut preload = library.into_os_string();
     if let Some(other) = std::env::var_os("LD_PRELOAD").filter(|o| !o.is_empty()) {
         preload.push(" ");

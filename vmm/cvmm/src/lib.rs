@@ -45,8 +45,8 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
         emulate::ensure(profile.as_deref().unwrap_or(default))?;
     }
     if config.guest.technology.debug() {
-        eprintln!(
-            "cvmm: WARNING: this guest may be debugged, that is READ, by the host: it is NOT confidential"
+        say(
+            "cvmm: WARNING: this guest may be debugged, that is READ, by the host: it is NOT confidential\n",
         );
     }
     let mut recorder = Recorder::new(started, emulate::time_is_modelled());
@@ -75,10 +75,10 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
     let report = RunReport::build(&config, &plan, recorder, &record);
     match &config.report {
         Some(path) => report.write(path)?,
-        None => eprint!("{}", report.table()),
+        None => say(&report.table()),
     }
     if let Some(complaint) = record.outcome.complaint() {
-        eprintln!("{complaint}");
+        say(&format!("{complaint}\n"));
     }
     Ok(record.outcome.exit_code())
 }
@@ -186,6 +186,11 @@ pub fn explain_verb(code: &str) -> Result<ExitCode, Error> {
     print_out(&explain::explain(code)?)
 }
 
+/// Tells the user. Where nobody is left to be told (a terminal that hung up), nothing is lost.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 fn json(value: &impl serde::Serialize) -> Result<String, Error> {
     let text = serde_json::to_string_pretty(value).map_err(|source| Error::WriteFile {
         what: "result",
@@ -221,7 +226,11 @@ fn start_log(flags: &Flags) -> Result<(), Error> {
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time();
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .without_time()
+        .log_internal_errors(false);
     let result = match &flags.log {
         Some(path) => {
             let file = std::fs::File::create(path).map_err(|source| Error::WriteFile {

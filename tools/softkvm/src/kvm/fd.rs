@@ -71,7 +71,7 @@ impl Owned {
     pub fn duplicate(fd: RawFd) -> Answer<Self> {
         // SAFETY: plain system call.
         let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
-        if copy < 0 { Err(Errno::EBADF) } else { Ok(Self(copy)) }
+        if copy < 0 { Err(Errno::last()) } else { Ok(Self(copy)) }
     }
 
     /// A new, non-blocking eventfd.

@@ -12,6 +12,7 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 use super::caps::VmKind;
 use super::cpuid;
+use super::failures::Failures;
 use super::faults::Faults;
 use super::hostile::Hostile;
 use super::profile::{self, Part, Profile, ProfileError, Xeon};
@@ -33,6 +34,8 @@ pub struct Options {
     pub reference: bool,
     /// How the host cheats; see [`super::hostile`].
     pub hostile: String,
+    /// Which calls fail; see [`super::failures`].
+    pub fail: String,
     /// What is wrong with the host; see [`super::faults`].
     pub fault: String,
     /// The monitor takes the C-bit's position from the processor it runs on: that position means the modelled one.
@@ -43,7 +46,7 @@ pub struct Options {
 
 impl Options {
     /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
-    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAULT`, `SOFTKVM_HOST_C_BIT` and `SOFTKVM_TRACE`.
+    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAIL`, `SOFTKVM_FAULT`, `SOFTKVM_HOST_C_BIT` and `SOFTKVM_TRACE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -53,6 +56,7 @@ impl Options {
             seed: std::env::var("SOFTKVM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0),
             reference: flag("SOFTKVM_REFERENCE"),
             hostile: std::env::var("SOFTKVM_HOSTILE").unwrap_or_default(),
+            fail: std::env::var("SOFTKVM_FAIL").unwrap_or_default(),
             fault: std::env::var("SOFTKVM_FAULT").unwrap_or_default(),
             host_c_bit: flag("SOFTKVM_HOST_C_BIT"),
             trace: flag("SOFTKVM_TRACE"),
@@ -68,6 +72,8 @@ pub struct Machine {
     pub options: Options,
     /// How the host cheats each VM.
     pub hostile: Hostile,
+    /// The calls that fail, and how often each was made.
+    pub failures: Failures,
     /// What is wrong with the host.
     pub faults: Faults,
     /// KVM_GET_SUPPORTED_CPUID.
@@ -116,6 +122,7 @@ impl Machine {
             .collect();
         Ok(Arc::new(Self {
             hostile: Hostile::parse(&options.hostile)?,
+            failures: Failures::parse(&options.fail)?,
             faults,
             profile,
             options,
@@ -203,8 +210,12 @@ impl Machine {
         vms.push(Arc::downgrade(vm));
     }
 
-    /// Keeps the statistics of a VM that goes away.
-    pub fn retire(&self, stats: serde_json::Value) {
+    /// Keeps the statistics of a VM that goes away, if they are to be written.
+    pub fn retire(&self, stats: impl FnOnce() -> serde_json::Value) {
+        if self.options.stats.is_none() {
+            return;
+        }
+        let stats = stats();
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(stats);
     }
 
@@ -224,6 +235,7 @@ impl Machine {
             "time": if self.options.realtime { "measured" } else { "modelled" },
             "psp_cycles": psp,
             "psp_seconds": psp as f64 / f64::from(self.profile.tsc_khz) / 1e3,
+            "calls": self.failures.calls(),
             "wall_seconds": self.started.elapsed().as_secs_f64(),
             "vms": vms,
         })
@@ -234,7 +246,7 @@ impl Machine {
         let Some(path) = &self.options.stats else { return };
         let text = serde_json::to_string_pretty(&self.statistics()).unwrap_or_default();
         if let Err(error) = std::fs::write(path, text + "\n") {
-            eprintln!("softkvm: cannot write statistics to {}: {error}", path.display());
+            super::say(format_args!("cannot write statistics to {}: {error}", path.display()));
         }
     }
 }

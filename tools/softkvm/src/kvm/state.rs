@@ -521,7 +521,7 @@ impl State {
         let count = self.complaints.entry(what.clone()).or_default();
         *count += 1;
         if *count == 1 {
-            eprintln!("softkvm: {what}");
+            super::say(format_args!("{what}"));
         }
     }
 

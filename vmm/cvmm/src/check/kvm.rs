@@ -52,7 +52,9 @@ impl KvmFacts {
             }
         };
         let needed = launch::capabilities();
-        let lacking = needed.into_iter().filter(|c| system.check(recorder, *c) <= 0);
+        let has =
+            |recorder: &mut Recorder, c| system.check(recorder, c).is_ok_and(|found| found > 0);
+        let lacking = needed.into_iter().filter(|c| !has(recorder, *c));
         let lacking = lacking.map(|c| c.name).collect();
         let began = recorder.started().elapsed();
         let made_vm = match system.create_vm(recorder, VM_TYPE_DEFAULT) {
@@ -62,9 +64,9 @@ impl KvmFacts {
         let facts = KvmFacts {
             failed: None,
             for_group: None,
-            vm_types: system.check(recorder, Capability::VM_TYPES).try_into().unwrap_or(0),
+            vm_types: system.check(recorder, Capability::VM_TYPES).map_or(0, i32::cast_unsigned),
             lacking,
-            max_vcpus: system.max_vcpus(),
+            max_vcpus: system.max_vcpus(recorder).unwrap_or(0),
             made_vm: Some(made_vm),
             modules,
         };
@@ -206,7 +208,8 @@ fn modules(tree: &Tree) -> Vec<String> {
 pub fn reason(error: &SysError) -> (Option<i32>, String) {
     match error {
         SysError::Open { source, .. }
-        | SysError::Ioctl { source, .. }
+        | SysError::Call { source, .. }
+        | SysError::NoneLeft { source, .. }
         | SysError::Launch { source, .. }
         | SysError::TdLaunch { source, .. } => (source.raw_os_error(), source.to_string()),
         other => (None, other.to_string()),

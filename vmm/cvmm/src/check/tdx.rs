@@ -86,7 +86,8 @@ impl TdxFacts {
 fn ask(system: &System, recorder: &mut Recorder) -> Option<Result<(TdAttributes, usize), String>> {
     let vm = system.create_vm(recorder, VM_TYPE_TDX).ok()?;
     let answer = tdx::capabilities(recorder, &vm);
-    Some(answer.map(|c| (c.attributes, vm.max_vcpus())).map_err(|error| reason(&error).1))
+    let answer = answer.and_then(|c| Ok((c.attributes, vm.max_vcpus()?)));
+    Some(answer.map_err(|error| reason(&error).1))
 }
 
 /// Everything, causes before what follows from them.

@@ -95,9 +95,10 @@ pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Resul
     }
     let cpuid = CpuidTable::from_kvm(&system.supported_cpuid(recorder)?);
     let cpus = usize::from(config.cpus.get());
-    if cpus > system.max_vcpus() {
+    let max = system.max_vcpus(recorder)?;
+    if cpus > max {
         return Err(SysError::Missing {
-            what: format!("its KVM gives a guest at most {} vCPUs, not {cpus}", system.max_vcpus()),
+            what: format!("its KVM gives a guest at most {max} vCPUs, not {cpus}"),
             cure: "give fewer --cpus",
         }
         .into());

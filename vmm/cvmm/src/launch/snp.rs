@@ -24,7 +24,7 @@ pub const CAPABILITIES: [Capability; 3] =
 
 /// Insists on SEV-SNP.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
-    if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_SNP == 0 {
+    if system.check(recorder, Capability::VM_TYPES)? & 1 << VM_TYPE_SNP == 0 {
         return Err(not_offered(
             "its KVM does not offer SEV-SNP guests",
             "use an EPYC 7003 or newer with SEV-SNP enabled in BIOS and Linux 6.11 or newer (`dmesg | grep -i sev` says \
@@ -118,6 +118,7 @@ fn add_region(
             if *kind == PageKind::Cpuid =>
         {
             Err(SysError::CpuidRefused {
+                gpa: *gpa,
                 differences: cpuid::differences(bytes, source.bytes_mut()),
             })
         }

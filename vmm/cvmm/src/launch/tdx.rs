@@ -38,7 +38,7 @@ pub const CAPABILITIES: [Capability; 6] = [
 
 /// Insists on TDX.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
-    if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_TDX == 0 {
+    if system.check(recorder, Capability::VM_TYPES)? & 1 << VM_TYPE_TDX == 0 {
         return Err(not_offered(
             "its KVM does not offer TDX guests",
             "use a Xeon of the 4th generation or newer with TDX enabled in BIOS and Linux 6.16 or newer, booted with \
@@ -132,7 +132,7 @@ fn no_vcpu() -> SysError {
 
 /// A TD may have as many vCPUs as the host has processors.
 fn check_vcpus(vm: &Vm, plan: &Plan) -> Result<(), SysError> {
-    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus());
+    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus()?);
     if wanted <= max {
         return Ok(());
     }

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::io;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::sys::signals::{self, Request, Signals};
 use crate::sys::{child, terminal};
 
 /// How a child ended.
@@ -25,7 +26,7 @@ pub struct Ended {
 /// Starts children one at a time, and ends them when this process is to end.
 #[derive(Debug)]
 pub struct Runner {
-    signals: File,
+    signals: Signals,
 }
 
 /// The user stopped the selftest.
@@ -43,9 +44,21 @@ impl Runner {
     /// # Errors
     /// The system calls'.
     pub fn new() -> Result<Runner, Error> {
-        let signals = terminal::stop_signals()
-            .map_err(|source| Error::Setup { what: "signal handling", source })?;
+        let signals =
+            Signals::take().map_err(|source| Error::Setup { what: "signal handling", source })?;
         Ok(Runner { signals })
+    }
+
+    /// Does as signals say; is one of them that this is the end?
+    fn is_to_end(&self) -> io::Result<bool> {
+        while let Some(request) = self.signals.request()? {
+            match request {
+                Request::End => return Ok(true),
+                Request::Suspend => signals::suspend()?,
+                Request::GoOn => {}
+            }
+        }
+        Ok(false)
     }
 
     /// Runs cvmm. `scratch` holds its output while it runs, `limit` is our patience beyond its own `--timeout`.
@@ -74,9 +87,8 @@ impl Runner {
             if let Some(status) = running.try_wait().map_err(setup)? {
                 break status.code();
             }
-            let [stop] =
-                terminal::wait_readable([self.signals.as_raw_fd()], TICK).map_err(setup)?;
-            if stop {
+            terminal::wait_readable([self.signals.descriptor()], TICK).map_err(setup)?;
+            if self.is_to_end().map_err(setup)? {
                 end(&mut running);
                 return Ok(Err(Stopped));
             }

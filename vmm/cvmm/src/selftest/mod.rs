@@ -126,7 +126,7 @@ pub fn run(flags: &SelftestFlags) -> std::result::Result<ExitCode, Error> {
     let mut archive = Archive::default();
     match climb(&plan, &rungs, &runner, &scratch, flags.with_console, &mut archive)? {
         Err(Stopped) => {
-            eprintln!("cvmm: stopped; no archive was written");
+            crate::say("cvmm: stopped; no archive was written\n");
             Ok(ExitCode::Interrupted)
         }
         Ok(results) => {
@@ -209,11 +209,11 @@ fn climb(
         let obstacle = known.and_then(|(_, readiness)| readiness.obstacle(rung));
         let obstacle = obstacle.or_else(|| rung.unsuitable(plan).map(str::to_owned));
         if let Some(reason) = obstacle {
-            eprintln!("[{}/{}] {name}: skipped", at + 1, rungs.len());
+            crate::say(&format!("[{}/{}] {name}: skipped\n", at + 1, rungs.len()));
             results.push(Result::skipped(name, reason));
             continue;
         }
-        eprintln!("[{}/{}] {name} …", at + 1, rungs.len());
+        crate::say(&format!("[{}/{}] {name} …\n", at + 1, rungs.len()));
         let files =
             ["report.json", "console.txt"].map(|what| rung::file(scratch.path(), rung, what));
         let [report, console] = &files;
@@ -239,7 +239,7 @@ fn climb(
             Left { ended, report: read_json(report), console: read_text(console), predicted };
         let result = judge(plan, rung, &left, &words);
         if let (Outcome::Failed, Some(reason)) = (result.outcome, &result.reason) {
-            eprintln!("      failed: {reason}");
+            crate::say(&format!("      failed: {reason}\n"));
         }
         results.push(result);
     }

@@ -13,6 +13,7 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use super::SysError;
 use super::sev_status::FirmwareStatus;
 use super::snp::SevDevice;
+use super::target::Target;
 use crate::recorder::{Op, Recorder};
 
 /// SNP_PLATFORM_STATUS.
@@ -38,7 +39,7 @@ pub fn status(recorder: &mut Recorder, sev: &SevDevice) -> Result<SnpPlatformSta
     let error = command.error;
     answer.map(|()| status).map_err(|source| SysError::Launch {
         command: COMMAND,
-        operand: String::new(),
+        target: Target::Whole,
         source,
         status: FirmwareStatus(error),
     })

@@ -20,6 +20,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::SysError;
 use super::kick::KickTarget;
+use super::target::Target;
 use crate::recorder::{Op, Recorder};
 
 /// KVM_EXIT_SNP_REQ_CERTS (Linux 7.2 include/uapi/linux/kvm.h); not in kvm-bindings 0.14.
@@ -228,7 +229,7 @@ impl Vcpu {
     pub fn set_cpuid(&self, recorder: &mut Recorder, cpuid: &CpuId) -> Result<(), SysError> {
         recorder
             .record(Op::SetCpuid, "KVM_SET_CPUID2", 0, || self.fd.set_cpuid2(cpuid))
-            .map_err(SysError::ioctl_on("KVM_SET_CPUID2", format!("on vCPU {}", self.id)))
+            .map_err(SysError::on("KVM_SET_CPUID2", Target::vcpu(self.id)))
     }
 
     /// Sets control, segment and descriptor-table registers; APIC base and CR8 stay KVM's.
@@ -236,16 +237,15 @@ impl Vcpu {
     /// # Errors
     /// The ioctl's.
     pub fn set_sregs(&self, recorder: &mut Recorder, sregs: &kvm_sregs) -> Result<(), SysError> {
-        recorder
-            .record(Op::SetRegs, "KVM_SET_SREGS", 0, || {
-                let current = self.fd.get_sregs()?;
-                self.fd.set_sregs(&kvm_sregs {
-                    apic_base: current.apic_base,
-                    cr8: current.cr8,
-                    ..*sregs
-                })
-            })
-            .map_err(SysError::ioctl_on("KVM_SET_SREGS", format!("on vCPU {}", self.id)))
+        recorder.record(Op::SetRegs, "KVM_SET_SREGS", 0, || {
+            let current = self
+                .fd
+                .get_sregs()
+                .map_err(SysError::on("KVM_GET_SREGS", Target::vcpu(self.id)))?;
+            self.fd
+                .set_sregs(&kvm_sregs { apic_base: current.apic_base, cr8: current.cr8, ..*sregs })
+                .map_err(SysError::on("KVM_SET_SREGS", Target::vcpu(self.id)))
+        })
     }
 
     /// Sets the general registers.
@@ -255,7 +255,7 @@ impl Vcpu {
     pub fn set_regs(&self, recorder: &mut Recorder, regs: &kvm_regs) -> Result<(), SysError> {
         recorder
             .record(Op::SetRegs, "KVM_SET_REGS", 0, || self.fd.set_regs(regs))
-            .map_err(SysError::ioctl_on("KVM_SET_REGS", format!("on vCPU {}", self.id)))
+            .map_err(SysError::on("KVM_SET_REGS", Target::vcpu(self.id)))
     }
 
     /// Turns the memory type ranges on, all of memory write-back, as firmware leaves them. Linux before 6.2 takes a processor
@@ -265,7 +265,7 @@ impl Vcpu {
     /// # Errors
     /// The ioctl's.
     pub fn enable_mtrrs(&self, recorder: &mut Recorder) -> Result<(), SysError> {
-        let operand = format!("of IA32_MTRR_DEF_TYPE on vCPU {}", self.id);
+        let target = format!("for IA32_MTRR_DEF_TYPE on vCPU {}", self.id);
         let entry = kvm_msr_entry {
             index: MTRR_DEF_TYPE,
             data: MTRR_ENABLED_WRITE_BACK,
@@ -278,7 +278,7 @@ impl Vcpu {
                 // KVM stops at the first MSR that it refuses.
                 _ => Err(kvm_ioctls::Error::new(libc::EINVAL)),
             })
-            .map_err(SysError::ioctl_on("KVM_SET_MSRS", operand))
+            .map_err(SysError::ioctl_on("KVM_SET_MSRS", target))
     }
 
     /// Puts the vCPU to sleep until an event for it arrives.
@@ -290,7 +290,7 @@ impl Vcpu {
             .record(Op::SetMpState, "KVM_SET_MP_STATE", 0, || {
                 self.fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_HALTED })
             })
-            .map_err(SysError::ioctl_on("KVM_SET_MP_STATE", format!("on vCPU {}", self.id)))
+            .map_err(SysError::on("KVM_SET_MP_STATE", Target::vcpu(self.id)))
     }
 
     /// Where it stands, and whether it is halted; `None` for a guest whose registers nobody may see.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub mod hostile;
+pub mod pty;
 mod test_guest;
 
 use std::path::{Path, PathBuf};
