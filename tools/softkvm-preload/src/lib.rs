@@ -1,5 +1,5 @@
 //! The preload library: answers `/dev/kvm` and `/dev/sev` with softkvm in any dynamically linked
-//! program.
+//! program, and the few files of `/sys` that say what such a host offers.
 //!
 //! It interposes `open` and its kin, `ioctl`, `mmap` and `fallocate`. softkvm's descriptors are
 //! real memory files, so everything else on them (`close`, `dup`, `mmap` of a vCPU, `poll`) needs
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 
 use libc::{mode_t, off_t, size_t};
-use softkvm::kvm::{Answer, Errno, Machine, Options, front};
+use softkvm::kvm::{Answer, Errno, Machine, Options, fd, files, front};
 
 /// The C library's own function behind an interposed one.
 struct Real {
@@ -84,7 +84,7 @@ fn machine() -> Option<Arc<Machine>> {
     let machine = MACHINE.get_or_init(|| match Machine::new(Options::from_env()) {
         Ok(machine) => Some(machine),
         Err(error) => {
-            eprintln!("softkvm: {error}");
+            softkvm::kvm::say(format_args!("{error}"));
             None
         }
     });
@@ -96,20 +96,23 @@ fn machine() -> Option<Arc<Machine>> {
 }
 
 #[derive(Clone, Copy)]
-enum Device {
+enum Device<'a> {
     Kvm,
     Sev,
+    /// A file of /sys.
+    File(&'a str),
 }
 
-/// Which of our devices a path names.
-fn device(path: *const c_char) -> Option<Device> {
+/// Which of our devices or files a path names.
+fn device<'a>(path: *const c_char) -> Option<Device<'a>> {
     if path.is_null() {
         return None;
     }
-    // SAFETY: the caller of open gives a C string.
-    match unsafe { CStr::from_ptr(path) }.to_bytes() {
-        b"/dev/kvm" => Some(Device::Kvm),
-        b"/dev/sev" => Some(Device::Sev),
+    // SAFETY: the caller of open gives a C string, which lives until it has returned; so does what we make of it.
+    match unsafe { CStr::from_ptr(path) }.to_str() {
+        Ok("/dev/kvm") => Some(Device::Kvm),
+        Ok("/dev/sev") => Some(Device::Sev),
+        Ok(path) if files::concerns(path) => Some(Device::File(path)),
         _ => None,
     }
 }
@@ -123,6 +126,8 @@ fn open_device(device: Device, flags: c_int) -> c_int {
     let fd = match device {
         Device::Kvm => front().open_kvm(machine),
         Device::Sev => front().open_sev(machine, writable),
+        Device::File(_) if writable => Err(Errno::EACCES),
+        Device::File(path) => files::read(&machine, path).and_then(|text| fd::text_file(&text)),
     };
     if let Ok(fd) = fd
         && flags & libc::O_CLOEXEC == 0
@@ -251,6 +256,21 @@ pub unsafe extern "C" fn __openat64_2(dir: c_int, path: *const c_char, flags: c_
     }
 }
 
+/// Whether a device or file of the modelled host is there for the caller.
+fn accessible(device: Device) -> Answer {
+    // A machine that does not start says so when it is opened.
+    let Some(machine) = machine() else {
+        return if matches!(device, Device::Kvm) { Ok(()) } else { Err(Errno::ENOENT) };
+    };
+    match device {
+        Device::Kvm => machine.faults.open_kvm(),
+        // An Intel part has no security processor.
+        Device::Sev if machine.xeon.is_some() => Err(Errno::ENOENT),
+        Device::Sev => machine.faults.open_sev(),
+        Device::File(path) => files::read(&machine, path).map(|_| ()),
+    }
+}
+
 /// `access(2)`: monitors look for the devices before they open them.
 ///
 /// # Safety
@@ -258,12 +278,7 @@ pub unsafe extern "C" fn __openat64_2(dir: c_int, path: *const c_char, flags: c_
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
     match device(path) {
-        // An Intel part has no security processor.
-        Some(Device::Sev) if machine().is_none_or(|machine| machine.xeon.is_some()) => {
-            fail(libc::ENOENT);
-            -1
-        }
-        Some(_) => 0,
+        Some(device) => finish(accessible(device).map(|()| 0)),
         None => real!(c"access", -1, fn(path: *const c_char, mode: c_int) -> c_int),
     }
 }
@@ -406,4 +421,17 @@ pub extern "C" fn softkvm_placeholder_costs() -> *const c_char {
     let Some(machine) = machine() else { return std::ptr::null() };
     let names = || machine.profile.placeholders().join(",");
     NAMES.get_or_init(|| CString::new(names()).unwrap_or_default()).as_ptr()
+}
+
+/// CPUID of the modelled host, as a program on it would see it: the processor that executes this program is another one.
+/// Writes EAX, EBX, ECX and EDX; returns 0, or -1 without a machine.
+///
+/// # Safety
+/// `out` is valid for writes of four words.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn softkvm_cpuid(leaf: u32, subleaf: u32, out: *mut [u32; 4]) -> c_int {
+    let Some(machine) = machine() else { return -1 };
+    // SAFETY: the caller's promise.
+    unsafe { out.write(machine.host_cpuid(leaf, subleaf)) };
+    0
 }

@@ -12,6 +12,9 @@
 //! ciphers: it lies in memory of its own that the monitor has no mapping of, and what the reverse map or the secure EPT
 //! forbids faults. A guest on softkvm is therefore **not confidential**.
 //!
+//! For tests, calls can be made to fail ([`kvm::failures`]), and the host can cheat ([`kvm::hostile`]).
+//! A host that is not set up (no device node, old firmware, no identifiers left, …) can be modelled, too: [`kvm::faults`].
+//!
 //! # What is not modelled
 //!
 //! Met by a guest or a monitor, these end the run by name or are refused; none is guessed.

@@ -24,6 +24,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     /// Run a command whose /dev/kvm and /dev/sev are softkvm's.
+    #[command(after_help = VARIABLES)]
     Run(Run),
     /// Show the profiles: what is modelled and what its operations cost.
     Info {
@@ -64,6 +65,15 @@ enum Action {
         seed: u64,
     },
 }
+
+const VARIABLES: &str = "\
+Environment, for tests of monitors and guests:
+  SOFTKVM_FAIL     calls that fail: CALL#N=ERRNO[,fw=STATUS][,pages=K];...
+                   for example KVM_CREATE_VCPU#1=ENOMEM;KVM_SEV_SNP_LAUNCH_UPDATE#2=EIO,fw=0x16
+                   (N from 1, or * for every call; --stats tells under 'calls' which calls a monitor makes)
+  SOFTKVM_HOSTILE  what a cheating host does to the guest, for example flip=0x1000@2;psc-refuse=1
+
+Both are documented in full in the crate's modules kvm::failures and kvm::hostile.";
 
 const QGS_EXAMPLE: &str = "\
 Example:

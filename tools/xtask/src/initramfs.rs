@@ -26,7 +26,7 @@ pub fn build(kernel: &Kernel) -> Result<PathBuf> {
     archive.file("init", 0o755, &fs::read(images::guest_init()?)?);
     let mut order = String::new();
     if let Some(modules) = &kernel.modules {
-        for (name, bytes) in attestation_modules(modules)? {
+        for (name, bytes) in load_order(modules, &WANTED)? {
             archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
             order.push_str(&format!("{name}.ko\n"));
         }
@@ -37,12 +37,12 @@ pub fn build(kernel: &Kernel) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// The wanted modules in load order: dependencies first.
-fn attestation_modules(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// The modules of these names in load order, dependencies first. One that is not there is built in.
+pub fn load_order(dir: &Path, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = BTreeMap::new();
     index(dir, &mut found)?;
     let mut ordered = Vec::new();
-    for name in WANTED {
+    for name in names {
         visit(name, &found, &mut ordered)?;
     }
     Ok(ordered)

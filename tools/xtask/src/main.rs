@@ -8,7 +8,9 @@ mod images;
 mod initramfs;
 mod interop;
 mod kernel;
+mod nested;
 mod oracle;
+mod ovmf;
 mod run;
 
 use std::path::PathBuf;
@@ -30,6 +32,8 @@ enum Command {
     Demo(demo::Args),
     /// Run every check and test of the project.
     Test(check::Args),
+    /// Run the same guests on mainline kvm_amd (under QEMU) and on softkvm, and compare what they do (30 minutes at most).
+    Nested(nested::Args),
     /// Run other people's monitors and test programs on softkvm, unchanged.
     Interop(interop::Args),
     /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2 or minimal.
@@ -43,6 +47,8 @@ enum Command {
         #[arg(default_value = "6.12")]
         kernel: String,
     },
+    /// Fetch Debian's builds of OVMF and its EFI shim, and print where they are.
+    Ovmf,
     /// Extract the ELF vmlinux out of a bzImage.
     Vmlinux {
         /// The compressed image.
@@ -56,6 +62,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Demo(args) => demo::demo(&args),
         Command::Test(args) => check::test(&args),
+        Command::Nested(args) => nested::nested(&args),
         Command::Interop(args) => interop::interop(&args),
         Command::Kernel { name } => {
             let kernel = kernel::fetch(&name)?;
@@ -65,6 +72,10 @@ fn main() -> Result<()> {
         }
         Command::Initramfs { kernel } => {
             println!("{}", initramfs::build(&kernel::fetch(&kernel)?)?.display());
+            Ok(())
+        }
+        Command::Ovmf => {
+            ovmf::fetch()?.iter().for_each(|(_, file)| println!("{}", file.display()));
             Ok(())
         }
         Command::Vmlinux { bzimage, out } => kernel::extract_vmlinux(&bzimage, &out),

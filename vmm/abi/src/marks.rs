@@ -34,6 +34,11 @@ impl MarkId {
     /// Last mark of the shim: it wipes itself and jumps to the kernel. No number.
     pub const KERNEL_ENTRY: Self = Self(0x09);
 
+    /// A firmware image has fetched the first piece of the kernel; the monitor sets this mark itself. No number.
+    pub const KERNEL_FETCH_BEGIN: Self = Self(0x20);
+    /// It has fetched the last. What the firmware does after that, nobody outside can tell from the kernel. No number.
+    pub const KERNEL_FETCH_END: Self = Self(0x21);
+
     /// `/init` of a test guest runs its first instruction. No number.
     pub const INIT_ENTRY: Self = Self(0x40);
     /// `/init` has mounted what it needs and loaded its modules. No number.
@@ -58,6 +63,8 @@ impl MarkId {
         (Self::STAGING_RECLAIMED, "staging-reclaimed"),
         (Self::LOAD_END, "load-end"),
         (Self::KERNEL_ENTRY, "kernel-entry"),
+        (Self::KERNEL_FETCH_BEGIN, "kernel-fetch-begin"),
+        (Self::KERNEL_FETCH_END, "kernel-fetch-end"),
         (Self::INIT_ENTRY, "init-entry"),
         (Self::INIT_MODULES, "init-modules"),
         (Self::INIT_READY, "init-ready"),

@@ -9,7 +9,8 @@ use thiserror::Error;
 use crate::digest::LaunchDigest;
 use crate::plan::PlanError;
 use crate::plan::kernel::KernelError;
-use crate::sys::SysError;
+use crate::plan::ovmf::FirmwareError;
+use crate::sys::{SysError, cure, errno};
 
 /// How the process ends. The numbers are part of the command line's contract (`docs/exit-codes.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +140,14 @@ pub enum Error {
         /// What is wrong with it.
         source: KernelError,
     },
+    /// The firmware image is not one that can be started.
+    #[error("cannot start the firmware {}", path.display())]
+    Firmware {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FirmwareError,
+    },
     /// The inputs do not make a guest.
     #[error("cannot lay out the guest")]
     Plan(#[from] PlanError),
@@ -176,7 +185,10 @@ impl Error {
     /// The exit code this error ends the process with.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Usage { .. } | Error::Kernel { .. } | Error::Plan(_) => ExitCode::Usage,
+            Error::Usage { .. }
+            | Error::Kernel { .. }
+            | Error::Firmware { .. }
+            | Error::Plan(_) => ExitCode::Usage,
             Error::ReadFile { .. } | Error::WriteFile { .. } | Error::Setup { .. } => ExitCode::Io,
             Error::Sys(e) => e.exit_code(),
             Error::Expect { .. } => ExitCode::Measurement,
@@ -194,6 +206,7 @@ impl Error {
                 (source.to_string(), "name a file in a directory that exists and that you may write to".into())
             }
             Error::Kernel { source, .. } => (source.to_string(), source.cure()),
+            Error::Firmware { source, .. } => (source.to_string(), source.cure()),
             Error::Plan(e) => (e.to_string(), e.cure()),
             Error::Sys(e) => return e.complaint(),
             Error::Expect { expected, actual } => (
@@ -206,7 +219,7 @@ impl Error {
                 "the emulator is a library that is loaded below cvmm, and it was not found".into(),
                 "build it (cargo build -p softkvm-preload --release), or name it in CVMM_SOFTKVM".into(),
             ),
-            Error::Setup { source, .. } => (source.to_string(), "check the limits of this process (ulimit -a)".into()),
+            Error::Setup { what, source } => (errno::tell(source), cure::of(what, source).into()),
             Error::ThreadPanicked => (
                 "this is a defect of cvmm".into(),
                 "report the command line and the lines above as a bug".into(),

@@ -19,6 +19,7 @@ use crate::outcome::Outcome;
 use crate::plan::{PageKind, Plan};
 use crate::recorder::{Op, Recorder};
 use crate::run::{Conversions, RunRecord};
+use crate::sys::signals::Held;
 use crate::sys::vcpu::EXIT_KINDS;
 pub use identity::TdFacts;
 use identity::{policy, td};
@@ -30,6 +31,9 @@ pub const SCHEMA: &str = "cvmm-report/1";
 /// How many pages a launch with OVMF measures (OVMF.amdsev.fd of edk2-stable202408: 4 MiB of flash and its metadata
 /// pages). For comparison.
 pub const OVMF_PAGES: u64 = 1055;
+
+/// Load and accept mode where a firmware image decides them.
+const BY_FIRMWARE: &str = "firmware";
 
 /// A report.
 #[derive(Debug, Serialize)]
@@ -78,7 +82,10 @@ pub struct Platform {
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct GuestFacts {
-    pub kernel: String,
+    /// The image that was started in place of the shim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
+    pub kernel: Option<String>,
     pub initrd: Option<String>,
     pub cmdline: String,
     pub memory_bytes: u64,
@@ -218,16 +225,19 @@ impl RunReport {
             policy: policy(&guest.technology),
             td: td(&guest.technology, plan, run.xfam),
             guest: GuestFacts {
-                kernel: guest.kernel.display().to_string(),
+                firmware: guest.firmware.as_ref().map(|p| p.display().to_string()),
+                kernel: guest.kernel.as_ref().map(|p| p.display().to_string()),
                 initrd: guest.initrd.as_ref().map(|p| p.display().to_string()),
                 cmdline: guest.cmdline.clone(),
                 memory_bytes: guest.memory.bytes(),
                 vcpus: config.cpus.get(),
                 load: match guest.load {
+                    _ if plan.firmware.is_some() => BY_FIRMWARE,
                     crate::config::LoadMode::Hashed => "hashed",
                     crate::config::LoadMode::Measured => "measured",
                 },
                 accept: match guest.accept {
+                    _ if plan.firmware.is_some() => BY_FIRMWARE,
                     crate::config::AcceptMode::Eager => "eager",
                 },
             },
@@ -287,6 +297,7 @@ pub fn write_atomically(
         return fill(&mut file).map_err(fail);
     }
     let temporary = temporary_name(path);
+    let _held = Held::back();
     let result = (|| {
         let mut file = std::io::BufWriter::new(std::fs::File::create(&temporary)?);
         fill(&mut file)?;
@@ -313,6 +324,7 @@ pub fn check_writable(what: &'static str, path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let temporary = temporary_name(path);
+    let _held = Held::back();
     std::fs::File::create(&temporary).map_err(fail)?;
     std::fs::remove_file(&temporary).map_err(fail)
 }
@@ -359,7 +371,9 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
             .collect(),
         measuring_modelled_ns: modelled.then_some(measuring),
         psp_modelled_ns: psp.then_some(measuring),
-        psp_ovmf_modelled_ns: (psp && pages > 0).then(|| updates / pages * OVMF_PAGES),
+        // A launch with OVMF is not compared with itself.
+        psp_ovmf_modelled_ns: (psp && pages > 0 && plan.firmware.is_none())
+            .then(|| updates / pages * OVMF_PAGES),
         ovmf_pages: OVMF_PAGES,
     }
 }

@@ -146,8 +146,15 @@ pub fn check(machine: &Machine, vm: Option<VmKind>, cap: u32) -> i32 {
         kb::KVM_CAP_DISABLE_QUIRKS => 1,
         kb::KVM_CAP_X86_DISABLE_EXITS => DISABLE_EXITS as i32,
         k::KVM_CAP_EXIT_HYPERCALL => k::KVM_EXIT_HYPERCALL_MAP_GPA as i32,
-        k::KVM_CAP_VM_TYPES if machine.xeon.is_some() => 1 | 1 << KVM_X86_TDX_VM,
-        k::KVM_CAP_VM_TYPES => 1 | 1 << kvm_snp::KVM_X86_SNP_VM,
+        k::KVM_CAP_VM_TYPES => {
+            let kinds = [
+                (VmKind::Plain, 0),
+                (VmKind::Snp, kvm_snp::KVM_X86_SNP_VM),
+                (VmKind::Tdx, KVM_X86_TDX_VM),
+            ];
+            let offered = kinds.into_iter().filter(|(kind, _)| machine.offers(*kind));
+            offered.fold(0, |bits, (_, number)| bits | 1 << number)
+        }
         k::KVM_CAP_MEMORY_ATTRIBUTES => match vm {
             Some(VmKind::Plain) => 0,
             None | Some(VmKind::Snp | VmKind::Tdx) => k::KVM_MEMORY_ATTRIBUTE_PRIVATE as i32,

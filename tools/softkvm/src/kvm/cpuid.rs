@@ -1,8 +1,8 @@
 //! CPUID: what KVM_GET_SUPPORTED_CPUID offers and how a vCPU answers.
 //!
 //! The processor does not have everything a real part of the profile has (no XSAVE and AVX, no
-//! SSE3 and later, no SMEP and SMAP …): such features are not offered, so that a kernel does not
-//! use them. What it is offered beyond that ends the run when it is used.
+//! SMEP and SMAP …), and some of what it has runs slowly (BMI, ADX): such features are not offered,
+//! so that a kernel does not use them. What it is offered beyond that ends the run when it is used.
 
 use kvm_bindings::kvm_cpuid_entry2;
 
@@ -24,8 +24,10 @@ const SIGNIFICANT: u32 = 1;
 /// Function 1 EDX: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH
 /// MMX FXSR SSE SSE2.
 const EDX_1: u32 = 0x078b_fbff;
-/// Function 1 ECX: CX16, x2APIC, TSC_DEADLINE, RDRAND, hypervisor.
-const ECX_1: u32 = 1 << 13 | 1 << 21 | 1 << 24 | 1 << 30 | 1 << 31;
+/// Function 1 ECX: SSE3, SSSE3, CX16, SSE4.1, SSE4.2, x2APIC, TSC_DEADLINE, RDRAND, hypervisor.
+const ECX_1: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 24 | 1 << 30 | 1 << 31;
+/// Function 7 EBX: SHA.
+const EBX_7: u32 = 1 << 29;
 /// Function 8000_0001 EDX: function 1's common bits, SYSCALL, NX, PDPE1GB, RDTSCP, LM.
 const EDX_8000_0001: u32 = 0x0183_f3ff | 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
 /// Function 8000_0001 ECX: LAHF, CMP_LEGACY, CR8_LEGACY, 3DNOWPREFETCH, OSVW, TOPOEXT.
@@ -67,6 +69,26 @@ pub fn supported(profile: &Profile, part: &Part) -> Vec<kvm_cpuid_entry2> {
     }
 }
 
+/// CPUID of an AMD part to a program on its host: what KVM hides of it is there, and no hypervisor.
+pub fn host_amd(
+    offered: &[kvm_cpuid_entry2],
+    platform: &Platform,
+    leaf: u32,
+    subleaf: u32,
+) -> [u32; 4] {
+    let found = offered
+        .iter()
+        .find(|e| e.function == leaf && (e.index == subleaf || e.flags & SIGNIFICANT == 0));
+    let [eax, ebx, ecx, edx] = found.map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx]);
+    match leaf {
+        1 => [eax, ebx, ecx & !(1 << 31), edx],
+        0x4000_0000..=0x4fff_ffff => [0; 4],
+        // SME; every ASID is one for SEV-ES and SEV-SNP: the first for SEV alone would be the next.
+        0x8000_001f => [eax | 1, ebx, platform.asids, platform.asids + 1],
+        _ => [eax, ebx, ecx, edx],
+    }
+}
+
 /// Function 8000_0008 EAX of a guest: what its page tables may hold, linear addresses of 48 bits, and what nested paging maps.
 /// Linux arch/x86/kvm/cpuid.c `__do_cpuid_func` caps the last at 48 bits unless nested paging has five levels; here it has
 /// them wherever addresses are wider.
@@ -98,7 +120,7 @@ fn amd(profile: &Profile, platform: &Platform) -> Vec<kvm_cpuid_entry2> {
         entry(1, None, [signature, 0x0001_0800, ECX_1, EDX_1]),
         // ARAT.
         entry(6, None, [1 << 2, 0, 0, 0]),
-        entry(7, Some(0), [0; 4]),
+        entry(7, Some(0), [0, EBX_7, 0, 0]),
         entry(0x4000_0000, None, [0x4000_0001, kvm[0], kvm[1], kvm[2]]),
         entry(0x4000_0001, None, [KVM_FEATURES, 0, 0, 0]),
         entry(0x8000_0000, None, [0x8000_0021, ebx, ecx, edx]),
@@ -239,8 +261,9 @@ mod tests {
         for absent in [
             Features::XSAVE,
             Features::AVX,
-            Features::SSE3,
             Features::POPCNT,
+            Features::BMI1,
+            Features::ADX,
             Features::SMEP,
             Features::SMAP,
             Features::PCID,
@@ -251,9 +274,16 @@ mod tests {
         ] {
             assert!(!features.intersects(absent), "{absent:?}");
         }
-        for present in
-            [Features::CX16, Features::RDTSCP, Features::RDRAND, Features::NX, Features::LM]
-        {
+        for present in [
+            Features::SSSE3,
+            Features::SSE4_1,
+            Features::SHA,
+            Features::CX16,
+            Features::RDTSCP,
+            Features::RDRAND,
+            Features::NX,
+            Features::LM,
+        ] {
             assert!(features.contains(present), "{present:?}");
         }
     }

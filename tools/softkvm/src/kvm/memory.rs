@@ -18,10 +18,13 @@ use super::caps::VmKind;
 use super::errno::{Answer, Errno};
 use super::fd::Mapping;
 use super::number::{MEM_GUEST_MEMFD, MEM_LOG_DIRTY, MEM_READONLY, MEMORY_SLOTS};
+use super::owed::Owed;
 use super::user;
 use crate::snp::{Page, RmpEntry};
 
 const PAGE: u64 = 4096;
+/// Private pages that get host memory together when the first of them is used: guests start with all of theirs in order.
+const TOGETHER: usize = 16;
 
 /// Names a guest memory descriptor within its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +37,8 @@ pub struct Gmem {
     size: u64,
     flags: u64,
     rmp: Vec<RmpEntry>,
+    /// By page, what it holds once somebody looks.
+    owed: Vec<Owed>,
 }
 
 impl Gmem {
@@ -122,14 +127,17 @@ pub struct Memory {
     pub protected: bool,
     /// SNP: pages of guest memory descriptors have entries in the reverse map.
     reverse_map: bool,
+    /// What the noise in private pages is made from.
+    seed: u64,
 }
 
 impl Memory {
     /// No memory yet.
-    pub fn new(kind: VmKind) -> Self {
+    pub fn new(kind: VmKind, seed: u64) -> Self {
         Self {
             protected: kind != VmKind::Plain,
             reverse_map: kind == VmKind::Snp,
+            seed,
             ..Self::default()
         }
     }
@@ -154,7 +162,8 @@ impl Memory {
         } else {
             vec![]
         };
-        self.gmems.insert(id, Gmem { map, size, flags, rmp });
+        let owed = vec![Owed::Nothing; (size / PAGE) as usize];
+        self.gmems.insert(id, Gmem { map, size, flags, rmp, owed });
         id
     }
 
@@ -341,13 +350,43 @@ impl Memory {
         self.slot(gpa).is_some_and(|slot| slot.gmem.is_some())
     }
 
-    /// Host page of the private half.
-    pub fn private_host(&self, gpa: u64) -> Option<*mut u8> {
+    /// Host page of the private half, with its contents.
+    pub fn private_host(&mut self, gpa: u64) -> Option<*mut u8> {
+        let seed = self.seed;
+        let (gmem, at) = self.behind(gpa)?;
+        // SAFETY: a slot's range lies inside its descriptor's mapping.
+        let host = unsafe { gmem.map.base().add(at * PAGE as usize) };
+        let owed = std::mem::take(&mut gmem.owed[at]);
+        if owed != Owed::Nothing {
+            if at.is_multiple_of(TOGETHER) {
+                gmem.map.populate(at * PAGE as usize, TOGETHER * PAGE as usize);
+            }
+            // SAFETY: the page is ours and mapped, and nobody runs while the VM is locked.
+            owed.pay(unsafe { &mut *host.cast::<Page>() }, seed ^ gpa & !0xfff);
+        }
+        Some(host)
+    }
+
+    /// A page of the private half is to hold something else from now on. Answers where it is.
+    pub fn owe(&mut self, gpa: u64, owed: Owed) -> Option<*const u8> {
+        let (gmem, at) = self.behind(gpa)?;
+        gmem.owed[at] = owed;
+        // SAFETY: a slot's range lies inside its descriptor's mapping.
+        Some(unsafe { gmem.map.base().add(at * PAGE as usize) })
+    }
+
+    /// The RMP entry of the private half.
+    pub fn rmp_entry(&mut self, gpa: u64) -> Option<&mut RmpEntry> {
+        let (gmem, at) = self.behind(gpa)?;
+        gmem.rmp.get_mut(at)
+    }
+
+    /// The guest memory descriptor behind an address, and which of its pages it is.
+    fn behind(&mut self, gpa: u64) -> Option<(&mut Gmem, usize)> {
         let slot = &self.slots[self.slot_index(gpa)?];
         let (id, at) = slot.gmem?;
-        let gmem = self.gmems.get(&id)?;
-        // SAFETY: a slot's range lies inside its descriptor's mapping.
-        Some(unsafe { gmem.map.base().add((at + ((gpa & !0xfff) - slot.gpa)) as usize) })
+        let page = (at + (gpa - slot.gpa)) / PAGE;
+        Some((self.gmems.get_mut(&id)?, page as usize))
     }
 
     /// Lends a page of the private half.
@@ -412,24 +451,14 @@ impl Memory {
         Ok(host as *mut u8)
     }
 
-    /// Host page of the private half and its RMP entry.
-    pub fn private_page(&mut self, gpa: u64) -> Option<(*mut u8, &mut RmpEntry)> {
-        let slot = &self.slots[self.slot_index(gpa)?];
-        let (id, at) = slot.gmem?;
-        let offset = at + ((gpa & !0xfff) - slot.gpa);
-        let gmem = self.gmems.get_mut(&id)?;
-        // SAFETY: a slot's range lies inside its descriptor's mapping.
-        let host = unsafe { gmem.map.base().add(offset as usize) };
-        Some((host, gmem.rmp.get_mut((offset / PAGE) as usize)?))
-    }
-
     /// Lends a private page and its RMP entry.
     pub fn with_private_page(
         &mut self,
         gpa: u64,
         with: &mut dyn FnMut(&mut Page, &mut RmpEntry),
     ) -> Answer<*mut u8> {
-        let (host, rmp) = self.private_page(gpa).ok_or(Errno::EFAULT)?;
+        let host = self.private_host(gpa).ok_or(Errno::EFAULT)?;
+        let rmp = self.rmp_entry(gpa).ok_or(Errno::EFAULT)?;
         // SAFETY: the page is ours, mapped, and nobody runs while the VM is locked.
         with(unsafe { &mut *host.cast::<Page>() }, rmp);
         Ok(host)
@@ -484,9 +513,10 @@ impl Memory {
         let end = offset.saturating_add(len).min(gmem.size);
         let start = offset.min(end);
         let pages = (start / PAGE) as usize..(end / PAGE) as usize;
-        if let Some(entries) = gmem.rmp.get_mut(pages) {
+        if let Some(entries) = gmem.rmp.get_mut(pages.clone()) {
             entries.iter_mut().for_each(RmpEntry::reclaim);
         }
+        gmem.owed[pages].fill(Owed::Nothing);
         gmem.map.punch(start as usize, (end - start) as usize);
         // SAFETY: `start` is within the mapping.
         Some((unsafe { gmem.map.base().add(start as usize) }, (end - start) as usize))

@@ -10,11 +10,15 @@
 //! Not modelled: dirty logging, SMM, nested virtualisation, guest debugging, Hyper-V and Xen
 //! interfaces, coalesced MMIO. What a guest wants beyond that is said on stderr.
 
+pub mod calls;
 pub mod caps;
 pub mod cpuid;
 pub mod errno;
 pub mod eventfd;
+pub mod failures;
+pub mod faults;
 pub mod fd;
+pub mod files;
 mod ghcb_host;
 mod ghcb_run;
 pub mod hostile;
@@ -22,6 +26,7 @@ pub mod machine;
 pub mod memory;
 pub mod msrs;
 pub mod number;
+mod owed;
 pub mod profile;
 mod protection;
 pub mod regs;
@@ -91,6 +96,17 @@ pub enum Object {
     Stats,
 }
 
+impl Object {
+    /// The machine behind it, for what is answered by ioctls.
+    fn machine(&self) -> Option<Arc<Machine>> {
+        match self {
+            Object::System(machine) | Object::Sev { machine, .. } => Some(machine.clone()),
+            Object::Vm(vm) | Object::Vcpu { vm, .. } => Some(vm.machine().clone()),
+            Object::Gmem { .. } | Object::Stats => None,
+        }
+    }
+}
+
 /// The front end of one process.
 #[derive(Default)]
 pub struct Front {
@@ -112,18 +128,32 @@ pub(crate) fn is_sev(fd: RawFd) -> bool {
 impl Front {
     /// Opens `/dev/kvm`.
     pub fn open_kvm(&self, machine: Arc<Machine>) -> Answer<RawFd> {
+        machine.failures.check(calls::OPEN_KVM)?;
         system::open_kvm(self, machine)
     }
 
     /// Opens `/dev/sev`; ENOENT on a machine that has none.
     pub fn open_sev(&self, machine: Arc<Machine>, writable: bool) -> Answer<RawFd> {
+        machine.failures.check(calls::OPEN_SEV)?;
         system::open_sev(self, machine, writable)
     }
 
     /// An ioctl; `None` if the descriptor is not one of ours.
     pub fn ioctl(&self, fd: RawFd, request: u64, arg: u64) -> Option<Answer<i32>> {
         let request = request & 0xffff_ffff;
-        Some(match self.objects.find(fd)? {
+        let object = self.objects.find(fd)?;
+        let Some(machine) = object.machine() else {
+            return Some(self.dispatch(object, request, arg));
+        };
+        let name = calls::name(&object, machine.xeon.is_some(), request, arg);
+        Some(match machine.failures.due(name) {
+            None => self.dispatch(object, request, arg),
+            Some(due) => machine.failures.fail(due, arg, || self.dispatch(object, request, arg)),
+        })
+    }
+
+    fn dispatch(&self, object: Object, request: u64, arg: u64) -> Answer<i32> {
+        match object {
             Object::System(machine) => system::ioctl(self, &machine, request, arg),
             Object::Sev { machine, writable } => {
                 system::sev_ioctl(&machine, writable, request, arg)
@@ -131,13 +161,19 @@ impl Front {
             Object::Vm(vm) => vm::ioctl(self, &vm, request, arg),
             Object::Vcpu { vm, index } => vcpu::ioctl(self, &vm, index, request, arg),
             Object::Gmem { .. } | Object::Stats => Err(Errno::ENOTTY),
-        })
+        }
     }
 
     /// fallocate on a guest memory descriptor; `None` if the descriptor is not one.
     pub fn fallocate(&self, fd: RawFd, mode: i32, offset: i64, len: i64) -> Option<Answer> {
         match self.objects.find(fd)? {
-            Object::Gmem { vm, id, size, .. } => Some(fallocate(&vm, id, size, mode, offset, len)),
+            Object::Gmem { vm, id, size, .. } => {
+                let refused = vm.upgrade().map(|vm| vm.machine().failures.check(calls::FALLOCATE));
+                Some(match refused {
+                    Some(Err(errno)) => Err(errno),
+                    _ => fallocate(&vm, id, size, mode, offset, len),
+                })
+            }
             _ => None,
         }
     }
@@ -147,9 +183,16 @@ impl Front {
         match self.objects.find(fd)? {
             Object::Gmem { mappable: false, .. } => Some(Errno::ENODEV),
             Object::Gmem { mappable: true, .. } if private => Some(Errno::EINVAL),
+            Object::Vcpu { vm, .. } => vm.machine().failures.check(calls::MMAP_VCPU).err(),
             _ => None,
         }
     }
+}
+
+/// Says something on stderr. Where that is gone, nothing is said: a panic must not reach the monitor.
+pub fn say(what: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "softkvm: {what}");
 }
 
 fn fallocate(vm: &Weak<Vm>, id: GmemId, size: u64, mode: i32, offset: i64, len: i64) -> Answer {

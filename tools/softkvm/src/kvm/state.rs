@@ -307,7 +307,7 @@ impl State {
             (psp.platform().costs.clone(), psp.platform().c_bit)
         };
         let engine = if machine.options.reference { Kind::Reference } else { Kind::Fast };
-        let memory = Memory::new(kind);
+        let memory = Memory::new(kind, machine.options.seed);
         let td_costs = machine.xeon.as_ref().map(|xeon| xeon.tdx.costs.clone());
         Self {
             kind,
@@ -521,7 +521,7 @@ impl State {
         let count = self.complaints.entry(what.clone()).or_default();
         *count += 1;
         if *count == 1 {
-            eprintln!("softkvm: {what}");
+            super::say(format_args!("{what}"));
         }
     }
 

@@ -10,6 +10,7 @@ use super::caps::VmKind;
 use super::cpuid::{Table, bare_c_bit};
 use super::errno::{Answer, Errno};
 use super::number::{self as nr, mp_state};
+use super::owed::Owed;
 use super::regs::{self, ApicPart};
 use super::state::State;
 use super::td::Mapped;
@@ -546,13 +547,10 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
         };
     }
     let asid = state.snp.asid();
-    state
-        .memory
-        .with_private_page(gpa, &mut |_, entry| {
-            if !entry.assigned() {
-                // Only an immutable page refuses, and that is assigned.
-                let _ = entry.make_private(gpa, asid, false);
-            }
-        })
-        .map(|_| ())
+    let entry = state.memory.rmp_entry(gpa).ok_or(Errno::EFAULT)?;
+    // Only an immutable page refuses, and that is assigned.
+    if !entry.assigned() && entry.make_private(gpa, asid, false).is_ok() {
+        state.memory.owe(gpa, Owed::Noise);
+    }
+    Ok(())
 }

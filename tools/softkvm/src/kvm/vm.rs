@@ -46,6 +46,11 @@ impl Vm {
         vm
     }
 
+    /// The machine it is on.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
     /// The state; a running vCPU gives way at the end of its turn.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.wanted.fetch_add(1, Ordering::SeqCst);
@@ -121,7 +126,7 @@ impl Drop for Vm {
         if let Some(hkid) = state.td.as_mut().and_then(|td| td.hkid.take()) {
             self.machine.free_id(hkid);
         }
-        self.machine.retire(state.statistics());
+        self.machine.retire(|| state.statistics());
     }
 }
 

@@ -4,6 +4,7 @@ use super::errno::Errno;
 use super::memory::Backing;
 use super::msrs;
 use super::number::mp_state;
+use super::owed::Owed;
 use super::protection::Shield;
 use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
@@ -143,8 +144,8 @@ impl Guest<'_> {
             match rmp::gate(&request) {
                 Gate::Shared => return self.shared_page(gpa, access),
                 Gate::Private => {
-                    return match self.state.memory.private_page(gpa) {
-                        Some((host, _)) => Ok(memory(host)),
+                    return match self.state.memory.private_host(gpa) {
+                        Some(host) => Ok(memory(host)),
                         None => self.stuck("private page without backing", gpa),
                     };
                 }
@@ -164,22 +165,13 @@ impl Guest<'_> {
     /// Assigns a private page on its first use: what it holds then is noise.
     fn fill(&mut self, gpa: u64) -> Result<(), Stop> {
         let asid = self.state.snp.asid();
-        let mut seed = self.state.machine.options.seed ^ gpa ^ 0x5851_f42d_4c95_7f2d;
-        let mut done = false;
-        let answer = self.state.memory.with_private_page(gpa, &mut |page, entry| {
-            for chunk in page.chunks_exact_mut(8) {
-                seed ^= seed << 13;
-                seed ^= seed >> 7;
-                seed ^= seed << 17;
-                chunk.copy_from_slice(&seed.to_le_bytes());
-            }
-            done = entry.make_private(gpa & !0xfff, asid, false).is_ok();
-        });
+        let entry = self.state.memory.rmp_entry(gpa);
+        let done = entry.is_some_and(|entry| entry.make_private(gpa & !0xfff, asid, false).is_ok());
         let cost = self.state.costs.rmpupdate + self.state.costs.exit;
         self.state.clock.charge(cost);
         self.vcpu().count("rmpupdate");
-        match answer {
-            Ok(host) if done => {
+        match self.state.memory.owe(gpa, Owed::Noise) {
+            Some(host) if done => {
                 self.state.code.host_wrote(host, 4096);
                 Ok(())
             }
@@ -606,7 +598,7 @@ impl World for Guest<'_> {
         self.state.clock.charge(self.state.costs.pvalidate);
         self.vcpu().count("pvalidate");
         self.own_page(gpa, private)?;
-        let Some((_, entry)) = self.state.memory.private_page(gpa) else {
+        let Some(entry) = self.state.memory.rmp_entry(gpa) else {
             return self.stuck("PVALIDATE of a page without backing", gpa).map(|_| (0, false));
         };
         let answer = entry.pvalidate(huge, validate);
@@ -625,7 +617,7 @@ impl World for Guest<'_> {
         {
             return self.vc_fault(vc::PAGE_NOT_VALIDATED, gpa);
         }
-        let Some((_, entry)) = self.state.memory.private_page(gpa) else {
+        let Some(entry) = self.state.memory.rmp_entry(gpa) else {
             return self.stuck("RMPADJUST of a page without backing", gpa).map(|_| 0);
         };
         let answer = entry.rmpadjust(huge, rdx);

@@ -143,6 +143,33 @@ fn the_command_line_may_come_from_a_file() {
 }
 
 #[test]
+fn a_firmware_takes_the_place_of_the_shim() {
+    let guest = parse(&["--snp", "--firmware", "f"]).unwrap().guest;
+    assert_eq!((guest.kernel, guest.firmware), (None, Some("f".into())));
+    parse(&["--tdx", "--firmware", "f", "--kernel", "k", "--initrd", "i", "--shim", "s"]).unwrap();
+    assert!(problem(&["--snp"]).contains("no kernel"));
+    for flag in ["--initrd", "--cmdline", "--shim"] {
+        assert!(problem(&["--snp", "--firmware", "f", flag, "x"]).contains("no kernel"), "{flag}");
+    }
+    let measured = ["--snp", "--firmware", "f", "--kernel", "k", "--load", "measured"];
+    assert!(problem(&measured).contains("in its own way"));
+}
+
+#[test]
+fn a_signature_is_for_guests_that_start_in_a_firmware() {
+    let signature = |options: &str| {
+        let config = parse(&[options, "--firmware", "f"]).unwrap();
+        let Technology::Snp(snp) = config.guest.technology else { panic!("not SNP") };
+        snp.vcpu_signature
+    };
+    assert_eq!(signature("--snp"), 0x80_0f12);
+    assert_eq!(signature("--snp=vcpu-sig=0xa00f11"), 0xa0_0f11);
+    assert!(problem(&["--snp=vcpu-sig=1", "--kernel", "k"]).contains("firmware"));
+    assert!(problem(&["--snp=vcpu-sig=x", "--firmware", "f"]).contains("not a number"));
+    assert!(problem(&["--snp=vcpu-sig=0x100000000", "--firmware", "f"]).contains("32 bits"));
+}
+
+#[test]
 fn an_unmeasured_guest_has_no_digest_to_expect() {
     let digest = "00".repeat(48);
     assert!(problem(&["--plain", "--kernel", "k", "--expect", &digest]).contains("not measured"));

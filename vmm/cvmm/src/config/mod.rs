@@ -83,15 +83,17 @@ pub enum Console {
 pub struct GuestConfig {
     /// Its protection.
     pub technology: Technology,
-    /// bzImage or ELF vmlinux.
-    pub kernel: PathBuf,
+    /// A firmware image to start in place of the shim.
+    pub firmware: Option<PathBuf>,
+    /// bzImage or ELF vmlinux; only a firmware can do without.
+    pub kernel: Option<PathBuf>,
     /// The initramfs, if any.
     pub initrd: Option<PathBuf>,
     /// The kernel command line, without NUL.
     pub cmdline: String,
     /// How much memory.
     pub memory: MemorySize,
-    /// A shim other than the built-in one.
+    /// A shim other than the built-in one; with a firmware, the EFI application that starts the kernel.
     pub shim: Option<PathBuf>,
     /// How kernel and initrd are measured.
     pub load: LoadMode,
@@ -154,16 +156,11 @@ impl GuestConfig {
                 });
             }
         };
-        let Some(kernel) = flags.kernel.clone() else {
-            return Err(Error::Usage {
-                flag: "--kernel".into(),
-                problem: "no kernel was named".into(),
-                cure: "add --kernel /path/to/bzImage".into(),
-            });
-        };
+        check_combination(flags, &technology)?;
         Ok(GuestConfig {
             technology,
-            kernel,
+            firmware: flags.firmware.clone(),
+            kernel: flags.kernel.clone(),
             initrd: flags.initrd.clone(),
             cmdline: parse_cmdline(flags.cmdline.as_deref())?,
             memory: flags.memory,
@@ -172,6 +169,39 @@ impl GuestConfig {
             accept: flags.accept,
         })
     }
+}
+
+/// What makes no sense with, or without, a firmware.
+fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error> {
+    let usage = |flag: &str, problem: &str, cure: &str| {
+        Err(Error::Usage { flag: flag.into(), problem: problem.into(), cure: cure.into() })
+    };
+    if flags.firmware.is_none() {
+        let chosen = matches!(technology, Technology::Snp(snp) if snp.names_signature);
+        return match flags.kernel {
+            None => usage("--kernel", "no kernel was named", "add --kernel /path/to/bzImage"),
+            Some(_) if chosen => usage(
+                "--snp=vcpu-sig",
+                "only a guest that starts in a firmware has it in a register",
+                "add --firmware, or leave vcpu-sig out",
+            ),
+            Some(_) => Ok(()),
+        };
+    }
+    if flags.load != LoadMode::Hashed {
+        return usage("--load", "a firmware loads the kernel in its own way", "leave --load out");
+    }
+    if flags.kernel.is_none() {
+        let needless = [
+            ("--initrd", flags.initrd.is_some()),
+            ("--cmdline", flags.cmdline.is_some()),
+            ("--shim", flags.shim.is_some()),
+        ];
+        if let Some((flag, _)) = needless.into_iter().find(|(_, given)| *given) {
+            return usage(flag, "there is no kernel that it could belong to", "add --kernel");
+        }
+    }
+    Ok(())
 }
 
 impl Config {

@@ -55,10 +55,17 @@ pub struct SnpConfig {
     pub id_block: Option<IdBlock>,
     /// The certificate table handed to guests that ask for an extended report.
     pub certs: Option<Vec<u8>>,
+    /// What vCPUs that start in a firmware have in RDX: measured, and read by nobody.
+    pub vcpu_signature: u32,
+    /// Was it chosen?
+    pub names_signature: bool,
 }
 
+/// CPUID leaf 1, EAX, of QEMU's models EPYC to EPYC-v5: what its users' calculators are mostly asked for.
+const VCPU_SIGNATURE: u32 = 0x0080_0f12;
+
 impl SnpConfig {
-    /// Reads `policy=…,host-data=…,id-block=…,id-auth=…,certs=…`.
+    /// Reads `policy=…,host-data=…,id-block=…,id-auth=…,certs=…,vcpu-sig=…`.
     ///
     /// # Errors
     /// An unknown or repeated key, a value of the wrong form, an unreadable file.
@@ -68,6 +75,7 @@ impl SnpConfig {
         let mut block: Option<PathBuf> = None;
         let mut auth: Option<PathBuf> = None;
         let mut certs: Option<PathBuf> = None;
+        let mut signature = None;
         for option in options.split(',').filter(|o| !o.is_empty()) {
             let (key, value) =
                 option.split_once('=').ok_or_else(|| bad(option, "it has no value"))?;
@@ -77,6 +85,7 @@ impl SnpConfig {
                 "id-block" => block.replace(value.into()).is_some(),
                 "id-auth" => auth.replace(value.into()).is_some(),
                 "certs" => certs.replace(value.into()).is_some(),
+                "vcpu-sig" => signature.replace(parse_signature(value)?).is_some(),
                 _ => return Err(bad(key, "there is no such option")),
             };
             if repeated {
@@ -101,6 +110,8 @@ impl SnpConfig {
             host_data: host_data.unwrap_or([0; 32]),
             id_block,
             certs,
+            vcpu_signature: signature.unwrap_or(VCPU_SIGNATURE),
+            names_signature: signature.is_some(),
         })
     }
 }
@@ -109,8 +120,16 @@ fn bad(option: &str, problem: &str) -> Error {
     Error::Usage {
         flag: format!("--snp={option}"),
         problem: problem.into(),
-        cure: "write --snp=policy=0x30000,host-data=HEX,id-block=FILE,id-auth=FILE,certs=FILE, each part optional".into(),
+        cure: "write --snp=policy=0x30000,host-data=HEX,id-block=FILE,id-auth=FILE,certs=FILE,vcpu-sig=0x800f12, each part optional".into(),
     }
+}
+
+fn parse_signature(value: &str) -> Result<u32, Error> {
+    let number = match value.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => value.parse(),
+    };
+    number.map_err(|_| bad("vcpu-sig", "it is not a number of 32 bits; write it like 0x800f12"))
 }
 
 fn parse_policy(value: &str) -> Result<SnpPolicy, Error> {

@@ -4,6 +4,7 @@ use abi::marks::MARK_PORT;
 use abi::shim::TERMINATION_PORT;
 
 use super::acpi_pm::{self, PowerRequest};
+use super::legacy::{Legacy, LegacyEffect};
 use super::serial::{BASE_PORT, Com1, PORT_COUNT};
 
 /// The CMOS clock is not there, but its shutdown byte tells of a reset: on a hardware-reduced platform without EFI, Linux
@@ -32,6 +33,8 @@ pub enum PortEffect {
     Power(PowerRequest),
     /// The shim of an unprotected guest gives up, with this value.
     Terminate(u32),
+    /// A firmware asks for a file; see [`PortBus::legacy`].
+    Transfer(u64),
 }
 
 /// The devices of a guest.
@@ -39,6 +42,8 @@ pub enum PortEffect {
 pub struct PortBus {
     /// COM1.
     pub com1: Com1,
+    /// What only a guest has that starts in a firmware image.
+    pub legacy: Option<Legacy>,
     cmos_index: u8,
     strays: Vec<StrayAccess>,
 }
@@ -61,7 +66,19 @@ const I8042_RESET: u8 = 0xfe;
 impl PortBus {
     /// A bus with a serial line.
     pub fn new(com1: Com1) -> PortBus {
-        PortBus { com1, cmos_index: 0, strays: Vec::new() }
+        PortBus { com1, legacy: None, cmos_index: 0, strays: Vec::new() }
+    }
+
+    /// Does a read of the port need the time?
+    pub fn reads_clock(&self, port: u16) -> bool {
+        self.legacy.as_ref().is_some_and(|l| port == CMOS_DATA_PORT || l.reads_clock(port))
+    }
+
+    /// The guest's clock, before such a read.
+    pub fn set_clock(&mut self, ns: u64) {
+        if let Some(legacy) = &mut self.legacy {
+            legacy.set_clock(ns);
+        }
     }
 
     /// The guest writes.
@@ -70,6 +87,13 @@ impl PortBus {
             let [value] = data else { return PortEffect::None };
             let mark = self.com1.write(register, *value);
             return mark.map_or(PortEffect::None, PortEffect::Mark);
+        }
+        if let Some(legacy) = self.legacy.as_mut().filter(|legacy| legacy.claims(port)) {
+            return match legacy.write(port, data) {
+                LegacyEffect::None => PortEffect::None,
+                LegacyEffect::Power(request) => PortEffect::Power(request),
+                LegacyEffect::Transfer(gpa) => PortEffect::Transfer(gpa),
+            };
         }
         match (port, data) {
             (MARK_PORT, [a, b, c, d]) => PortEffect::Mark(u32::from_le_bytes([*a, *b, *c, *d])),
@@ -98,6 +122,16 @@ impl PortBus {
     /// The guest reads. Where nothing is, the bus floats: all ones, except where that would be misunderstood.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
+        match (&mut self.legacy, data) {
+            (Some(legacy), data) if legacy.claims(port) => legacy.read(port, data),
+            (Some(legacy), [value]) if port == CMOS_DATA_PORT => {
+                *value = legacy.cmos(self.cmos_index);
+            }
+            (_, data) => self.read_always(port, data),
+        }
+    }
+
+    fn read_always(&mut self, port: u16, data: &mut [u8]) {
         match (serial_register(port), data) {
             (Some(register), [value]) => *value = self.com1.read(register),
             (None, [value])

@@ -66,7 +66,7 @@ fn write_tdx(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
         let line = TdLine {
             index,
             gpa: page.gpa,
-            measured: true,
+            measured: page.measured,
             tag: page.tag,
             sha384: hex(&Sha384::digest(page.bytes)),
             contents: hex(page.bytes),

@@ -45,17 +45,18 @@ pub fn launch_digest(plan: &Plan) -> Option<LaunchDigest> {
     }
 }
 
-/// The run-time measurement registers of a plan as the kernel finds them, for a technology that has them, and what each
-/// register is for.
+/// The run-time measurement registers of a plan as the kernel finds them, for a technology that has them. What a firmware
+/// image extends them by is not foretold.
 pub fn runtime_registers(plan: &Plan) -> Option<[LaunchDigest; 4]> {
-    (plan.technology == Technology::Tdx).then_some(tdx::RTMRS_AT_ENTRY)
+    let known = plan.technology == Technology::Tdx && plan.firmware.is_none();
+    known.then_some(tdx::RTMRS_AT_ENTRY)
 }
 
 /// How a kind of page is added, in the words of the technology's specification.
 pub fn page_type(plan: &Plan, kind: PageKind) -> &'static str {
     match plan.technology {
         Technology::Plain | Technology::Snp => snp::page_type(kind).name().unwrap_or("?"),
-        Technology::Tdx => tdx::PAGE_TYPE,
+        Technology::Tdx => tdx::page_type(kind),
     }
 }
 

@@ -33,6 +33,8 @@ pub fn page_type(kind: PageKind) -> PageType {
         PageKind::Measured => PageType::NORMAL,
         PageKind::Cpuid => PageType::CPUID,
         PageKind::Secrets => PageType::SECRETS,
+        PageKind::Zero => PageType::ZERO,
+        PageKind::Unmeasured => PageType::UNMEASURED,
     }
 }
 
@@ -81,6 +83,9 @@ const EFER_SVME: u64 = 1 << 12;
 /// CR4.MCE, which KVM copies from the host; every Linux host has it.
 const CR4_MCE: u64 = 1 << 6;
 
+/// CR0.CD and CR0.NW, which KVM keeps from guests unless user space asks otherwise (KVM_X86_QUIRK_CD_NW_CLEARED).
+const CR0_CD_NW: u64 = 3 << 29;
+
 /// The page that KVM hands to the firmware for a vCPU with these registers.
 pub fn vmsa_page(registers: &VcpuRegisters) -> Vec<u8> {
     let (sregs, regs) = (&registers.sregs, &registers.regs);
@@ -99,7 +104,7 @@ pub fn vmsa_page(registers: &VcpuRegisters) -> Vec<u8> {
     vmsa.efer = sregs.efer | EFER_SVME;
     vmsa.cr4 = sregs.cr4 | CR4_MCE;
     vmsa.cr3 = sregs.cr3;
-    vmsa.cr0 = sregs.cr0;
+    vmsa.cr0 = sregs.cr0 & !CR0_CD_NW;
     vmsa.cr2 = sregs.cr2;
     // Reset values (APM vol. 2, table 14-1) of what no ioctl of ours touches.
     vmsa.dr7 = 0x400;

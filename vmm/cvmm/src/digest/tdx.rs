@@ -9,12 +9,19 @@ use sha2::{Digest, Sha384};
 use zerocopy::IntoBytes;
 
 use super::LaunchDigest;
-use crate::plan::Plan;
+use crate::plan::{PageKind, Plan};
 
 const PAGE: usize = 4096;
 
-/// How every page of ours is added, in the words of the specification.
-pub const PAGE_TYPE: &str = "PAGE.ADD+MR.EXTEND";
+/// How a page is added, in the words of the specification.
+pub fn page_type(kind: PageKind) -> &'static str {
+    if measured(kind) { "PAGE.ADD+MR.EXTEND" } else { "PAGE.ADD" }
+}
+
+/// Are contents of this kind extended into MRTD?
+pub fn measured(kind: PageKind) -> bool {
+    kind == PageKind::Measured
+}
 
 /// RTMR0 to RTMR3 when the kernel is entered: the shim extends nothing, for all that it loads is bound by MRTD.
 pub const RTMRS_AT_ENTRY: [LaunchDigest; 4] = [const { LaunchDigest([0; 48]) }; 4];
@@ -26,6 +33,8 @@ pub struct TdPage<'a> {
     pub gpa: u64,
     /// What it holds.
     pub bytes: &'a [u8],
+    /// Are its contents extended into MRTD, beside its address?
+    pub measured: bool,
     /// Its name in reports.
     pub tag: &'static str,
 }
@@ -36,6 +45,7 @@ pub fn pages(plan: &Plan) -> impl Iterator<Item = TdPage<'_>> {
         region.bytes.chunks_exact(PAGE).enumerate().map(|(at, bytes)| TdPage {
             gpa: region.gpa + (at * PAGE) as u64,
             bytes,
+            measured: measured(region.kind),
             tag: region.tag,
         })
     })
@@ -46,7 +56,9 @@ pub fn mrtd(plan: &Plan) -> LaunchDigest {
     let mut fold = Mrtd::default();
     for page in pages(plan) {
         fold.add(page.gpa);
-        fold.extend(page.gpa, page.bytes);
+        if page.measured {
+            fold.extend(page.gpa, page.bytes);
+        }
     }
     fold.finish()
 }

@@ -15,6 +15,7 @@ use crate::device::serial;
 use crate::digest::{LaunchDigest, launch_digest};
 use crate::error::Error;
 use crate::plan::cpuid::CpuidTable;
+use crate::plan::fw_cfg::FwCfg;
 use crate::plan::layout::Range;
 use crate::plan::{C_BIT, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
@@ -23,6 +24,16 @@ use crate::sys::system::{Capability, System};
 use crate::sys::vcpu::Vcpu;
 use crate::sys::vm::{Visibility, Vm};
 use crate::sys::{SysError, snp::SevDevice};
+
+/// What every launch insists on.
+pub const PLAIN_CAPABILITIES: [Capability; 2] = [Capability::IRQCHIP, Capability::IRQFD];
+pub use snp::CAPABILITIES as SNP_CAPABILITIES;
+pub use tdx::CAPABILITIES as TDX_CAPABILITIES;
+
+/// What any launch insists on.
+pub fn capabilities() -> Vec<Capability> {
+    [PLAIN_CAPABILITIES.as_slice(), &SNP_CAPABILITIES, &TDX_CAPABILITIES].concat()
+}
 
 /// A guest that is ready to run. The VM goes before the memory it uses: fields are dropped in this order.
 #[derive(Debug)]
@@ -46,6 +57,8 @@ pub struct Services {
     pub certs: Option<Vec<u8>>,
     /// A TD's.
     pub td: Option<TdServices>,
+    /// What a firmware image may fetch.
+    pub fw_cfg: Option<FwCfg>,
 }
 
 /// What a TD needs of the monitor.
@@ -77,13 +90,15 @@ pub struct GuestMemory {
 /// # Errors
 /// Something is missing.
 pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Result<HostCaps, Error> {
-    system.require(recorder, Capability::IRQCHIP)?;
-    system.require(recorder, Capability::IRQFD)?;
+    for capability in PLAIN_CAPABILITIES {
+        system.require(recorder, capability)?;
+    }
     let cpuid = CpuidTable::from_kvm(&system.supported_cpuid(recorder)?);
     let cpus = usize::from(config.cpus.get());
-    if cpus > system.max_vcpus() {
+    let max = system.max_vcpus(recorder)?;
+    if cpus > max {
         return Err(SysError::Missing {
-            what: format!("its KVM gives a guest at most {} vCPUs, not {cpus}", system.max_vcpus()),
+            what: format!("its KVM gives a guest at most {max} vCPUs, not {cpus}"),
             cure: "give fewer --cpus",
         }
         .into());
@@ -124,11 +139,14 @@ pub fn launch(
     system: &System,
     recorder: &mut Recorder,
 ) -> Result<Guest, Error> {
-    match &config.guest.technology {
+    let expect = config.expect.as_ref();
+    let mut guest = match &config.guest.technology {
         Technology::Plain => plain::launch(plan, system, recorder),
-        Technology::Snp(snp) => snp::launch(snp, config.expect.as_ref(), plan, system, recorder),
-        Technology::Tdx(tdx) => tdx::launch(tdx, config.expect.as_ref(), plan, system, recorder),
-    }
+        Technology::Snp(snp) => snp::launch(snp, expect, plan, system, recorder),
+        Technology::Tdx(tdx) => tdx::launch(tdx, expect, plan, system, recorder),
+    }?;
+    guest.services.fw_cfg = plan.firmware.as_ref().map(|firmware| firmware.fw_cfg.clone());
+    Ok(guest)
 }
 
 /// The serial line's interrupt.

@@ -11,13 +11,14 @@ use super::{
 use crate::config::tdx::TdxConfig;
 use crate::device::ioapic;
 use crate::digest::LaunchDigest;
+use crate::digest::tdx::measured;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::recorder::Recorder;
 use crate::sys::SysError;
 use crate::sys::memory::AlignedPages;
 use crate::sys::system::{Capability, System};
-use crate::sys::tdx::{self, Capabilities, InitParams, VM_TYPE_TDX};
+use crate::sys::tdx::{self, Capabilities, InitParams, RegionParams, VM_TYPE_TDX};
 use crate::sys::vm::Vm;
 
 /// The local APIC timer's period: CPUID leaf 0x15 tells a TD of a crystal of 25 MHz, and Linux believes it.
@@ -25,9 +26,19 @@ const APIC_BUS_CYCLE_NS: u64 = 40;
 /// A TD's TSC runs at a multiple of 25 MHz (ABI specification, TD_PARAMS.TSC_FREQUENCY).
 const TSC_UNIT_KHZ: u32 = 25_000;
 
+/// What such a guest's launch insists on beside the VM type.
+pub const CAPABILITIES: [Capability; 6] = [
+    Capability::SPLIT_IRQCHIP,
+    Capability::APIC_BUS_CYCLES_NS,
+    Capability::GUEST_MEMFD,
+    Capability::MEMORY_ATTRIBUTES,
+    Capability::USER_MEMORY2,
+    Capability::EXIT_HYPERCALL,
+];
+
 /// Insists on TDX.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
-    if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_TDX == 0 {
+    if system.check(recorder, Capability::VM_TYPES)? & 1 << VM_TYPE_TDX == 0 {
         return Err(not_offered(
             "its KVM does not offer TDX guests",
             "use a Xeon of the 4th generation or newer with TDX enabled in BIOS and Linux 6.16 or newer, booted with \
@@ -35,14 +46,7 @@ pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), Sy
              that is not confidential",
         ));
     }
-    for capability in [
-        Capability::SPLIT_IRQCHIP,
-        Capability::APIC_BUS_CYCLES_NS,
-        Capability::GUEST_MEMFD,
-        Capability::MEMORY_ATTRIBUTES,
-        Capability::USER_MEMORY2,
-        Capability::EXIT_HYPERCALL,
-    ] {
+    for capability in CAPABILITIES {
         system.require(recorder, capability)?;
     }
     Ok(())
@@ -89,16 +93,19 @@ pub(super) fn launch(
     for vcpu in &vcpus {
         set_cpuid(vcpu, &cpuid, recorder)?;
     }
+    let memory_list = plan.firmware.as_ref().map_or(0, |firmware| firmware.memory_list);
     // In this order the module's index of a vCPU, which the shim sees in ESI, is its APIC id.
     for vcpu in &vcpus {
-        tdx::init_vcpu(recorder, vcpu, 0)?;
+        tdx::init_vcpu(recorder, vcpu, memory_list)?;
     }
 
     let (ram, private) = guarded_memory(plan, &vm, recorder)?;
 
     for region in &plan.regions {
         let mut source = AlignedPages::copy_of(&region.bytes);
-        tdx::init_mem_region(recorder, &vm, first, region.gpa, region.tag, source.bytes_mut())?;
+        let params =
+            RegionParams { gpa: region.gpa, measured: measured(region.kind), tag: region.tag };
+        tdx::init_mem_region(recorder, &vm, first, params, source.bytes_mut())?;
     }
     check_digest(expect, plan)?;
     tdx::finalize_vm(recorder, &vm)?;
@@ -108,13 +115,13 @@ pub(super) fn launch(
         serial_interrupt,
         memory: GuestMemory { ram, private, _sev: None },
         services: Services {
-            certs: None,
             td: Some(TdServices {
                 xfam,
                 optional_calls: offered.optional_calls,
                 private: plan.private.clone(),
                 quote: config.quote.clone(),
             }),
+            ..Services::default()
         },
     })
 }
@@ -125,7 +132,7 @@ fn no_vcpu() -> SysError {
 
 /// A TD may have as many vCPUs as the host has processors.
 fn check_vcpus(vm: &Vm, plan: &Plan) -> Result<(), SysError> {
-    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus());
+    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus()?);
     if wanted <= max {
         return Ok(());
     }

@@ -4,7 +4,7 @@
 //! woken, and on nothing else. No PM timer, no SCI, no legacy devices: IAPC_BOOT_ARCH says there is no VGA and no CMOS clock, and no 8042.
 
 use acpi_tables::aml::{self, Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate};
-use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{
     EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
@@ -47,6 +47,82 @@ pub fn page(gpa: u64, cpus: CpuCount, wakeup: Option<Wakeup>) -> Result<Vec<u8>,
     }
     page.resize(abi::shim::PAGE as usize, 0);
     Ok(page)
+}
+
+/// Bytes whose sum is to be 0 again once pointers among them are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// The byte that makes it so.
+    pub result: u32,
+    /// The first byte.
+    pub start: u32,
+    /// How many.
+    pub len: u32,
+}
+
+/// The same tables for a firmware that decides where they go: pointers are offsets so far.
+#[derive(Clone, Debug)]
+pub struct AcpiTables {
+    /// All but the RSDP.
+    pub tables: Vec<u8>,
+    /// Where they have pointers of 8 bytes, into themselves.
+    pub pointers: Vec<u32>,
+    /// Their sums.
+    pub checksums: Vec<Checksum>,
+    /// The RSDP.
+    pub rsdp: Vec<u8>,
+    /// Where it has its pointer.
+    pub rsdp_pointer: u32,
+    /// Its sums.
+    pub rsdp_checksums: Vec<Checksum>,
+}
+
+/// Offsets of fields (ACPI specification 6.5, sections 5.2.5.3, 5.2.6, 5.2.8 and 5.2.9).
+const RSDP_CHECKSUM: u32 = 8;
+const RSDP_FIRST_PART: u32 = 20;
+const RSDP_XSDT: u32 = 24;
+const RSDP_EXTENDED_CHECKSUM: u32 = 32;
+const TABLE_CHECKSUM: u32 = 9;
+const XSDT_ENTRIES: u32 = 36;
+const FADT_X_DSDT: u32 = 140;
+
+/// The tables for a firmware. Its processors are woken as on a PC, or as the firmware itself adds.
+pub fn tables(cpus: CpuCount) -> AcpiTables {
+    let mut tables = Vec::new();
+    let dsdt = append(&mut tables, 0, &dsdt());
+    let fadt = append(&mut tables, 0, &fadt(dsdt));
+    let madt = append(&mut tables, 0, &madt(cpus, None));
+    let mut table = XSDT::new(OEM, TABLE, 1);
+    table.add_entry(fadt);
+    table.add_entry(madt);
+    let xsdt = append(&mut tables, 0, &table);
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
+    // Three tables, of 254 processors at most: nothing is beyond 32 bits.
+    let [fadt, xsdt, end] = [fadt, xsdt, tables.len() as u64].map(|at| at as u32);
+    let sum = |start: u32, len: u32| Checksum { result: start + TABLE_CHECKSUM, start, len };
+    let checksums = vec![sum(fadt, FADT::len() as u32), sum(xsdt, end - xsdt)];
+    let rsdp_checksums = vec![
+        Checksum { result: RSDP_CHECKSUM, start: 0, len: RSDP_FIRST_PART },
+        Checksum { result: RSDP_EXTENDED_CHECKSUM, start: 0, len: rsdp.len() as u32 },
+    ];
+    clear(&mut tables, &checksums);
+    clear(&mut rsdp, &rsdp_checksums);
+    AcpiTables {
+        pointers: vec![fadt + FADT_X_DSDT, xsdt + XSDT_ENTRIES, xsdt + XSDT_ENTRIES + 8],
+        checksums,
+        tables,
+        rsdp_pointer: RSDP_XSDT,
+        rsdp_checksums,
+        rsdp,
+    }
+}
+
+/// Sums are taken over their own byte as well, which must then be 0.
+fn clear(bytes: &mut [u8], checksums: &[Checksum]) {
+    for sum in checksums {
+        bytes[sum.result as usize] = 0;
+    }
 }
 
 /// Appends a table on an 8-byte boundary; says where the guest finds it.

@@ -28,6 +28,8 @@ pub enum KernelError {
     BadHeader(&'static str),
     #[error("the ELF file is not an x86-64 executable: {0}")]
     BadElf(&'static str),
+    #[error("it is no EFI application, which is all that a firmware starts")]
+    NoEfiStub,
 }
 
 impl KernelError {
@@ -39,6 +41,9 @@ impl KernelError {
             }
             KernelError::UnknownFormat => {
                 "give arch/x86/boot/bzImage, /boot/vmlinuz-…, or an uncompressed ELF vmlinux".into()
+            }
+            KernelError::NoEfiStub => {
+                "give a bzImage that is built with CONFIG_EFI_STUB, or leave --firmware out".into()
             }
             KernelError::OldProtocol { .. } => "use Linux 3.8 or newer".into(),
             KernelError::Not64Bit => "use a kernel built for x86-64".into(),
@@ -105,6 +110,17 @@ impl KernelLayout {
         }
         parse_bzimage(file)
     }
+}
+
+/// Is it a PE file? A bzImage is one if it was built with an EFI stub.
+pub fn is_efi_application(file: &[u8]) -> bool {
+    // e_lfanew of the DOS header.
+    let at = file
+        .get(0x3c..0x40)
+        .and_then(|bytes| bytes.first_chunk())
+        .map(|at| u32::from_le_bytes(*at));
+    let header = at.and_then(|at| file.get(usize::try_from(at).ok()?..));
+    file.starts_with(b"MZ") && header.is_some_and(|header| header.starts_with(b"PE\0\0"))
 }
 
 /// Below it lies what every PC keeps for other things.

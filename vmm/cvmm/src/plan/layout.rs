@@ -78,6 +78,16 @@ fn pages(len: u64) -> u64 {
     len.next_multiple_of(PAGE)
 }
 
+/// Memory as it is given: what does not fit below the hole for devices goes above it.
+fn ram(memory: MemorySize) -> Vec<Range> {
+    let low_end = memory.bytes().min(LOW_MEMORY_END_MAX);
+    let mut ram = vec![Range { gpa: 0, len: low_end }];
+    if memory.bytes() > low_end {
+        ram.push(Range { gpa: HIGH_MEMORY, len: memory.bytes() - low_end });
+    }
+    ram
+}
+
 impl Layout {
     /// Places everything.
     ///
@@ -165,11 +175,18 @@ impl Layout {
             Place { staging: stage(sizes.cmdline), dest: CMDLINE_GPA, len: sizes.cmdline };
         let staging = Range { gpa: staging_at, len: next - staging_at };
 
-        let mut ram = vec![Range { gpa: 0, len: low_end }];
-        if memory.bytes() > low_end {
-            ram.push(Range { gpa: HIGH_MEMORY, len: memory.bytes() - low_end });
+        Ok(Layout { ram: ram(memory), staging, kernel, initrd, cmdline })
+    }
+
+    /// A guest whose firmware places everything.
+    pub fn without_kernel(memory: MemorySize) -> Layout {
+        Layout {
+            ram: ram(memory),
+            staging: Range { gpa: 0, len: 0 },
+            kernel: Place::default(),
+            initrd: Place::default(),
+            cmdline: Place::default(),
         }
-        Ok(Layout { ram, staging, kernel, initrd, cmdline })
     }
 
     /// The memory map that the kernel is told.

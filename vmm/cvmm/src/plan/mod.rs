@@ -3,14 +3,19 @@
 
 pub mod acpi;
 pub mod cpuid;
+pub mod firmware;
+pub mod fw_cfg;
 pub mod kernel;
 pub mod layout;
+pub mod ovmf;
 pub mod registers;
 mod snp;
+pub mod snp_firmware;
 mod tdx;
+pub mod tdx_firmware;
 mod technology;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use abi::shim::{
@@ -21,14 +26,15 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::config::{CpuCount, GuestConfig, LoadMode, MemorySize, read_file};
+use crate::config::{self, CpuCount, GuestConfig, LoadMode, MemorySize, read_file};
 use crate::error::Error;
 use cpuid::CpuidTable;
-use kernel::KernelLayout;
+use firmware::{FirmwareLayout, FirmwarePlan};
+use kernel::{KernelError, KernelLayout};
 use layout::{Layout, Place, Range, Sizes};
 use registers::VcpuRegisters;
 pub use technology::Technology;
-use technology::{Shape, shape};
+use technology::{Shape, firmware_layout, shape};
 
 /// Why the inputs make no guest.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -48,6 +54,10 @@ pub enum PlanError {
     ShimSize { len: usize, max: u64 },
     #[error("the host's C-bit is bit {host}; digests are computed for bit {planned}")]
     CBit { host: u32, planned: u32 },
+    #[error("the list of memory has {len} bytes; the firmware has room for {max}")]
+    MemoryList { len: u64, max: u64 },
+    #[error("neither a kernel nor a firmware was given")]
+    NothingToStart,
 }
 
 impl PlanError {
@@ -59,6 +69,8 @@ impl PlanError {
             }
             PlanError::CmdlineTooLong { .. } => "shorten --cmdline".into(),
             PlanError::TooManyCpus { .. } => "give fewer --cpus".into(),
+            PlanError::MemoryList { .. } => "use another build of the firmware".into(),
+            PlanError::NothingToStart => "add --kernel, --firmware, or both".into(),
             PlanError::ShimSize { .. } => {
                 "name a flat image of the shim with --shim, or leave it out".into()
             }
@@ -88,16 +100,26 @@ impl HostCaps {
     }
 }
 
+/// A firmware image, read once.
+#[derive(Clone, Debug)]
+pub(crate) struct Firmware {
+    image: Arc<[u8]>,
+    layout: FirmwareLayout,
+}
+
 /// Kernel, initrd and command line, read once.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     kernel_path: PathBuf,
-    layout: KernelLayout,
+    /// Nothing where there is no kernel: a firmware may do without.
+    layout: Option<KernelLayout>,
+    /// What is started in place of the shim.
+    firmware: Option<Firmware>,
     kernel: Arc<[u8]>,
     initrd: Arc<[u8]>,
     /// With its NUL.
     cmdline: Arc<[u8]>,
-    /// In place of the one that is built in.
+    /// In place of the one that is built in. To a firmware, what starts the kernel for it.
     shim: Option<Arc<[u8]>>,
     hashes: [[u8; 32]; 3],
 }
@@ -108,12 +130,21 @@ impl Inputs {
     /// # Errors
     /// A file is unreadable, or the kernel is none.
     pub fn read(config: &GuestConfig) -> Result<Inputs, Error> {
-        let kernel: Arc<[u8]> = read_file("kernel", &config.kernel)?.into();
         let initrd: Arc<[u8]> = match &config.initrd {
             Some(path) => read_file("initrd", path)?.into(),
             None => Arc::from([]),
         };
-        let mut inputs = Inputs::new(config.kernel.clone(), kernel, initrd, &config.cmdline)?;
+        let mut inputs = match &config.kernel {
+            Some(path) => {
+                let kernel: Arc<[u8]> = read_file("kernel", path)?.into();
+                Inputs::new(path.clone(), kernel, initrd, &config.cmdline)?
+            }
+            None => Inputs::without_kernel(),
+        };
+        if let Some(path) = &config.firmware {
+            let image = read_file("firmware", path)?.into();
+            inputs.set_firmware(path, image, &config.technology)?;
+        }
         if let Some(path) = &config.shim {
             inputs.shim = Some(read_file("shim", path)?.into());
         }
@@ -138,13 +169,56 @@ impl Inputs {
             [&kernel[..], &initrd[..], &cmdline[..]].map(|bytes| Sha256::digest(bytes).into());
         Ok(Inputs {
             kernel_path: path,
-            layout,
+            layout: Some(layout),
+            firmware: None,
             kernel,
             initrd,
             cmdline: cmdline.into(),
             shim: None,
             hashes,
         })
+    }
+
+    /// Nothing, for a firmware that is to find something to start by itself.
+    pub fn without_kernel() -> Inputs {
+        Inputs {
+            kernel_path: PathBuf::new(),
+            layout: None,
+            firmware: None,
+            kernel: Arc::from([]),
+            initrd: Arc::from([]),
+            cmdline: Arc::from([]),
+            shim: None,
+            hashes: [[0; 32]; 3],
+        }
+    }
+
+    /// Starts a firmware image in place of the shim.
+    ///
+    /// # Errors
+    /// The image is none for this technology, or cannot start this kernel.
+    pub fn set_firmware(
+        &mut self,
+        path: &Path,
+        image: Arc<[u8]>,
+        technology: &config::Technology,
+    ) -> Result<(), Error> {
+        let fail = |source| Error::Firmware { path: path.to_owned(), source };
+        let layout = firmware_layout(technology, &image).map_err(fail)?;
+        if self.layout.is_some() {
+            layout.check_kernel().map_err(fail)?;
+            if !kernel::is_efi_application(&self.kernel) {
+                let path = self.kernel_path.clone();
+                return Err(Error::Kernel { path, source: KernelError::NoEfiStub });
+            }
+        }
+        self.firmware = Some(Firmware { image, layout });
+        Ok(())
+    }
+
+    /// The hashes that a firmware is to check.
+    fn checked_hashes(&self) -> Option<&[[u8; 32]; 3]> {
+        self.layout.is_some().then_some(&self.hashes)
     }
 
     /// The kernel's path, for messages.
@@ -162,6 +236,10 @@ pub enum PageKind {
     Cpuid,
     /// Filled by the firmware.
     Secrets,
+    /// Zeros, as the protection makes them; their place is measured.
+    Zero,
+    /// Its place is measured, its contents are not.
+    Unmeasured,
 }
 
 /// A contiguous run of launch pages.
@@ -211,6 +289,8 @@ pub struct Plan {
     pub cpus: CpuCount,
     /// What CPUID says.
     pub cpuid: CpuidTable,
+    /// What a firmware image needs while it runs, where one is started in place of the shim.
+    pub firmware: Option<FirmwarePlan>,
 }
 
 impl Plan {
@@ -224,12 +304,16 @@ impl Plan {
         cpus: CpuCount,
         host: &HostCaps,
     ) -> Result<Plan, PlanError> {
+        if let Some(firmware) = &inputs.firmware {
+            return firmware::build(config, inputs, firmware, cpus, host);
+        }
+        let kernel = inputs.layout.as_ref().ok_or(PlanError::NothingToStart)?;
         let sizes = Sizes {
             kernel: inputs.kernel.len() as u64,
             initrd: inputs.initrd.len() as u64,
             cmdline: inputs.cmdline.len() as u64,
         };
-        let layout = Layout::build(config.memory, &inputs.layout, sizes, config.load)?;
+        let layout = Layout::build(config.memory, kernel, sizes, config.load)?;
         let shape = shape(&config.technology, cpus, host)?;
         let code = inputs.shim.as_deref().unwrap_or(shape.shim);
 
@@ -244,7 +328,7 @@ impl Plan {
             region(
                 "parameters",
                 PARAMETER_GPA,
-                parameters(config, inputs, &layout, cpus, &shape).as_bytes(),
+                parameters(config, inputs, kernel, &layout, cpus, &shape).as_bytes(),
             ),
             region("acpi", ACPI_GPA, &acpi::page(ACPI_GPA, cpus, shape.wakeup)?),
         ]);
@@ -282,6 +366,7 @@ impl Plan {
             parked: VcpuRegisters::parked(shape.c_bit),
             cpus,
             cpuid: shape.cpuid,
+            firmware: None,
         })
     }
 
@@ -315,6 +400,7 @@ fn shim_code(code: &[u8]) -> Result<&[u8], PlanError> {
 fn parameters(
     config: &GuestConfig,
     inputs: &Inputs,
+    kernel: &KernelLayout,
     layout: &Layout,
     cpus: CpuCount,
     shape: &Shape,
@@ -330,7 +416,7 @@ fn parameters(
         LoadMode::Hashed => ShimLoad::HASHED,
         LoadMode::Measured => ShimLoad::MEASURED,
     };
-    page.kernel_kind = inputs.layout.kind();
+    page.kernel_kind = kernel.kind();
     page.acpi_rsdp = ACPI_GPA;
     let blob = |place: Place, hash: [u8; 32]| match place {
         Place { len: 0, .. } => Blob::new_zeroed(),

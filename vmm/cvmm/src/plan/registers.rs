@@ -33,7 +33,44 @@ const TASK: kvm_segment =
     kvm_segment { selector: 0, limit: 0xffff, type_: 0xb, s: 0, l: 0, g: 0, ..CODE };
 const LOCAL: kvm_segment = kvm_segment { type_: 0x2, ..TASK };
 
+/// Where an x86 processor starts after a reset.
+pub const RESET_VECTOR: u32 = 0xffff_fff0;
+/// CR0 after a reset: caching disabled (CD, NW), extension type.
+const RESET_CR0: u64 = 0x6000_0010;
+
 impl VcpuRegisters {
+    /// A processor after a reset, in real mode: at the reset vector, or elsewhere by a code segment's base. RDX holds its
+    /// signature (CPUID leaf 1, EAX), which is measured (APM vol. 2, table 14-1; QEMU 11.1 target/i386/cpu.c
+    /// x86_cpu_reset_hold).
+    pub fn reset(at: u32, signature: u32) -> VcpuRegisters {
+        const REAL: kvm_segment =
+            kvm_segment { limit: 0xffff, selector: 0, type_: 0x3, l: 0, db: 0, g: 0, ..CODE };
+        let (base, offset) = (at & 0xffff_0000, at & 0xffff);
+        let table = kvm_dtable { base: 0, limit: 0xffff, padding: [0; 3] };
+        VcpuRegisters {
+            sregs: kvm_sregs {
+                cs: kvm_segment { selector: 0xf000, base: base.into(), type_: 0xb, ..REAL },
+                ds: REAL,
+                es: REAL,
+                fs: REAL,
+                gs: REAL,
+                ss: REAL,
+                tr: TASK,
+                ldt: LOCAL,
+                gdt: table,
+                idt: table,
+                cr0: RESET_CR0,
+                ..Default::default()
+            },
+            regs: kvm_regs {
+                rip: offset.into(),
+                rdx: signature.into(),
+                rflags: 2,
+                ..Default::default()
+            },
+        }
+    }
+
     /// The boot processor: enters the shim.
     pub fn boot(c_bit: Option<u32>) -> VcpuRegisters {
         let mut registers = VcpuRegisters::parked(c_bit);

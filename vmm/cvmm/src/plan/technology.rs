@@ -4,8 +4,13 @@ use abi::shim::{self, Flags};
 
 use super::acpi::Wakeup;
 use super::cpuid::CpuidTable;
+use super::firmware::{FirmwareLayout, image_region, reset_registers};
 use super::layout::Range;
-use super::{HostCaps, LaunchRegion, PlanError, snp, tdx};
+use super::ovmf::{FirmwareError, Ovmf};
+use super::registers::{RESET_VECTOR, VcpuRegisters};
+use super::snp_firmware::SnpFirmware;
+use super::tdx_firmware::TdxFirmware;
+use super::{Firmware, HostCaps, Inputs, LaunchRegion, PlanError, snp, tdx};
 use crate::config::{self, CpuCount};
 use crate::shim_image::SHIM_CODE;
 
@@ -70,4 +75,62 @@ fn plain(cpus: CpuCount, host: &HostCaps) -> Shape {
         extra: Vec::new(),
         wakeup: None,
     }
+}
+
+/// Reads an image the way its guest's technology does.
+pub(super) fn firmware_layout(
+    technology: &config::Technology,
+    image: &[u8],
+) -> Result<FirmwareLayout, FirmwareError> {
+    match technology {
+        config::Technology::Plain => Ovmf::parse(image).map(|_| FirmwareLayout::Plain),
+        config::Technology::Snp(_) => SnpFirmware::parse(image).map(FirmwareLayout::Snp),
+        config::Technology::Tdx(_) => TdxFirmware::parse(image).map(FirmwareLayout::Tdx),
+    }
+}
+
+/// What differs from one technology to the next where a firmware image is started.
+#[derive(Debug)]
+pub(super) struct FirmwareShape {
+    /// Whose it is.
+    pub technology: Technology,
+    /// What CPUID says.
+    pub cpuid: CpuidTable,
+    /// Launch pages in their order.
+    pub regions: Vec<LaunchRegion>,
+    /// Registers of the first processor.
+    pub boot: VcpuRegisters,
+    /// Registers of the others.
+    pub parked: VcpuRegisters,
+}
+
+pub(super) fn firmware_shape(
+    config: &config::Technology,
+    firmware: &Firmware,
+    inputs: &Inputs,
+    ram: &[Range],
+    cpus: CpuCount,
+    host: &HostCaps,
+) -> Result<FirmwareShape, PlanError> {
+    let signature = match config {
+        config::Technology::Snp(snp) => snp.vcpu_signature,
+        config::Technology::Plain | config::Technology::Tdx(_) => 0,
+    };
+    let (technology, cpuid, regions, ap_reset) = match &firmware.layout {
+        FirmwareLayout::Plain => {
+            let regions = vec![image_region(&firmware.image)];
+            (Technology::Plain, host.cpuid.for_plain(cpus), regions, RESET_VECTOR)
+        }
+        FirmwareLayout::Snp(snp) => {
+            let cpuid = host.cpuid.for_snp(cpus, host.c_bit);
+            let mut regions = vec![image_region(&firmware.image)];
+            regions.extend(snp.regions(inputs.checked_hashes(), &cpuid)?);
+            (Technology::Snp, cpuid, regions, snp.ap_reset)
+        }
+        FirmwareLayout::Tdx(tdx) => {
+            (Technology::Tdx, host.cpuid.for_tdx(cpus), tdx.regions(ram), RESET_VECTOR)
+        }
+    };
+    let (boot, parked) = reset_registers(ap_reset, signature);
+    Ok(FirmwareShape { technology, cpuid, regions, boot, parked })
 }

@@ -18,8 +18,9 @@ pub struct TdFacts {
     pub xfam: String,
     /// The same as `digest`.
     pub mrtd: String,
-    /// As the kernel finds them.
-    pub rtmr: Vec<String>,
+    /// As the kernel finds them, where that is known before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmr: Option<Vec<String>>,
     pub mrconfigid: String,
     pub mrowner: String,
     pub mrownerconfig: String,
@@ -37,13 +38,12 @@ pub(super) fn policy(technology: &Technology) -> Option<String> {
 pub(super) fn td(technology: &Technology, plan: &Plan, xfam: Option<Xfam>) -> Option<TdFacts> {
     let Technology::Tdx(config) = technology else { return None };
     let names = TdAttributes::NAMES.iter().filter(|(bit, _)| config.attributes.contains(*bit));
-    let registers = runtime_registers(plan)?;
     Some(TdFacts {
         attributes: format!("{:#x}", config.attributes.0),
         attribute_names: names.map(|(_, name)| *name).collect(),
         xfam: format!("{:#x}", xfam.unwrap_or_default().0),
         mrtd: crate::digest::tdx::mrtd(plan).to_string(),
-        rtmr: registers.iter().map(ToString::to_string).collect(),
+        rtmr: runtime_registers(plan).map(|all| all.iter().map(ToString::to_string).collect()),
         mrconfigid: hex(&config.mrconfigid),
         mrowner: hex(&config.mrowner),
         mrownerconfig: hex(&config.mrownerconfig),

@@ -32,12 +32,15 @@ const HOST_PHASES: [(&str, &str); 7] = [
     ("S2", "launch sealed"),
 ];
 
-/// Phases between two marks. G3 (copy) and G4 (verify) are one pass of the shim, hence one row.
-const GUEST_PHASES: [(&str, &str, MarkId, MarkId); 6] = [
+/// Phases between two marks. G3 (copy) and G4 (verify) are one pass of the shim, hence one row. Where a firmware hands over
+/// to the kernel shows nowhere, hence its last row.
+const GUEST_PHASES: [(&str, &str, MarkId, MarkId); 8] = [
     ("G1", "shim set-up", MarkId::SHIM_ENTRY, MarkId::ACCEPT_BEGIN),
     ("G2", "memory accepted", MarkId::ACCEPT_BEGIN, MarkId::ACCEPT_END),
     ("G4", "files copied and verified", MarkId::ACCEPT_END, MarkId::KERNEL_ENTRY),
     ("K0", "kernel, decompression included", MarkId::KERNEL_ENTRY, MarkId::INIT_ENTRY),
+    ("G5", "kernel fetched by firmware", MarkId::KERNEL_FETCH_BEGIN, MarkId::KERNEL_FETCH_END),
+    ("K0", "rest of firmware, and kernel", MarkId::KERNEL_FETCH_END, MarkId::INIT_ENTRY),
     ("U0", "user space to ready", MarkId::INIT_ENTRY, MarkId::INIT_READY),
     ("A0", "attestation", MarkId::ATTEST_BEGIN, MarkId::ATTEST_END),
 ];
@@ -77,7 +80,7 @@ pub(super) fn derive(recorder: &Recorder, run: &RunRecord) -> Vec<Phase> {
             id: "G0",
             name: "first entry to first mark",
             wall_ns: first.wall.0 - run.begin.0,
-            modelled_ns: None,
+            modelled_ns: run.guest_begin.zip(first.guest).map(|(a, b)| b.0.saturating_sub(a.0)),
             count: first.exits,
             bytes: 0,
         });

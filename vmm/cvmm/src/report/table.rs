@@ -76,14 +76,11 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
     } else if let Some(measuring) = launch.measuring_modelled_ns {
         write!(out, "; TDX module {} ms modelled", ms(measuring))?;
     }
-    if let (Some(ours), Some(theirs)) = (launch.psp_modelled_ns, launch.psp_ovmf_modelled_ns) {
-        write!(
-            out,
-            "; security processor {} ms modelled (OVMF's {} pages: {} ms)",
-            ms(ours),
-            launch.ovmf_pages,
-            ms(theirs)
-        )?;
+    if let Some(ours) = launch.psp_modelled_ns {
+        write!(out, "; security processor {} ms modelled", ms(ours))?;
+    }
+    if let Some(theirs) = launch.psp_ovmf_modelled_ns {
+        write!(out, " (OVMF's {} pages: {} ms)", launch.ovmf_pages, ms(theirs))?;
     }
     writeln!(out)?;
     let changes = &report.page_state_changes;

@@ -1,13 +1,14 @@
 //! Pages that the guest gives to, or takes from, the host while it runs.
 //!
 //! Only by request (KVM_HC_MAP_GPA_RANGE). An access whose kind is not the page's is never "repaired": the host would
-//! then decide what is private.
-
-use std::io;
+//! then decide what is private. The exception is a guest that starts in OVMF, which counts on it: its first GHCB and its
+//! probe for flash memory touch pages as shared without a request (edk2 OvmfPkg/ResetVector/Ia32/AmdSev.nasm.inc,
+//! OvmfPkg/QemuFlashFvbServicesRuntimeDxe). It validates what it takes back, so that it notices what it did not ask for.
 
 use serde::Serialize;
 
 use crate::launch::GuestMemory;
+use crate::sys::SysError;
 use crate::sys::vm::{Visibility, Vm, punch_private};
 
 /// What changed owner, and how often.
@@ -21,10 +22,17 @@ pub struct Conversions {
     pub to_shared_requests: u64,
     /// Pages in them.
     pub to_shared_pages: u64,
+    /// Pages that changed owner by being touched; only where a firmware image is started.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub touched_pages: u64,
     /// Requests that were refused.
     pub refused_requests: u64,
     /// Time spent on them.
     pub wall_ns: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A request, as KVM_HC_MAP_GPA_RANGE carries it (Linux 7.2 Documentation/virt/kvm/x86/hypercalls.rst).
@@ -55,6 +63,11 @@ impl ConvertRequest {
 }
 
 impl ConvertRequest {
+    /// The page around an address, which the guest has touched as if it were this.
+    pub fn of_touched(gpa: u64, visibility: Visibility) -> ConvertRequest {
+        ConvertRequest { gpa: gpa & !(PAGE - 1), len: PAGE, visibility }
+    }
+
     /// What is asked for: address, bytes, and whose they shall be.
     pub fn range(self) -> (u64, u64, Visibility) {
         (self.gpa, self.len, self.visibility)
@@ -62,27 +75,31 @@ impl ConvertRequest {
 }
 
 /// Carries a request out: routing first, then the pages of the side that lost them are freed, so that they neither cost
-/// memory nor come back with old contents.
+/// memory nor come back with old contents. False: the range is not memory that could be converted.
 ///
 /// # Errors
-/// The range is not memory, or the host refuses.
-pub fn convert(vm: &Vm, memory: &GuestMemory, request: ConvertRequest) -> io::Result<()> {
+/// The host's.
+pub fn convert(vm: &Vm, memory: &GuestMemory, request: ConvertRequest) -> Result<bool, SysError> {
     let ConvertRequest { gpa, len, visibility } = request;
-    if memory.private.is_empty() || !memory.ram.covers(gpa, len) {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    if visibility == Visibility::Shared && memory.ram.misses(gpa, len) {
+        // What is not memory is shared already: OVMF says it of its device hole.
+        return Ok(true);
     }
-    vm.set_visibility(gpa, len, visibility).map_err(io::Error::other)?;
+    if memory.private.is_empty() || !memory.ram.covers(gpa, len) {
+        return Ok(false);
+    }
+    vm.set_visibility(gpa, len, visibility)?;
     match visibility {
-        Visibility::Private => memory.ram.discard_shared(gpa, len),
+        Visibility::Private => memory.ram.discard_shared(gpa, len)?,
         Visibility::Shared => {
             for (region, memfd) in memory.ram.regions().iter().zip(&memory.private) {
                 if let Some((begin, len)) = region.intersect(gpa, len) {
                     punch_private(memfd, begin - region.gpa(), len)?;
                 }
             }
-            Ok(())
         }
     }
+    Ok(true)
 }
 
 impl Conversions {

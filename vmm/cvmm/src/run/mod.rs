@@ -8,8 +8,9 @@ pub mod quote_message;
 mod tdx;
 mod vcpu;
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use crate::config::{Config, Console};
 use crate::device::acpi_pm::PowerRequest;
 use crate::device::bus::{PortBus, StrayAccess};
 use crate::device::ioapic::IoApic;
+use crate::device::legacy::Legacy;
 use crate::device::marks::Mark;
 use crate::device::mmio::MmioBus;
 use crate::device::serial::{Com1, Sink};
@@ -28,6 +30,7 @@ use crate::launch::{Guest, GuestMemory};
 use crate::outcome::Outcome;
 use crate::recorder::{GuestNs, MarkEvent, Op, Recorder, Started, WallNs};
 use crate::sys::kick::{self, ThreadId};
+use crate::sys::signals::{Request, Signals};
 use crate::sys::vm::Vm;
 use console::Keyboard;
 pub use convert::Conversions;
@@ -54,6 +57,8 @@ pub struct RunRecord {
     pub begin: WallNs,
     /// See `begin`.
     pub end: WallNs,
+    /// The guest's clock when the first vCPU was started.
+    pub guest_begin: Option<GuestNs>,
     /// The guest's clock at the end.
     pub guest_end: Option<GuestNs>,
     /// The extended features of a TD.
@@ -76,6 +81,8 @@ struct Shared<'a> {
     wake: EventFd,
     until: Option<Mark>,
     certs: Option<&'a [u8]>,
+    /// Does a page change owner by being touched?
+    converts_touched: bool,
     /// What answers a TD's calls; nothing for another guest.
     td: Option<TdDesk>,
     started: Started,
@@ -129,7 +136,7 @@ pub fn run(
 ) -> Result<RunRecord, Error> {
     let setup = |what| move |source| Error::Setup { what, source };
     let Guest { vcpus, vm, serial_interrupt, memory, services } = guest;
-    let signals = crate::sys::terminal::stop_signals().map_err(setup("signal handling"))?;
+    let signals = Signals::take().map_err(setup("signal handling"))?;
     kick::install().map_err(setup("signal handling"))?;
     let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
     let mut keyboard =
@@ -137,10 +144,12 @@ pub fn run(
     let td = services.td.as_ref();
     let (desk, requests) = td.map(TdDesk::open).unzip();
     let quoting = td.and_then(|td| td.quote.as_ref()).zip(requests.flatten());
+    let mut bus = PortBus::new(Com1::new(serial_interrupt, sink));
+    bus.legacy = services.fw_cfg.clone().map(Legacy::new);
     let shared = Shared {
         vm: &vm,
         memory: &memory,
-        bus: Mutex::new(PortBus::new(Com1::new(serial_interrupt, sink))),
+        bus: Mutex::new(bus),
         mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()) }),
         ownership: Mutex::new(Ownership::new(td.map_or(&[], |td| &td.private))),
         conversions: Mutex::new(Conversions::default()),
@@ -150,11 +159,15 @@ pub fn run(
         wake,
         until: config.until,
         certs: services.certs.as_deref(),
+        converts_touched: services.fw_cfg.is_some(),
         td: desk,
         started: recorder.started(),
         reads_guest_clock: recorder.reads_guest_clock(),
     };
     let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
+    let guest_begin = shared.guest_clock();
+    // From here on a signal ends the run with a report.
+    tracing::info!("running");
     let begin = recorder.now();
 
     let records = thread::scope(|scope| {
@@ -178,7 +191,8 @@ pub fn run(
             .collect();
         while !shared.stopping() {
             if let Err(error) = supervise(shared, &mut keyboard, &signals, deadline) {
-                shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
+                let error = Error::Setup { what: "the run loop", source: error };
+                shared.stop(Outcome::MonitorFailed(error.complaint()));
             }
         }
         // A thread may be anywhere between the kernel and our own code: kick until it has noticed.
@@ -220,6 +234,7 @@ pub fn run(
         console_bytes: bus.com1.written(),
         begin,
         end,
+        guest_begin,
         guest_end,
         vcpus,
         xfam: services.td.as_ref().map(|td| td.xfam),
@@ -230,15 +245,18 @@ pub fn run(
 fn supervise(
     shared: &Shared,
     keyboard: &mut Keyboard,
-    signals: &std::fs::File,
+    signals: &Signals,
     deadline: Option<Instant>,
 ) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
     let left = deadline.map_or(TICK, |d| d.saturating_duration_since(Instant::now()).min(TICK));
-    let fds = [keyboard.descriptor(), signals.as_raw_fd(), shared.wake.as_raw_fd()];
+    let fds = [keyboard.descriptor(), signals.descriptor(), shared.wake.as_raw_fd()];
     let [typed, signalled, _] = crate::sys::terminal::wait_readable(fds, left)?;
-    if signalled {
-        shared.stop(Outcome::Interrupted);
+    while signalled && let Some(request) = signals.request()? {
+        match request {
+            Request::End => shared.stop(Outcome::Interrupted),
+            Request::Suspend => keyboard.suspend()?,
+            Request::GoOn => keyboard.resumed(),
+        }
     }
     if deadline.is_some_and(|d| Instant::now() >= d) {
         shared.stop(Outcome::Timeout);
@@ -246,7 +264,12 @@ fn supervise(
     if typed && keyboard.read()? == console::Wish::Quit {
         shared.stop(Outcome::Interrupted);
     }
-    let mut bus = lock(&shared.bus);
+    // A vCPU that has it may be waiting for somebody to take the guest's output. Signals must not wait with it.
+    let mut bus = match shared.bus.try_lock() {
+        Ok(bus) => bus,
+        Err(TryLockError::Poisoned(bus)) => bus.into_inner(),
+        Err(TryLockError::WouldBlock) => return Ok(()),
+    };
     keyboard.deliver(|bytes| bus.com1.receive(bytes));
     bus.com1.flush();
     Ok(())

@@ -1,5 +1,6 @@
 //! The loop around KVM_RUN.
 
+use abi::marks::{Mark, MarkId};
 use sha2::{Digest, Sha256};
 
 use super::convert::{ConvertRequest, convert};
@@ -10,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::recorder::{MarkEvent, WallNs};
 use crate::sys::kick::ThreadId;
 use crate::sys::vcpu::{EXIT_KINDS, Exit, Vcpu};
-use crate::sys::vm::KVM_HC_MAP_GPA_RANGE;
+use crate::sys::vm::{KVM_HC_MAP_GPA_RANGE, Visibility};
 use crate::termination::Termination;
 
 /// Exits of one kind.
@@ -86,7 +87,10 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
             Err(error) if shared.td.is_some() && error.raw_os_error() == Some(libc::EIO) => {
                 shared.stop(Outcome::TdDead { vcpu: id });
             }
-            Err(error) => shared.stop(Outcome::RunFailed { vcpu: id, problem: error.to_string() }),
+            Err(error) => shared.stop(Outcome::RunFailed {
+                vcpu: id,
+                errno: error.raw_os_error().unwrap_or_default(),
+            }),
         }
     }
     drop(target);
@@ -133,6 +137,11 @@ impl Loop<'_, '_> {
             Exit::PortOut { port, size } => self.port_out(port, size, now),
             Exit::PortIn { port, size } => {
                 let mut bus = lock(&shared.bus);
+                if bus.reads_clock(port)
+                    && let Some(now) = shared.vm.clock()
+                {
+                    bus.set_clock(now.0);
+                }
                 for data in self.vcpu.io_data().chunks_mut(size) {
                     bus.read(port, data);
                 }
@@ -156,9 +165,7 @@ impl Loop<'_, '_> {
                     what: format!("hypercall {nr}"),
                 });
             }
-            Exit::MemoryFault { private, gpa, .. } => {
-                shared.stop(Outcome::WrongKindOfAccess { vcpu: self.vcpu.id(), gpa, private });
-            }
+            Exit::MemoryFault { private, gpa, .. } => self.touched(gpa, private),
             Exit::SystemEvent { kind, data } => self.system_event(kind, data),
             Exit::Certificates { gpa, npages } => self.certificates(gpa, npages),
             Exit::Halt => shared.stop(Outcome::Halted { vcpu: self.vcpu.id() }),
@@ -201,10 +208,25 @@ impl Loop<'_, '_> {
                 PortEffect::None => {}
                 PortEffect::Mark(value) => self.mark(value, now),
                 PortEffect::Power(request) => shared.power(request),
+                PortEffect::Transfer(gpa) => self.transfer(gpa, now),
                 PortEffect::Terminate(value) => {
                     shared.stop(Outcome::Terminated(Termination::from_ghcb_msr(u64::from(value))));
                 }
             }
+        }
+    }
+
+    /// Gives a firmware a piece of a file. First and last piece of the kernel are worth a mark.
+    fn transfer(&mut self, gpa: u64, now: WallNs) {
+        let shared = self.shared;
+        let fetched = match &mut lock(&shared.bus).legacy {
+            Some(legacy) => legacy.transfer(gpa, &shared.memory.ram),
+            None => return,
+        };
+        let marks =
+            [(fetched.first, MarkId::KERNEL_FETCH_BEGIN), (fetched.last, MarkId::KERNEL_FETCH_END)];
+        for (_, id) in marks.into_iter().filter(|(set, _)| *set) {
+            self.mark(Mark::new(id, 0).0, now);
         }
     }
 
@@ -217,7 +239,7 @@ impl Loop<'_, '_> {
         }
         let routes = bus.ioapic.as_ref().map(|ioapic| ioapic.routes()).unwrap_or_default();
         if let Err(error) = shared.vm.route(&routes) {
-            shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
+            shared.stop(Outcome::MonitorFailed(error.complaint()));
         }
     }
 
@@ -232,7 +254,7 @@ impl Loop<'_, '_> {
                 exits: self.exit_count,
             });
         }
-        if shared.until.is_some_and(|until| until.0 == abi::marks::Mark(value).id()) {
+        if shared.until.is_some_and(|until| until.0 == Mark(value).id()) {
             shared.stop(Outcome::MarkReached { value });
         }
     }
@@ -240,11 +262,13 @@ impl Loop<'_, '_> {
     fn convert(&mut self, args: [u64; 6], now: WallNs) {
         let shared = self.shared;
         let request = ConvertRequest::parse(args);
-        let result = match request {
-            Some(request) => convert(shared.vm, shared.memory, request),
-            None => Err(std::io::Error::from_raw_os_error(libc::EINVAL)),
-        };
-        let done = result.is_ok();
+        let result =
+            request.map_or(Ok(false), |request| convert(shared.vm, shared.memory, request));
+        // The guest cannot go on without: its kernel would end itself, and nobody knew why.
+        let done = result.unwrap_or_else(|error| {
+            shared.stop(Outcome::MonitorFailed(error.complaint()));
+            false
+        });
         if let (true, Some(request)) = (done, request) {
             let (gpa, len, visibility) = request.range();
             lock(&shared.ownership).set(gpa, len, visibility);
@@ -253,6 +277,25 @@ impl Loop<'_, '_> {
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
         let spent = shared.started.elapsed().0 - now.0;
         lock(&shared.conversions).count(request, done, spent);
+    }
+
+    /// An access whose kind is not the page's.
+    fn touched(&mut self, gpa: u64, private: bool) {
+        let shared = self.shared;
+        let visibility = if private { Visibility::Private } else { Visibility::Shared };
+        let request = ConvertRequest::of_touched(gpa, visibility);
+        let (page, len, _) = request.range();
+        let may = shared.converts_touched && shared.memory.ram.covers(page, len);
+        match may.then(|| convert(shared.vm, shared.memory, request)) {
+            Some(Ok(true)) => {}
+            Some(Err(error)) => return shared.stop(Outcome::MonitorFailed(error.complaint())),
+            Some(Ok(false)) | None => {
+                let vcpu = self.vcpu.id();
+                return shared.stop(Outcome::WrongKindOfAccess { vcpu, gpa, private });
+            }
+        }
+        lock(&shared.ownership).set(page, len, visibility);
+        lock(&shared.conversions).touched_pages += 1;
     }
 
     fn system_event(&mut self, kind: u32, data: u64) {
