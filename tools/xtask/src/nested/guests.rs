@@ -17,10 +17,21 @@ pub struct Guest {
     pub name: String,
     /// The words after `cvmm --plain`; files are named without a folder.
     pub words: Vec<String>,
+    /// What runs in it.
+    pub kind: Kind,
     /// Does it run on several processors?
     pub several_vcpus: bool,
-    /// Does its kernel say on the console what it finds?
-    pub talks: bool,
+}
+
+/// What runs in a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The test guest alone.
+    Bare,
+    /// A kernel that says nothing, and guest-init.
+    Silent,
+    /// A kernel that says on the console what it finds, and guest-init.
+    Talking,
 }
 
 /// The guests and the folder with their files.
@@ -77,8 +88,8 @@ fn test_guests() -> Vec<Guest> {
             .split_whitespace()
             .map(str::to_owned)
             .collect(),
+        kind: Kind::Bare,
         several_vcpus: false,
-        talks: false,
     };
     vec![
         guest("in place of the shim", "--shim guest.bin"),
@@ -99,8 +110,8 @@ fn linux(kernel: &str, cmdline: &str, cpus: u32) -> Guest {
         .split_whitespace()
         .map(str::to_owned)
         .collect(),
+        kind: if cmdline == "talking" { Kind::Talking } else { Kind::Silent },
         several_vcpus: cpus > 1,
-        talks: cmdline == "talking",
     }
 }
 

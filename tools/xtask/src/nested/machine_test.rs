@@ -8,8 +8,8 @@ fn guests() -> [Guest; 2] {
     ["a", "b"].map(|name| Guest {
         name: name.into(),
         words: vec![],
+        kind: super::super::guests::Kind::Bare,
         several_vcpus: false,
-        talks: false,
     })
 }
 

@@ -23,14 +23,13 @@ use guests::{Guest, Guests};
 /// What to run.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The Debian kernel whose kvm_amd is used, and which is a guest as well: 6.12 or 7.2.
-    #[arg(long, default_value = "7.2")]
-    kernel: String,
     /// Write the result to this file, too, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
+/// The Debian kernel whose kvm_amd is used, and which is a guest as well.
+const KERNEL: &str = "7.2";
 /// How long everything may take, fetching and building included.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
@@ -49,8 +48,8 @@ pub fn nested(args: &Args) -> Result<()> {
     let qemu = version()?;
     eprintln!("[1/4] building cvmm and softkvm");
     let cvmm = images::tools()?.join("cvmm");
-    eprintln!("[2/4] fetching Debian's kernel {} and writing the guests", args.kernel);
-    let kernel = kernel::fetch(&args.kernel)?;
+    eprintln!("[2/4] fetching Debian's kernel {KERNEL} and writing the guests");
+    let kernel = kernel::fetch(KERNEL)?;
     let guests = Guests::prepare(&kernel)?;
     eprintln!("[3/4] {} guests on kvm_amd, under {qemu} (a minute or two)", guests.list.len());
     let start = Instant::now();
