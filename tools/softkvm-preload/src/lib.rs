@@ -1,7 +1,7 @@
 //! The preload library: answers `/dev/kvm` and `/dev/sev` with softkvm in any dynamically linked
 //! program, and the few files of `/sys` that say what such a host offers.
 //!
-//! It interposes `open` and its kin, `ioctl`, `mmap` and `fallocate`. softkvm's descriptors are
+//! It interposes `open` and its kin, `ioctl`, `mmap`, `madvise` and `fallocate`. softkvm's descriptors are
 //! real memory files, so everything else on them (`close`, `dup`, `mmap` of a vCPU, `poll`) needs
 //! no help. Whatever is not softkvm's goes on to the C library as it came.
 //!
@@ -14,6 +14,10 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 
 use libc::{mode_t, off_t, size_t};
+use softkvm::kvm::coalesced::RING_PAGE;
+use softkvm::kvm::fd::Owned;
+use softkvm::kvm::number::RUN;
+use softkvm::kvm::signals;
 use softkvm::kvm::{Answer, Errno, Machine, Options, fd, files, front};
 
 /// The C library's own function behind an interposed one.
@@ -288,7 +292,16 @@ pub unsafe extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
 /// # Safety
 /// As the C function; a missing argument is passed on as it lies in its register.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
+pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
+    let result = forward_ioctl(fd, request, arg);
+    if request & 0xffff_ffff == RUN {
+        // If the thread has been cancelled meanwhile, it is unwound from here; this frame has nothing to clean up.
+        signals::release_internal();
+    }
+    result
+}
+
+extern "C" fn forward_ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
     /// The type byte of KVM's and of the SEV driver's requests.
     const KVM: c_ulong = 0xae;
     const SEV: c_ulong = 0x53;
@@ -301,14 +314,41 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) ->
     real!(c"ioctl", -1, fn(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int)
 }
 
-fn mmap_refused(fd: c_int, flags: c_int) -> Option<*mut c_void> {
+/// The descriptor to map in the place of a guest memory descriptor (kept open by the second value), or the failure.
+fn mapped(fd: c_int, flags: c_int) -> Result<(c_int, Option<Owned>), *mut c_void> {
     if fd < 0 || flags & libc::MAP_ANONYMOUS != 0 || front().objects.is_empty() {
-        return None;
+        return Ok((fd, None));
     }
     let private = flags & libc::MAP_TYPE == libc::MAP_PRIVATE;
-    let Errno(errno) = front().refuses_mmap(fd, private)?;
-    fail(errno);
-    Some(libc::MAP_FAILED)
+    match front().mapped(fd, private) {
+        None => Ok((fd, None)),
+        Some(Ok(file)) => Ok((file.number(), Some(file))),
+        Some(Err(Errno(errno))) => {
+            fail(errno);
+            Err(libc::MAP_FAILED)
+        }
+    }
+}
+
+const PAGE: size_t = 4096;
+
+/// Where in a fresh mapping of a vCPU the ring belongs that all vCPUs of a VM share, and its file.
+fn ring_of(
+    whole: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    fd: c_int,
+    offset: off_t,
+) -> Option<(*mut c_void, c_int)> {
+    if whole == libc::MAP_FAILED || fd < 0 || flags & libc::MAP_ANONYMOUS != 0 {
+        return None;
+    }
+    let at = (RING_PAGE * PAGE).checked_sub(usize::try_from(offset).ok()?)?;
+    if at.checked_add(PAGE)? > len || front().objects.is_empty() {
+        return None;
+    }
+    let ring = front().coalesced_ring(fd)?;
+    Some((whole.wrapping_byte_add(at), ring))
 }
 
 /// `mmap(2)`: a guest memory descriptor without the MMAP flag cannot be mapped.
@@ -324,9 +364,24 @@ pub unsafe extern "C" fn mmap(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    if let Some(refused) = mmap_refused(fd, flags) {
-        return refused;
-    }
+    let (fd, _open) = match mapped(fd, flags) {
+        Ok(found) => found,
+        Err(refused) => return refused,
+    };
+    let whole = real!(
+        c"mmap",
+        libc::MAP_FAILED,
+        fn(
+            address: *mut c_void,
+            len: size_t,
+            prot: c_int,
+            flags: c_int,
+            fd: c_int,
+            offset: off_t,
+        ) -> *mut c_void
+    );
+    let Some((address, ring)) = ring_of(whole, len, flags, fd, offset) else { return whole };
+    let (len, flags, fd, offset) = (PAGE, flags | libc::MAP_FIXED, ring, 0);
     real!(
         c"mmap",
         libc::MAP_FAILED,
@@ -338,7 +393,8 @@ pub unsafe extern "C" fn mmap(
             fd: c_int,
             offset: off_t,
         ) -> *mut c_void
-    )
+    );
+    whole
 }
 
 /// `mmap64`.
@@ -354,21 +410,33 @@ pub unsafe extern "C" fn mmap64(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    if let Some(refused) = mmap_refused(fd, flags) {
-        return refused;
+    // SAFETY: the same function, as offsets have 64 bits.
+    unsafe { mmap(address, len, prot, flags, fd, offset) }
+}
+
+/// `madvise(2)`: memory of a guest memory descriptor cannot be collapsed into huge pages.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn madvise(address: *mut c_void, len: size_t, advice: c_int) -> c_int {
+    const MADV_COLLAPSE: c_int = 25;
+    if advice == MADV_COLLAPSE && maps_guest_memory(address as usize) {
+        fail(libc::EINVAL);
+        return -1;
     }
-    real!(
-        c"mmap64",
-        libc::MAP_FAILED,
-        fn(
-            address: *mut c_void,
-            len: size_t,
-            prot: c_int,
-            flags: c_int,
-            fd: c_int,
-            offset: off_t,
-        ) -> *mut c_void
-    )
+    real!(c"madvise", -1, fn(address: *mut c_void, len: size_t, advice: c_int) -> c_int)
+}
+
+/// Whether a guest memory descriptor is mapped at an address.
+fn maps_guest_memory(address: usize) -> bool {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
+    let range = |line: &str| -> Option<(usize, usize)> {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+    };
+    let guest = maps.lines().filter(|line| line.contains("memfd:kvm-gmem"));
+    guest.filter_map(range).any(|(start, end)| (start..end).contains(&address))
 }
 
 fn punch(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> Option<c_int> {

@@ -82,8 +82,8 @@ fn mappings_and_holes_can_fail_too() {
     assert_eq!((fill(), fill()), (Err(Errno::EINTR), Ok(())));
     let plain = vm_on(&machine, 0);
     let vcpu = Fd(plain.value(nr::CREATE_VCPU, 0).unwrap());
-    assert_eq!(front().refuses_mmap(vcpu.0, false), Some(Errno::ENOMEM));
-    assert_eq!(front().refuses_mmap(vcpu.0, false), None);
+    assert_eq!(front().mapped(vcpu.0, false).and_then(Result::err), Some(Errno::ENOMEM));
+    assert_eq!(front().mapped(vcpu.0, false).and_then(Result::err), None);
 }
 
 fn guest_memfd(size: u64) -> CreateGuestMemfd {

@@ -162,13 +162,17 @@ pub fn need(tools: &[(&str, &str)], libraries: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let packages = [&missing[..], libraries].concat();
+    install(&[&missing[..], libraries].concat())
+}
+
+/// Installs packages where we may, else says how.
+pub fn install(packages: &[&str]) -> Result<()> {
     let command = format!("apt-get install {}", packages.join(" "));
     eprintln!("installing {}", packages.join(" "));
     let installed = capture(
         Command::new("apt-get")
             .args(["install", "-y", "--no-install-recommends"])
-            .args(&packages)
+            .args(packages)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     );
     installed.map(|_| ()).with_context(|| format!("please run as root: {command}"))

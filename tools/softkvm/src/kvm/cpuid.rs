@@ -41,6 +41,9 @@ const MAX_BASIC: u32 = 7;
 /// KVM's features: CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE.
 const KVM_FEATURES: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
 
+/// The function that says who the hypervisor is.
+const KVM_SIGNATURE: u32 = 0x4000_0000;
+
 fn entry(function: u32, index: Option<u32>, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 {
         function,
@@ -216,6 +219,24 @@ impl Table {
         match self.find(WIDTHS, 0) {
             Some([eax, ..]) if shown && eax & 0xff != 0 => (eax & 0xff) as u8,
             _ => 36,
+        }
+    }
+
+    /// KVM's features.
+    pub fn pv_features(&self) -> u32 {
+        self.find(KVM_SIGNATURE + 1, 0).map_or(0, |words| words[0])
+    }
+
+    /// A guest that does not leave on HLT cannot be kicked out of it: KVM takes the feature away
+    /// (Linux arch/x86/kvm/cpuid.c `kvm_apply_cpuid_pv_features_quirk`).
+    pub fn hide_unhalt(&mut self) {
+        const PV_UNHALT: u32 = 1 << 7;
+        let kvm = text::<3>("KVMKVMKVM");
+        let signed =
+            |e: &kvm_cpuid_entry2| e.function == KVM_SIGNATURE && [e.ebx, e.ecx, e.edx] == kvm;
+        if self.0.iter().any(signed) {
+            let features = self.0.iter_mut().filter(|e| e.function == KVM_SIGNATURE + 1);
+            features.for_each(|e| e.eax &= !PV_UNHALT);
         }
     }
 

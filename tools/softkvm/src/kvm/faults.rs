@@ -123,7 +123,7 @@ impl Faults {
 
     /// Whether KVM still has VMs of a kind.
     pub fn leaves(&self, kind: VmKind) -> bool {
-        kind == VmKind::Plain || self.switched_on()
+        matches!(kind, VmKind::Plain | VmKind::SwProtected) || self.switched_on()
     }
 }
 

@@ -12,11 +12,13 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 use super::caps::VmKind;
 use super::cpuid;
+use super::eventfd::Claims;
 use super::failures::Failures;
 use super::faults::Faults;
 use super::hostile::Hostile;
 use super::profile::{self, Part, Profile, ProfileError, Xeon};
 use super::vm::Vm;
+use crate::cpu::Features;
 use crate::snp::{Platform, Psp};
 
 /// What the run was asked for.
@@ -83,6 +85,8 @@ pub struct Machine {
     psp: Mutex<Psp>,
     /// Address space identifiers or key identifiers of confidential guests.
     ids: Mutex<BTreeSet<u16>>,
+    /// irqfds of all VMs.
+    pub irqfds: Arc<Claims>,
     vms: Mutex<Vec<Weak<Vm>>>,
     retired: Mutex<Vec<serde_json::Value>>,
     psp_cycles: AtomicU64,
@@ -130,11 +134,17 @@ impl Machine {
             xeon,
             psp: Mutex::new(Psp::new(platform)),
             ids: Mutex::new(BTreeSet::new()),
+            irqfds: Arc::default(),
             vms: Mutex::new(Vec::new()),
             retired: Mutex::new(Vec::new()),
             psp_cycles: AtomicU64::new(0),
             started: Instant::now(),
         }))
+    }
+
+    /// The extensions of KVM_GET_SUPPORTED_CPUID.
+    pub fn features(&self) -> Features {
+        cpuid::Table(self.cpuid.clone()).features()
     }
 
     /// The security processor; it serves one command at a time.

@@ -68,6 +68,15 @@ impl Bits {
     }
 }
 
+/// A slot that KVM_CLEAR_DIRTY_LOG or KVM_GET_DIRTY_LOG is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Logged {
+    /// Its number.
+    pub slot: u32,
+    /// Its pages.
+    pub pages: u64,
+}
+
 /// A memory slot.
 #[derive(Debug)]
 pub struct Slot {
@@ -80,9 +89,25 @@ pub struct Slot {
     /// Pages of the shared half known to be readable and writable.
     readable: Bits,
     writable: Bits,
+    /// With KVM_MEM_LOG_DIRTY_PAGES: pages written since the log was cleared.
+    dirty: Option<Bits>,
 }
 
 impl Slot {
+    /// Begins or ends the log as the flags say; one that goes on keeps what it knows.
+    fn log(&mut self, initially_set: bool) {
+        if self.flags & MEM_LOG_DIRTY == 0 {
+            self.dirty = None;
+        } else if self.dirty.is_none() {
+            let pages = self.size / PAGE;
+            let mut bits = Bits::new(pages);
+            if initially_set {
+                (0..pages).for_each(|page| bits.set(page));
+            }
+            self.dirty = Some(bits);
+        }
+    }
+
     fn holds(&self, gpa: u64) -> bool {
         gpa.wrapping_sub(self.gpa) < self.size
     }
@@ -123,8 +148,12 @@ pub struct Memory {
     private: BTreeMap<u64, u64>,
     gmems: BTreeMap<GmemId, Gmem>,
     next: u32,
-    /// Confidential: only guest memory descriptors hold private memory, no read-only slots.
+    /// Memory can be private, and then lies in guest memory descriptors.
     pub protected: bool,
+    /// There are read-only slots.
+    readonly: bool,
+    /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE and INITIALLY_SET.
+    pub manual_log: u64,
     /// SNP: pages of guest memory descriptors have entries in the reverse map.
     reverse_map: bool,
     /// What the noise in private pages is made from.
@@ -135,7 +164,8 @@ impl Memory {
     /// No memory yet.
     pub fn new(kind: VmKind, seed: u64) -> Self {
         Self {
-            protected: kind != VmKind::Plain,
+            protected: kind.has_private_memory(),
+            readonly: !kind.hides_state(),
             reverse_map: kind == VmKind::Snp,
             seed,
             ..Self::default()
@@ -198,7 +228,7 @@ impl Memory {
             None
         };
         let pages = region.memory_size / PAGE;
-        let slot = Slot {
+        let mut slot = Slot {
             id,
             flags: region.flags,
             gpa: region.guest_phys_addr,
@@ -207,7 +237,9 @@ impl Memory {
             gmem,
             readable: Bits::new(pages),
             writable: Bits::new(pages),
+            dirty: None,
         };
+        slot.log(self.logs_all_first());
         let at = self.slots.partition_point(|other| other.gpa < slot.gpa);
         self.slots.insert(at, slot);
         Ok(Change::Translations)
@@ -218,7 +250,7 @@ impl Memory {
         let mut allowed = MEM_GUEST_MEMFD;
         if !guarded {
             allowed |= MEM_LOG_DIRTY;
-            if !self.protected {
+            if self.readonly {
                 allowed |= MEM_READONLY;
             }
         }
@@ -273,12 +305,52 @@ impl Memory {
             let mut slot = self.slots.remove(index);
             slot.gpa = region.guest_phys_addr;
             slot.flags = region.flags;
+            slot.log(self.logs_all_first());
             let at = self.slots.partition_point(|other| other.gpa < slot.gpa);
             self.slots.insert(at, slot);
             return Ok(Change::Translations);
         }
+        if self.slots[index].flags == region.flags {
+            return Ok(Change::None);
+        }
+        let all = self.logs_all_first();
         self.slots[index].flags = region.flags;
-        Ok(Change::None)
+        self.slots[index].log(all);
+        Ok(Change::Translations)
+    }
+
+    /// KVM_DIRTY_LOG_INITIALLY_SET.
+    fn logs_all_first(&self) -> bool {
+        self.manual_log & 2 != 0
+    }
+
+    fn logged_index(&self, id: u32) -> Answer<usize> {
+        Errno::require(id >> 16 == 0 && id & 0xffff < MEMORY_SLOTS)?;
+        let index = self.slots.iter().position(|slot| slot.id == id && slot.dirty.is_some());
+        index.ok_or(Errno::ENOENT)
+    }
+
+    /// The slot whose dirty log is wanted: ENOENT if there is none.
+    pub fn logged(&self, id: u32) -> Answer<Logged> {
+        let index = self.logged_index(id)?;
+        Ok(Logged { slot: id, pages: self.slots[index].size / PAGE })
+    }
+
+    /// KVM_GET_DIRTY_LOG: the pages written to. Unless user space clears the log itself it starts anew.
+    pub fn dirty_log(&mut self, logged: Logged) -> Answer<Vec<u64>> {
+        let index = self.logged_index(logged.slot)?;
+        let fresh = Bits::new(logged.pages);
+        let Some(bits) = &mut self.slots[index].dirty else { return Err(Errno::ENOENT) };
+        Ok(if self.manual_log & 1 != 0 { bits.0.clone() } else { std::mem::replace(bits, fresh).0 })
+    }
+
+    /// KVM_CLEAR_DIRTY_LOG: takes the pages set in `bitmap`, counted from `first`, out of the log.
+    pub fn clear_dirty(&mut self, logged: Logged, first: u64, bitmap: &[u64]) -> Answer {
+        let index = self.logged_index(logged.slot)?;
+        let Some(bits) = &mut self.slots[index].dirty else { return Err(Errno::ENOENT) };
+        let words = bits.0.iter_mut().skip((first / 64) as usize);
+        words.zip(bitmap).for_each(|(word, taken)| *word &= !taken);
+        Ok(())
     }
 
     /// KVM_SET_MEMORY_ATTRIBUTES on a checked range of frames.
@@ -438,6 +510,9 @@ impl Memory {
             return Ok(unsafe { gmem.map.base().add((at + offset) as usize) });
         }
         let page = offset / PAGE;
+        if write && let Some(dirty) = &mut slot.dirty {
+            dirty.set(page);
+        }
         let host = slot.hva + offset;
         let known = if write { slot.writable.get(page) } else { slot.readable.get(page) };
         if !known {

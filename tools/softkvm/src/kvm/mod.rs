@@ -7,11 +7,11 @@
 //! sees of its VM. [`sev`] and [`tdx`] are the launch commands of confidential VMs; where one kind of VM has to be told
 //! from another, `protection` does it.
 //!
-//! Not modelled: dirty logging, SMM, nested virtualisation, guest debugging, Hyper-V and Xen
-//! interfaces, coalesced MMIO. What a guest wants beyond that is said on stderr.
+//! Not modelled: SMM, nested virtualisation, guest debugging, Hyper-V and Xen interfaces. What a guest wants beyond that is said on stderr.
 
 pub mod calls;
 pub mod caps;
+pub mod coalesced;
 pub mod cpuid;
 pub mod errno;
 pub mod eventfd;
@@ -38,6 +38,7 @@ pub mod signals;
 mod spin;
 pub mod state;
 pub mod stats;
+mod sync;
 pub mod system;
 pub mod td;
 mod td_host;
@@ -56,7 +57,8 @@ use std::sync::{Arc, OnceLock, Weak};
 pub use errno::{Answer, Errno};
 pub use machine::{Machine, Options};
 
-use fd::Registry;
+use abi::kvm::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP};
+use fd::{Owned, Registry};
 use memory::GmemId;
 use vm::Vm;
 
@@ -89,8 +91,8 @@ pub enum Object {
         id: GmemId,
         /// Bytes.
         size: u64,
-        /// User space may map it.
-        mappable: bool,
+        /// GUEST_MEMFD_FLAG_*.
+        flags: u64,
     },
     /// Statistics; only read.
     Stats,
@@ -164,6 +166,12 @@ impl Front {
         }
     }
 
+    /// The file that stands behind page [`coalesced::RING_PAGE`] of a vCPU's mapping; `None` if the descriptor is not a vCPU.
+    pub fn coalesced_ring(&self, fd: RawFd) -> Option<RawFd> {
+        let Object::Vcpu { vm, .. } = self.objects.find(fd)? else { return None };
+        vm.lock().coalesced.file()
+    }
+
     /// fallocate on a guest memory descriptor; `None` if the descriptor is not one.
     pub fn fallocate(&self, fd: RawFd, mode: i32, offset: i64, len: i64) -> Option<Answer> {
         match self.objects.find(fd)? {
@@ -178,14 +186,25 @@ impl Front {
         }
     }
 
-    /// Whether mapping a descriptor is to be refused, and how.
-    pub fn refuses_mmap(&self, fd: RawFd, private: bool) -> Option<Errno> {
-        match self.objects.find(fd)? {
-            Object::Gmem { mappable: false, .. } => Some(Errno::ENODEV),
-            Object::Gmem { mappable: true, .. } if private => Some(Errno::EINVAL),
-            Object::Vcpu { vm, .. } => vm.machine().failures.check(calls::MMAP_VCPU).err(),
-            _ => None,
-        }
+    /// The file to map in the place of a guest memory descriptor, or how that is refused; `None` if the descriptor is mapped as it is.
+    /// Private memory can be mapped, but touching it is SIGBUS (Linux virt/kvm/guest_memfd.c `kvm_gmem_fault_user_mapping`).
+    pub fn mapped(&self, fd: RawFd, private: bool) -> Option<Answer<Owned>> {
+        let flags = match self.objects.find(fd)? {
+            Object::Gmem { flags, .. } => flags,
+            Object::Vcpu { vm, .. } => {
+                return vm.machine().failures.check(calls::MMAP_VCPU).err().map(Err);
+            }
+            _ => return None,
+        };
+        Some(if flags & GUEST_MEMFD_FLAG_MMAP == 0 {
+            Err(Errno::ENODEV)
+        } else if private {
+            Err(Errno::EINVAL)
+        } else if flags & GUEST_MEMFD_FLAG_INIT_SHARED == 0 {
+            Owned::empty_file()
+        } else {
+            Owned::writable(fd)
+        })
     }
 }
 

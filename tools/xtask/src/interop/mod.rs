@@ -3,8 +3,11 @@
 //! They were proven on real hardware; what they find wrong here is softkvm's fault until shown otherwise.
 
 mod expected;
+mod kvm_selftests;
+mod linux;
 mod qemu;
 mod row;
+mod x86_selftests;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -31,11 +34,23 @@ struct Witness {
     run: fn(&Stage) -> Result<Vec<Row>>,
 }
 
-const WITNESSES: [Witness; 1] = [Witness {
-    name: "qemu",
-    what: "Debian's QEMU as a plain guest, a TD and an SNP guest",
-    run: qemu::run,
-}];
+const WITNESSES: [Witness; 3] = [
+    Witness {
+        name: "qemu",
+        what: "Debian's QEMU as a plain guest, a TD and an SNP guest",
+        run: qemu::run,
+    },
+    Witness {
+        name: "kvm-selftests",
+        what: "the kernel's own tests of KVM",
+        run: kvm_selftests::run,
+    },
+    Witness {
+        name: "x86-selftests",
+        what: "the kernel's own tests of x86 system calls and exceptions, in guests",
+        run: x86_selftests::run,
+    },
+];
 
 /// What every witness is given.
 pub struct Stage {

@@ -202,6 +202,23 @@ pub(super) fn hypercall(p: &mut Processor) -> Step {
     p.lift(answer)
 }
 
+/// The other vendor's form of a hypercall. It is undefined here, but a hypervisor answers it: as KVM does, by putting the native
+/// form in its place (Linux arch/x86/kvm/x86.c `emulator_fix_hypercall`), unless it is told not to.
+pub(super) fn foreign_hypercall(p: &mut Processor) -> Step {
+    const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
+    const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
+    if !p.world().fixes_hypercalls() {
+        return Err(p.fault(Exception::UD));
+    }
+    let native = if p.core.features.contains(Features::SYSENTER_LM) { VMCALL } else { VMMCALL };
+    let (rip, user) = (p.core.rip, p.core.cpl == 3);
+    for (at, byte) in native.into_iter().enumerate() {
+        let la = p.linear(Seg::Cs, rip.wrapping_add(at as u64), 1, Access::Fetch)?;
+        p.store_linear(la, user, byte)?;
+    }
+    hypercall(p)
+}
+
 /// VMGEXIT: VMMCALL unless the processor is an SEV-ES guest. Leaves with RIP past it.
 pub(super) fn vmgexit(p: &mut Processor, next: u64) -> Step {
     if !p.core.features.contains(Features::SEV_ES) {

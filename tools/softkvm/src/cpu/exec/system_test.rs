@@ -352,6 +352,17 @@ fn breakpoints_on_data_trap_behind_the_access() {
 }
 
 #[test]
+fn mov_ss_holds_breakpoints_off_for_one_instruction() {
+    // DR0: the memory that SS is loaded from. DR1: the instruction behind. Only the first is met, after that instruction.
+    let mut m = watched(0xf_0000, DATA).code(&[0x8e, 0x10, 0x90, 0xf4]);
+    m.p.core.gpr[RAX] = DATA;
+    m.p.core.dr[1] = CODE + 2;
+    m.p.core.dr[7] |= 4;
+    assert_eq!(m.vector(), 1);
+    assert_eq!((m.stack64(0), m.p.core.dr[6] & 15), (CODE + 3, 1));
+}
+
+#[test]
 fn tdcall_is_for_the_kernel_of_a_td_in_64_bit_mode() {
     const TDCALL: &[u8] = &[0x66, 0x0f, 0x01, 0xcc];
     const SEAMCALL: &[u8] = &[0x66, 0x0f, 0x01, 0xcf];
