@@ -10,11 +10,14 @@ use super::{EDX_1, brand_string, entry, text, widths};
 use crate::kvm::profile::Profile;
 use crate::tdx::TdxPlatform;
 
-/// SSE3, PCLMULQDQ, SSSE3, CX16, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC_DEADLINE, AES, XSAVE, RDRAND.
+/// SSE3, PCLMULQDQ, SSSE3, CX16, PCID, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC_DEADLINE, AES, XSAVE, RDRAND. PCID is of no
+/// use here, but nobody can hide it from a TD, and OVMF's code for processors that Linux gives back takes it for granted
+/// (edk2 OvmfPkg/TdxDxe/X64/ApRunLoop.nasm).
 const ECX_1: u32 = 1
     | 1 << 1
     | 1 << 9
     | 1 << 13
+    | 1 << 17
     | 1 << 19
     | 1 << 20
     | 1 << 21
@@ -124,4 +127,24 @@ pub fn native(profile: &Profile, platform: &TdxPlatform) -> Vec<CpuidEntry> {
             padding: [0; 3],
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvm::profile::Part;
+
+    #[test]
+    fn what_a_td_always_sees_of_the_processor_is_there() {
+        let profile = Profile::load("xeon-spr").unwrap();
+        let Part::Intel(xeon) = profile.part(0).unwrap() else { panic!("not Intel's") };
+        let leaf = |table: &[CpuidEntry], leaf| {
+            let entry = table.iter().find(|e| e.function == leaf).unwrap();
+            [entry.eax, entry.ebx, entry.ecx, entry.edx]
+        };
+        let table = native(&profile, &xeon.tdx);
+        // PCID, XSAVE, x2APIC.
+        let always = 1 << 17 | 1 << 26 | 1 << 21;
+        assert_eq!(leaf(&table, 1)[2] & always, always);
+    }
 }
