@@ -126,7 +126,7 @@ fn a_run_on_such_a_host_says_the_same() {
         ("no-kvm", "--plain", "cannot open /dev/kvm"),
         ("sev-eacces", "--snp", "cannot open /dev/sev"),
         ("firmware=1.40", "--snp", "does not offer SEV-SNP guests"),
-        ("asids=0", "--snp", "every ASID for confidential guests is in use"),
+        ("asids=0", "--snp", "no ASID for a confidential guest is left"),
         ("tdx-off", "--tdx", "does not offer TDX guests"),
     ] {
         let args = [flag, "--kernel", "guest.elf", "--emulate", "--console", "none"];

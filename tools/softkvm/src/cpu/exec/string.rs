@@ -116,8 +116,7 @@ fn iterate(p: &mut Processor, form: &Form, count: u64) -> Step {
             let la = p.linear(Seg::Es, to, size, Access::Write)?;
             p.probe_write(la, size, p.core.cpl == 3)?;
             let port = gpr(p, RDX, 2) as u16;
-            let upwards = form.step == size as u64;
-            let value = if count > 1 && upwards {
+            let value = if form.step == size as u64 {
                 // KVM never reads ahead beyond the page that the data goes to.
                 let room = (0x1000 - (to & 0xfff)) / size as u64;
                 io::port_in_ahead(p, port, size, count.min(room.max(1)))?
