@@ -1,5 +1,6 @@
 //! The targets: one for every boundary that a guest or a file can reach.
 
+mod firmware;
 mod ghcb;
 mod ioapic;
 mod kernel;
@@ -26,6 +27,7 @@ pub struct Target {
 /// Every target.
 pub const ALL: &[Target] = &[
     kernel::TARGET,
+    firmware::TARGET,
     ghcb::TARGET,
     processor::TARGET,
     tdcall::TARGET,
