@@ -77,7 +77,6 @@ const TESTS: &[Test] = &[
     ("kvm_page_table_test", On::Host, &[]),
     ("demand_paging_test", On::Host, &[]),
     ("memslot_modification_stress_test", On::Host, &[]),
-    ("memslot_perf_test", On::Host, &["-l", "1"]),
     ("steal_time", On::Host, &[]),
     ("system_counter_offset_test", On::Host, &[]),
 ];
