@@ -308,7 +308,4 @@ fn judge(rows: &[(&str, Sample)]) {
     }
     let own = cvmm.own / 1024.0;
     line("own memory of cvmm, MiB", own, own <= 10.0, "at most 10");
-    println!(
-        "\nown memory: VmHWM less the resident part of the guest's memory, when the guest has halted"
-    );
 }
