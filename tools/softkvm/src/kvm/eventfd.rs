@@ -22,9 +22,15 @@ struct Given {
 
 impl Given {
     fn new(number: RawFd) -> Answer<Self> {
-        let fd = Owned::duplicate(number)?;
-        let id = fd.eventfd_id().ok_or(Errno::EINVAL)?;
-        Ok(Self { fd, id })
+        // A number that the caller has just closed may for a moment stand for a file that another thread of ours reads.
+        for _ in 0..3 {
+            let fd = Owned::duplicate(number)?;
+            if let Some(id) = fd.eventfd_id() {
+                return Ok(Self { fd, id });
+            }
+            std::thread::yield_now();
+        }
+        Err(Errno::EINVAL)
     }
 }
 
