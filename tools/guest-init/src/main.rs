@@ -120,6 +120,7 @@ extern "C" fn start() -> ! {
     if options.hold_seconds != 0 {
         hold(options.hold_seconds);
     }
+    run_commands();
     if options.shell {
         run_shell();
     }
@@ -287,6 +288,39 @@ fn hold(seconds: u32) {
         }
     }
     say!("hold is over");
+}
+
+/// Runs what `/commands` lists, one command per line, its words separated by single blanks.
+fn run_commands() {
+    let mut text = [0; 4096];
+    let read = File::open(c"/commands", Mode::Read).and_then(|file| file.read_all(&mut text));
+    let len = match read {
+        Ok(len) => len,
+        Err(Errno::ENOENT) => return,
+        Err(error) => return say!("/commands: {error}"),
+    };
+    for line in text[..len].split_inclusive_mut(|&c| c == b'\n') {
+        say!("$ {}", crate::text(line));
+        match run_command(line) {
+            Ok(status) => say!("$ ended, {status}"),
+            Err(error) => say!("$ not run, {error}"),
+        }
+    }
+}
+
+fn run_command(line: &mut [u8]) -> sys::Sys<sys::WaitStatus> {
+    const E2BIG: Errno = Errno(7);
+    const EINVAL: Errno = Errno(22);
+    // Every word ends in a zero where it stands; a line that was cut off has none at its end.
+    line.iter_mut().filter(|c| c.is_ascii_whitespace()).for_each(|c| *c = 0);
+    let mut words = [c""; sys::WORDS_MAX];
+    let mut count = 0;
+    for word in line.split_inclusive(|&c| c == 0) {
+        let slot = words.get_mut(count).ok_or(E2BIG)?;
+        *slot = CStr::from_bytes_with_nul(word).map_err(|_| EINVAL)?;
+        count += 1;
+    }
+    sys::run(words[0], &words[..count])
 }
 
 fn run_shell() {

@@ -246,10 +246,26 @@ pub fn monotonic_ns() -> Sys<u64> {
     Ok(time[0] * 1_000_000_000 + time[1])
 }
 
+/// How a program ended, as wait4 has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct WaitStatus(u32);
+
+impl fmt::Display for WaitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 & 0x7f {
+            0 => write!(f, "exit code {}", self.0 >> 8 & 0xff),
+            signal => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// With how many words a program can be run.
+pub const WORDS_MAX: usize = 32;
+
 /// Runs a program in a session of its own on the console and waits for its end.
-pub fn run(path: &CStr, args: &[&CStr]) -> Sys {
-    let mut argv = [core::ptr::null(); 4];
-    for (slot, arg) in argv.iter_mut().zip(args).take(3) {
+pub fn run(path: &CStr, args: &[&CStr]) -> Sys<WaitStatus> {
+    let mut argv = [core::ptr::null(); WORDS_MAX + 1];
+    for (slot, arg) in argv.iter_mut().zip(args).take(WORDS_MAX) {
         *slot = arg.as_ptr();
     }
     let envp = [
@@ -265,9 +281,10 @@ pub fn run(path: &CStr, args: &[&CStr]) -> Sys {
         let error = sys!(59, path.as_ptr(), argv.as_ptr(), envp.as_ptr());
         let _ = sys!(231, error.map_or(127, |_| 0));
     }
+    let mut status = 0u32;
     loop {
-        match sys!(61, usize::MAX, 0, 0, 0) {
-            Ok(pid) if pid == child => return Ok(()),
+        match sys!(61, usize::MAX, &raw mut status, 0, 0) {
+            Ok(pid) if pid == child => return Ok(WaitStatus(status)),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error),
         }

@@ -1,7 +1,7 @@
 //! The preload library: answers `/dev/kvm` and `/dev/sev` with softkvm in any dynamically linked
-//! program.
+//! program, and the few files of `/sys` that say what such a host offers.
 //!
-//! It interposes `open` and its kin, `ioctl`, `mmap` and `fallocate`. softkvm's descriptors are
+//! It interposes `open` and its kin, `ioctl`, `mmap`, `madvise` and `fallocate`. softkvm's descriptors are
 //! real memory files, so everything else on them (`close`, `dup`, `mmap` of a vCPU, `poll`) needs
 //! no help. Whatever is not softkvm's goes on to the C library as it came.
 //!
@@ -14,7 +14,11 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 
 use libc::{mode_t, off_t, size_t};
-use softkvm::kvm::{Answer, Errno, Machine, Options, front};
+use softkvm::kvm::coalesced::RING_PAGE;
+use softkvm::kvm::fd::Owned;
+use softkvm::kvm::number::RUN;
+use softkvm::kvm::signals;
+use softkvm::kvm::{Answer, Errno, Machine, Options, fd, files, front};
 
 /// The C library's own function behind an interposed one.
 struct Real {
@@ -84,7 +88,7 @@ fn machine() -> Option<Arc<Machine>> {
     let machine = MACHINE.get_or_init(|| match Machine::new(Options::from_env()) {
         Ok(machine) => Some(machine),
         Err(error) => {
-            eprintln!("softkvm: {error}");
+            softkvm::kvm::say(format_args!("{error}"));
             None
         }
     });
@@ -96,20 +100,23 @@ fn machine() -> Option<Arc<Machine>> {
 }
 
 #[derive(Clone, Copy)]
-enum Device {
+enum Device<'a> {
     Kvm,
     Sev,
+    /// A file of /sys.
+    File(&'a str),
 }
 
-/// Which of our devices a path names.
-fn device(path: *const c_char) -> Option<Device> {
+/// Which of our devices or files a path names.
+fn device<'a>(path: *const c_char) -> Option<Device<'a>> {
     if path.is_null() {
         return None;
     }
-    // SAFETY: the caller of open gives a C string.
-    match unsafe { CStr::from_ptr(path) }.to_bytes() {
-        b"/dev/kvm" => Some(Device::Kvm),
-        b"/dev/sev" => Some(Device::Sev),
+    // SAFETY: the caller of open gives a C string, which lives until it has returned; so does what we make of it.
+    match unsafe { CStr::from_ptr(path) }.to_str() {
+        Ok("/dev/kvm") => Some(Device::Kvm),
+        Ok("/dev/sev") => Some(Device::Sev),
+        Ok(path) if files::concerns(path) => Some(Device::File(path)),
         _ => None,
     }
 }
@@ -123,6 +130,8 @@ fn open_device(device: Device, flags: c_int) -> c_int {
     let fd = match device {
         Device::Kvm => front().open_kvm(machine),
         Device::Sev => front().open_sev(machine, writable),
+        Device::File(_) if writable => Err(Errno::EACCES),
+        Device::File(path) => files::read(&machine, path).and_then(|text| fd::text_file(&text)),
     };
     if let Ok(fd) = fd
         && flags & libc::O_CLOEXEC == 0
@@ -251,6 +260,21 @@ pub unsafe extern "C" fn __openat64_2(dir: c_int, path: *const c_char, flags: c_
     }
 }
 
+/// Whether a device or file of the modelled host is there for the caller.
+fn accessible(device: Device) -> Answer {
+    // A machine that does not start says so when it is opened.
+    let Some(machine) = machine() else {
+        return if matches!(device, Device::Kvm) { Ok(()) } else { Err(Errno::ENOENT) };
+    };
+    match device {
+        Device::Kvm => machine.faults.open_kvm(),
+        // An Intel part has no security processor.
+        Device::Sev if machine.xeon.is_some() => Err(Errno::ENOENT),
+        Device::Sev => machine.faults.open_sev(),
+        Device::File(path) => files::read(&machine, path).map(|_| ()),
+    }
+}
+
 /// `access(2)`: monitors look for the devices before they open them.
 ///
 /// # Safety
@@ -258,12 +282,7 @@ pub unsafe extern "C" fn __openat64_2(dir: c_int, path: *const c_char, flags: c_
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
     match device(path) {
-        // An Intel part has no security processor.
-        Some(Device::Sev) if machine().is_none_or(|machine| machine.xeon.is_some()) => {
-            fail(libc::ENOENT);
-            -1
-        }
-        Some(_) => 0,
+        Some(device) => finish(accessible(device).map(|()| 0)),
         None => real!(c"access", -1, fn(path: *const c_char, mode: c_int) -> c_int),
     }
 }
@@ -273,7 +292,16 @@ pub unsafe extern "C" fn access(path: *const c_char, mode: c_int) -> c_int {
 /// # Safety
 /// As the C function; a missing argument is passed on as it lies in its register.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
+pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
+    let result = forward_ioctl(fd, request, arg);
+    if request & 0xffff_ffff == RUN {
+        // If the thread has been cancelled meanwhile, it is unwound from here; this frame has nothing to clean up.
+        signals::release_internal();
+    }
+    result
+}
+
+extern "C" fn forward_ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
     /// The type byte of KVM's and of the SEV driver's requests.
     const KVM: c_ulong = 0xae;
     const SEV: c_ulong = 0x53;
@@ -286,14 +314,41 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) ->
     real!(c"ioctl", -1, fn(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int)
 }
 
-fn mmap_refused(fd: c_int, flags: c_int) -> Option<*mut c_void> {
+/// The descriptor to map in the place of a guest memory descriptor (kept open by the second value), or the failure.
+fn mapped(fd: c_int, flags: c_int) -> Result<(c_int, Option<Owned>), *mut c_void> {
     if fd < 0 || flags & libc::MAP_ANONYMOUS != 0 || front().objects.is_empty() {
-        return None;
+        return Ok((fd, None));
     }
     let private = flags & libc::MAP_TYPE == libc::MAP_PRIVATE;
-    let Errno(errno) = front().refuses_mmap(fd, private)?;
-    fail(errno);
-    Some(libc::MAP_FAILED)
+    match front().mapped(fd, private) {
+        None => Ok((fd, None)),
+        Some(Ok(file)) => Ok((file.number(), Some(file))),
+        Some(Err(Errno(errno))) => {
+            fail(errno);
+            Err(libc::MAP_FAILED)
+        }
+    }
+}
+
+const PAGE: size_t = 4096;
+
+/// Where in a fresh mapping of a vCPU the ring belongs that all vCPUs of a VM share, and its file.
+fn ring_of(
+    whole: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    fd: c_int,
+    offset: off_t,
+) -> Option<(*mut c_void, c_int)> {
+    if whole == libc::MAP_FAILED || fd < 0 || flags & libc::MAP_ANONYMOUS != 0 {
+        return None;
+    }
+    let at = (RING_PAGE * PAGE).checked_sub(usize::try_from(offset).ok()?)?;
+    if at.checked_add(PAGE)? > len || front().objects.is_empty() {
+        return None;
+    }
+    let ring = front().coalesced_ring(fd)?;
+    Some((whole.wrapping_byte_add(at), ring))
 }
 
 /// `mmap(2)`: a guest memory descriptor without the MMAP flag cannot be mapped.
@@ -309,9 +364,24 @@ pub unsafe extern "C" fn mmap(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    if let Some(refused) = mmap_refused(fd, flags) {
-        return refused;
-    }
+    let (fd, _open) = match mapped(fd, flags) {
+        Ok(found) => found,
+        Err(refused) => return refused,
+    };
+    let whole = real!(
+        c"mmap",
+        libc::MAP_FAILED,
+        fn(
+            address: *mut c_void,
+            len: size_t,
+            prot: c_int,
+            flags: c_int,
+            fd: c_int,
+            offset: off_t,
+        ) -> *mut c_void
+    );
+    let Some((address, ring)) = ring_of(whole, len, flags, fd, offset) else { return whole };
+    let (len, flags, fd, offset) = (PAGE, flags | libc::MAP_FIXED, ring, 0);
     real!(
         c"mmap",
         libc::MAP_FAILED,
@@ -323,7 +393,8 @@ pub unsafe extern "C" fn mmap(
             fd: c_int,
             offset: off_t,
         ) -> *mut c_void
-    )
+    );
+    whole
 }
 
 /// `mmap64`.
@@ -339,21 +410,33 @@ pub unsafe extern "C" fn mmap64(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    if let Some(refused) = mmap_refused(fd, flags) {
-        return refused;
+    // SAFETY: the same function, as offsets have 64 bits.
+    unsafe { mmap(address, len, prot, flags, fd, offset) }
+}
+
+/// `madvise(2)`: memory of a guest memory descriptor cannot be collapsed into huge pages.
+///
+/// # Safety
+/// As the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn madvise(address: *mut c_void, len: size_t, advice: c_int) -> c_int {
+    const MADV_COLLAPSE: c_int = 25;
+    if advice == MADV_COLLAPSE && maps_guest_memory(address as usize) {
+        fail(libc::EINVAL);
+        return -1;
     }
-    real!(
-        c"mmap64",
-        libc::MAP_FAILED,
-        fn(
-            address: *mut c_void,
-            len: size_t,
-            prot: c_int,
-            flags: c_int,
-            fd: c_int,
-            offset: off_t,
-        ) -> *mut c_void
-    )
+    real!(c"madvise", -1, fn(address: *mut c_void, len: size_t, advice: c_int) -> c_int)
+}
+
+/// Whether a guest memory descriptor is mapped at an address.
+fn maps_guest_memory(address: usize) -> bool {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
+    let range = |line: &str| -> Option<(usize, usize)> {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+    };
+    let guest = maps.lines().filter(|line| line.contains("memfd:kvm-gmem"));
+    guest.filter_map(range).any(|(start, end)| (start..end).contains(&address))
 }
 
 fn punch(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> Option<c_int> {
@@ -406,4 +489,17 @@ pub extern "C" fn softkvm_placeholder_costs() -> *const c_char {
     let Some(machine) = machine() else { return std::ptr::null() };
     let names = || machine.profile.placeholders().join(",");
     NAMES.get_or_init(|| CString::new(names()).unwrap_or_default()).as_ptr()
+}
+
+/// CPUID of the modelled host, as a program on it would see it: the processor that executes this program is another one.
+/// Writes EAX, EBX, ECX and EDX; returns 0, or -1 without a machine.
+///
+/// # Safety
+/// `out` is valid for writes of four words.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn softkvm_cpuid(leaf: u32, subleaf: u32, out: *mut [u32; 4]) -> c_int {
+    let Some(machine) = machine() else { return -1 };
+    // SAFETY: the caller's promise.
+    unsafe { out.write(machine.host_cpuid(leaf, subleaf)) };
+    0
 }

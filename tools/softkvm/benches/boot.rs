@@ -1,76 +1,164 @@
-//! Boot times beside QEMU's TCG: the same kernel and initramfs, in one run, interleaved.
+//! Boot times beside QEMU's TCG: the same kernels and initramfs, in one run, interleaved; and where softkvm's time goes.
 //!
-//! `cargo bench -p softkvm --bench boot [-- ROUNDS]`. Prints medians of wall time from process start
-//! to guest-init's ready line, and the ratio to TCG.
+//! `cargo bench -p softkvm --bench boot [-- ROUNDS] [--json FILE]`. Wall time from process start to guest-init's ready line,
+//! peak resident memory, and by phase of the boot the wall time that it took (medians). The minimal kernel takes part
+//! where `cargo xtask kernel minimal` has built it.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// A name, and what makes its command.
-type Row = (&'static str, Box<dyn Fn() -> Command>);
+use serde_json::{Value, json};
 
 const MARKER: &str = "cvmm-init: ready";
+const FLAGS: [(&str, &str); 3] = [("plain", "--plain"), ("SNP", "--snp"), ("TDX", "--tdx")];
+const MEMORY_MIB: u64 = 512;
+/// Phases that take a software machine time, and what they are.
+const PHASES: [(&str, &str); 5] = [
+    ("H", "process, files, VM"),
+    ("G2", "accept memory"),
+    ("G4", "copy and verify"),
+    ("K0", "kernel"),
+    ("U0", "user space"),
+];
+
+/// One command that is timed.
+struct Row {
+    kernel: &'static str,
+    machine: String,
+    command: Box<dyn Fn(&Path) -> Command>,
+    runs: Vec<Measured>,
+}
+
+/// One boot.
+struct Measured {
+    seconds: f64,
+    peak_mib: f64,
+    /// Seconds by phase, in the order of [`PHASES`]; empty where nobody says.
+    phases: Vec<f64>,
+}
 
 fn main() {
-    let rounds = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(3_usize);
+    let mut rounds = 3;
+    let mut json_file = None;
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => json_file = words.next().map(PathBuf::from),
+            _ => rounds = word.parse().unwrap_or(rounds),
+        }
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let (kernel, initramfs) = (xtask(&root, "kernel", "6.12"), xtask(&root, "initramfs", "6.12"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     let status = cargo(&root)
         .args(["build", "--release", "--quiet", "-p", "cvmm", "-p", "softkvm-preload"])
         .status();
     assert!(status.is_ok_and(|status| status.success()), "cvmm does not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    let cvmm = target.join("release/cvmm");
-
-    let mut rows: Vec<Row> = Vec::new();
-    for (name, flag) in
-        [("softkvm, plain", "--plain"), ("softkvm, SNP", "--snp"), ("softkvm, TDX", "--tdx")]
-    {
-        let (cvmm, kernel, initramfs) = (cvmm.clone(), kernel.clone(), initramfs.clone());
-        rows.push((
-            name,
-            Box::new(move || {
-                let mut command = Command::new(&cvmm);
-                command.args([flag, "--emulate", "--memory", "512M"]);
-                command.arg("--kernel").arg(&kernel).arg("--initrd").arg(&initramfs);
-                command
-            }),
-        ));
-    }
-    if Command::new("qemu-system-x86_64").arg("--version").output().is_ok() {
-        rows.push((
-            "QEMU TCG, plain",
-            Box::new(move || {
-                let mut command = Command::new("qemu-system-x86_64");
-                command.args(["-accel", "tcg", "-machine", "q35", "-cpu", "EPYC", "-m", "512"]);
-                command.args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
-                command.arg("-kernel").arg(&kernel).arg("-initrd").arg(&initramfs);
-                command.args(["-append", "console=ttyS0 panic=-1"]);
-                command
-            }),
-        ));
+    let mut rows = self::rows(&root, &target, "6.12");
+    if target.join("kernels/minimal/ready").exists() {
+        rows.extend(self::rows(&root, &target, "minimal"));
     } else {
-        println!("QEMU is missing (apt-get install qemu-system-x86): no comparison");
+        println!("the minimal kernel is not built (cargo xtask kernel minimal): left out");
     }
 
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let report = scratch.path().join("report.json");
     for _ in 0..rounds {
-        for (index, (name, command)) in rows.iter().enumerate() {
-            match until_marker(command()) {
-                Some(time) => times[index].push(time.as_secs_f64()),
-                None => println!("{name}: the marker never came"),
+        for row in &mut rows {
+            let _ = std::fs::remove_file(&report);
+            match until_marker((row.command)(&report), &report) {
+                Some(run) => row.runs.push(run),
+                None => println!("{} {}: the marker never came", row.kernel, row.machine),
             }
         }
     }
-    let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
-    println!("Debian 6.12 cloud to {MARKER:?}, 1 vCPU, 512 MiB, median of {rounds}");
-    for (index, (name, _)) in rows.iter().enumerate() {
-        let ratio = medians
-            .get(3)
-            .map_or(String::new(), |tcg| format!("{:6.2} x TCG", medians[index] / tcg));
-        println!("{name:18} {:7.2} s {ratio}", medians[index]);
+    print(&rows, rounds);
+    if let Some(file) = json_file {
+        let value: Vec<Value> = rows.iter().map(Row::json).collect();
+        std::fs::write(&file, format!("{:#}\n", Value::from(value))).expect("a writable file");
+    }
+}
+
+fn rows(root: &Path, target: &Path, name: &'static str) -> Vec<Row> {
+    let (kernel, initramfs) = (xtask(root, "kernel", name), xtask(root, "initramfs", name));
+    let cvmm = target.join("release/cvmm");
+    let mut rows = Vec::new();
+    for (machine, flag) in FLAGS {
+        let (cvmm, kernel, initramfs) = (cvmm.clone(), kernel.clone(), initramfs.clone());
+        let command = move |report: &Path| {
+            let mut command = Command::new(&cvmm);
+            command.args([
+                flag,
+                "--emulate",
+                "--until",
+                "U0",
+                "--memory",
+                &format!("{MEMORY_MIB}M"),
+            ]);
+            command.arg("--kernel").arg(&kernel).arg("--initrd").arg(&initramfs);
+            command.arg("--report").arg(report);
+            command
+        };
+        let machine = format!("softkvm, {machine}");
+        rows.push(Row { kernel: name, machine, command: Box::new(command), runs: Vec::new() });
+    }
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_ok() {
+        let command = move |_: &Path| {
+            let mut command = Command::new("qemu-system-x86_64");
+            command.args(["-accel", "tcg", "-machine", "q35", "-cpu", "EPYC", "-m", "512"]);
+            command.args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+            command.arg("-kernel").arg(&kernel).arg("-initrd").arg(&initramfs);
+            command.args(["-append", "console=ttyS0 panic=-1"]);
+            command
+        };
+        let machine = "QEMU TCG, plain".to_owned();
+        rows.push(Row { kernel: name, machine, command: Box::new(command), runs: Vec::new() });
+    } else {
+        println!("QEMU is missing (apt-get install qemu-system-x86): no comparison");
+    }
+    rows
+}
+
+fn print(rows: &[Row], rounds: usize) {
+    println!("to {MARKER:?}, 1 vCPU, {MEMORY_MIB} MiB, medians of {rounds}; seconds of wall time");
+    print!("{:8} {:16} {:>7} {:>6} {:>10}", "kernel", "machine", "total", "x TCG", "peak MiB");
+    PHASES.iter().for_each(|(_, what)| print!(" {what:>18}"));
+    println!();
+    for row in rows {
+        let tcg = rows.iter().find(|r| r.kernel == row.kernel && r.machine.starts_with("QEMU"));
+        let total = row.median(|run| run.seconds);
+        let ratio = tcg.map_or(f64::NAN, |tcg| total / tcg.median(|run| run.seconds));
+        print!("{:8} {:16} {total:7.2} {ratio:6.2}", row.kernel, row.machine);
+        print!(" {:10.0}", row.median(|run| run.peak_mib));
+        for phase in row.phases() {
+            print!(" {phase:18.2}");
+        }
+        println!();
+    }
+}
+
+impl Row {
+    fn median(&self, of: impl Fn(&Measured) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.runs.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn phases(&self) -> Vec<f64> {
+        let known = self.runs.iter().all(|run| run.phases.len() == PHASES.len());
+        let count = if known { PHASES.len() } else { 0 };
+        (0..count).map(|at| self.median(|run| run.phases[at])).collect()
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kernel": self.kernel,
+            "machine": self.machine,
+            "wall_seconds": self.runs.iter().map(|run| run.seconds).collect::<Vec<_>>(),
+            "peak_mib": self.runs.iter().map(|run| run.peak_mib).collect::<Vec<_>>(),
+            "phases": PHASES.iter().map(|(id, _)| *id).zip(self.phases()).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -92,23 +180,41 @@ fn xtask(root: &Path, verb: &str, kernel: &str) -> PathBuf {
     PathBuf::from(text.lines().next().unwrap_or_default())
 }
 
-/// Time until the marker stands on standard output.
-fn until_marker(mut command: Command) -> Option<Duration> {
+/// Boots until the marker stands on standard output.
+fn until_marker(mut command: Command, report: &Path) -> Option<Measured> {
     let start = Instant::now();
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
     let output = BufReader::new(child.stdout.take()?);
     let found = output
         .split(b'\n')
         .map_while(Result::ok)
         .any(|line| String::from_utf8_lossy(&line).contains(MARKER));
-    let took = start.elapsed();
-    let _ = child.kill();
+    let seconds = start.elapsed().as_secs_f64();
+    let peak_mib = peak(&status).unwrap_or(f64::NAN);
+    // cvmm ends by itself and writes its report; QEMU does not.
+    if !command.get_args().any(|word| word == "--until") {
+        let _ = child.kill();
+    }
     let _ = child.wait();
-    found.then_some(took)
+    found.then(|| Measured { seconds, peak_mib, phases: phases(report).unwrap_or_default() })
 }
 
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+/// VmHWM of a live process, in MiB.
+fn peak(status: &Path) -> Option<f64> {
+    let text = std::fs::read_to_string(status).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<f64>().ok()? / 1024.0)
+}
+
+fn phases(report: &Path) -> Option<Vec<f64>> {
+    let report: Value = serde_json::from_slice(&std::fs::read(report).ok()?).ok()?;
+    let rows = report["phases"].as_array()?;
+    let seconds = |prefix: &str| {
+        let of_phase =
+            rows.iter().filter(|row| row["id"].as_str().is_some_and(|id| id.starts_with(prefix)));
+        of_phase.filter_map(|row| row["wall_ns"].as_f64()).sum::<f64>() / 1e9
+    };
+    Some(PHASES.iter().map(|(id, _)| seconds(id)).collect())
 }

@@ -12,6 +12,9 @@
 //! ciphers: it lies in memory of its own that the monitor has no mapping of, and what the reverse map or the secure EPT
 //! forbids faults. A guest on softkvm is therefore **not confidential**.
 //!
+//! For tests, calls can be made to fail ([`kvm::failures`]), and the host can cheat ([`kvm::hostile`]).
+//! A host that is not set up (no device node, old firmware, no identifiers left, …) can be modelled, too: [`kvm::faults`].
+//!
 //! # What is not modelled
 //!
 //! Met by a guest or a monitor, these end the run by name or are refused; none is guessed.
@@ -28,8 +31,9 @@
 //!   x87 and SSE, private pages above 4 KiB (KVM of Linux 7.2 has none either), MONITOR and MWAIT, instruction information of
 //!   string port accesses in #VE, zero-step mitigation, contention inside the module (OPERAND_BUSY), and the encryption and
 //!   its integrity. A shared page is writable for whoever maps it, read-only slots do not exist for TDs.
-//! - KVM: pause-loop exiting of AMD parts, dirty logging, coalesced MMIO, guest debugging, Hyper-V and Xen interfaces, asynchronous page
-//!   faults, VM types other than default, SNP and TDX.
+//! - KVM: pause-loop exiting of AMD parts, dirty rings, guest debugging, Hyper-V and Xen interfaces, asynchronous page faults, VM types
+//!   other than default, software-protected, SNP and TDX. What user space changes in the mapping behind a slot (mprotect, unmapping)
+//!   is not noticed; guest memory descriptors refuse reads and writes with EBADF where the kernel says EINVAL.
 //! - Host writes into shared memory that holds guest *code* are not noticed while that code is cached.
 //!   Kernels load code into private memory (SNP) or before they run (plain), so this matters to devices
 //!   that write code by DMA.

@@ -24,6 +24,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     /// Run a command whose /dev/kvm and /dev/sev are softkvm's.
+    #[command(after_help = VARIABLES)]
     Run(Run),
     /// Show the profiles: what is modelled and what its operations cost.
     Info {
@@ -65,6 +66,15 @@ enum Action {
     },
 }
 
+const VARIABLES: &str = "\
+Environment, for tests of monitors and guests:
+  SOFTKVM_FAIL     calls that fail: CALL#N=ERRNO[,fw=STATUS][,pages=K];...
+                   for example KVM_CREATE_VCPU#1=ENOMEM;KVM_SEV_SNP_LAUNCH_UPDATE#2=EIO,fw=0x16
+                   (N from 1, or * for every call; --stats tells under 'calls' which calls a monitor makes)
+  SOFTKVM_HOSTILE  what a cheating host does to the guest, for example flip=0x1000@2;psc-refuse=1
+
+Both are documented in full in the crate's modules kvm::failures and kvm::hostile.";
+
 const QGS_EXAMPLE: &str = "\
 Example:
   softkvm certs --tdx --out collateral
@@ -89,6 +99,12 @@ struct Run {
     /// Execute one instruction at a time by the reference engine (slow).
     #[arg(long)]
     reference: bool,
+    /// Take the C-bit that CPUID shows on this machine's own processor for the modelled one.
+    ///
+    /// For monitors that execute CPUID where they should ask KVM, as QEMU does to check its 'cbitpos': give them what CPUID says
+    /// here, bits 5:0 of EBX of function 0x8000001f, and the guest finds the C-bit of the profile.
+    #[arg(long)]
+    host_c_bit: bool,
     /// The command and its arguments.
     #[arg(trailing_var_arg = true, required = true)]
     command: Vec<OsString>,
@@ -141,6 +157,9 @@ fn start(run: Run) -> Result<()> {
     }
     if run.realtime {
         command.env("SOFTKVM_REALTIME", "1");
+    }
+    if run.host_c_bit {
+        command.env("SOFTKVM_HOST_C_BIT", "1");
     }
     if run.reference {
         command.env("SOFTKVM_REFERENCE", "1");

@@ -183,3 +183,29 @@ fn a_halted_guest_wakes_by_its_timer_without_waiting() {
     vm.with(nr::GET_CLOCK, &mut clock).unwrap();
     assert!(clock.clock > 50_000_000 && clock.clock < 60_000_000, "{}", clock.clock);
 }
+
+#[test]
+fn a_wanted_interrupt_window_opens_at_once_however_short_it_is() {
+    let vm = vm(0);
+    let mut cap = kb::kvm_enable_cap { cap: kb::KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+    cap.args[0] = 24;
+    vm.with(nr::ENABLE_CAP, &mut cap).unwrap();
+    let ram = Ram::new(0x10000);
+    // IVT 0x40 -> 0:0x1100: mov al, 'I'; out 0xe9, al
+    ram.put(0x100, &[0x00, 0x11, 0x00, 0x00]);
+    ram.put(0x1100, &[0xb0, b'I', 0xe6, 0xe9]);
+    // sti; nop; cli; jmp $-3
+    ram.put(0x1000, &[0xfb, 0x90, 0xfa, 0xeb, 0xfb]);
+    vm.with(nr::SET_USER_MEMORY_REGION2, &mut region(0, 0, &ram)).unwrap();
+    let cpu = Cpu::new(&vm, 0);
+    cpu.real_mode(0x1000);
+    cpu.put(0, &[1]);
+    assert_eq!(cpu.run(), Ok(0));
+    assert_eq!(cpu.reason(), kb::KVM_EXIT_IRQ_WINDOW_OPEN);
+    assert_eq!(cpu.read::<2>(12), [1, 1], "ready, and IF is set");
+    assert_eq!(cpu.regs().rip, 0x1002, "STI keeps interrupts off for one instruction");
+    assert_eq!(cpu.fd.with(nr::INTERRUPT, &mut 0x40u32), Ok(0));
+    assert_eq!(cpu.run(), Ok(0));
+    assert_eq!(cpu.reason(), kb::KVM_EXIT_IO);
+    assert_eq!(cpu.read::<1>(4096), *b"I");
+}

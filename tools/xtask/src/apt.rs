@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -78,6 +78,35 @@ impl Apt {
         capture(self.command("apt-cache").args(["show", package])).is_ok()
     }
 
+    /// Downloads packages with everything they depend on, the C library included, and unpacks them into `into`.
+    pub fn unpack_with_dependencies(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let archives = self.dir.join("cache/archives");
+        eprintln!("fetching {} and what they depend on ...", packages.join(", "));
+        // What an interrupted run has left is of unknown suites and times.
+        debs(&archives)?.into_iter().try_for_each(fs::remove_file)?;
+        // Nothing counts as installed, and nothing is: the only lock would be dpkg's.
+        capture(
+            self.command("apt-get")
+                .args(["install", "--download-only", "-y", "--no-install-recommends"])
+                .args(["-o", "Debug::NoLocking=1"])
+                .args(packages),
+        )?;
+        fs::create_dir_all(into)?;
+        // Nowadays' packages expect the merged layout; an older one's file must find its place through it.
+        for dir in ["bin", "lib", "lib64", "sbin"] {
+            fs::create_dir_all(into.join("usr").join(dir))?;
+            let link = into.join(dir);
+            if !link.exists() {
+                std::os::unix::fs::symlink(Path::new("usr").join(dir), link)?;
+            }
+        }
+        for file in debs(&archives)? {
+            extract(&file, into)?;
+            fs::remove_file(file)?;
+        }
+        Ok(())
+    }
+
     /// Downloads a package (checked by apt) and unpacks it into `into`.
     pub fn unpack(&self, package: &str, into: &Path) -> Result<()> {
         let deb = self.dir.join("deb");
@@ -98,6 +127,32 @@ impl Apt {
     }
 }
 
+/// The packages in a directory.
+fn debs(dir: &Path) -> Result<Vec<PathBuf>> {
+    let files = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+    let is_deb = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "deb");
+    files.filter(|file| file.as_ref().map_or(true, is_deb)).collect()
+}
+
+/// Unpacks a package through links that are there already, as dpkg would.
+fn extract(deb: &Path, into: &Path) -> Result<()> {
+    let mut package = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(deb)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start dpkg-deb")?;
+    let tar = package.stdout.take().context("no pipe")?;
+    let unpacked = run(Command::new("tar")
+        .args(["-x", "--keep-directory-symlink", "-C"])
+        .arg(into)
+        .stdin(tar));
+    if !package.wait()?.success() {
+        bail!("{} is no package", deb.display());
+    }
+    unpacked
+}
+
 /// Makes sure that programs are there: installs their packages where we may, else says how.
 ///
 /// `tools` pairs a program with its package; `libraries` are installed together with them.
@@ -107,13 +162,17 @@ pub fn need(tools: &[(&str, &str)], libraries: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let packages = [&missing[..], libraries].concat();
+    install(&[&missing[..], libraries].concat())
+}
+
+/// Installs packages where we may, else says how.
+pub fn install(packages: &[&str]) -> Result<()> {
     let command = format!("apt-get install {}", packages.join(" "));
     eprintln!("installing {}", packages.join(" "));
     let installed = capture(
         Command::new("apt-get")
             .args(["install", "-y", "--no-install-recommends"])
-            .args(&packages)
+            .args(packages)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     );
     installed.map(|_| ()).with_context(|| format!("please run as root: {command}"))

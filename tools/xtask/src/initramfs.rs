@@ -18,6 +18,30 @@ const WANTED: [&str; 6] = ["aes_generic", "ctr", "ghash_generic", "gcm", "sev_gu
 
 /// Builds (or rebuilds) the initramfs for a kernel.
 pub fn build(kernel: &Kernel) -> Result<PathBuf> {
+    write(kernel, "initramfs.cpio", archive(kernel)?)
+}
+
+/// The same with programs, which guest-init runs.
+pub fn with_programs(kernel: &Kernel, programs: &[PathBuf]) -> Result<PathBuf> {
+    let mut archive = archive(kernel)?;
+    archive.directory("run");
+    let mut commands = String::new();
+    for program in programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("run/{name}"), 0o755, &fs::read(program)?);
+        commands.push_str(&format!("/run/{name}\n"));
+    }
+    archive.file("commands", 0o644, commands.as_bytes());
+    write(kernel, "programs.cpio", archive)
+}
+
+fn write(kernel: &Kernel, name: &str, archive: Archive) -> Result<PathBuf> {
+    let out = target().join("kernels").join(&kernel.name).join(name);
+    fs::write(&out, archive.finish())?;
+    Ok(out)
+}
+
+fn archive(kernel: &Kernel) -> Result<Archive> {
     let mut archive = Archive::default();
     for directory in ["dev", "proc", "sys", "modules"] {
         archive.directory(directory);
@@ -26,23 +50,21 @@ pub fn build(kernel: &Kernel) -> Result<PathBuf> {
     archive.file("init", 0o755, &fs::read(images::guest_init()?)?);
     let mut order = String::new();
     if let Some(modules) = &kernel.modules {
-        for (name, bytes) in attestation_modules(modules)? {
+        for (name, bytes) in load_order(modules, &WANTED)? {
             archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
             order.push_str(&format!("{name}.ko\n"));
         }
     }
     archive.file("modules/order", 0o644, order.as_bytes());
-    let out = target().join("kernels").join(&kernel.name).join("initramfs.cpio");
-    fs::write(&out, archive.finish())?;
-    Ok(out)
+    Ok(archive)
 }
 
-/// The wanted modules in load order: dependencies first.
-fn attestation_modules(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// The modules of these names in load order, dependencies first. One that is not there is built in.
+pub fn load_order(dir: &Path, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = BTreeMap::new();
     index(dir, &mut found)?;
     let mut ordered = Vec::new();
-    for name in WANTED {
+    for name in names {
         visit(name, &found, &mut ordered)?;
     }
     Ok(ordered)

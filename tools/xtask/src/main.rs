@@ -1,4 +1,4 @@
-//! What the commands of the README run: demo, test, kernels, images.
+//! What the commands of the README run: demo, test, interop, kernels, images.
 
 mod apt;
 mod check;
@@ -6,7 +6,9 @@ mod cpio;
 mod demo;
 mod images;
 mod initramfs;
+mod interop;
 mod kernel;
+mod nested;
 mod oracle;
 mod ovmf;
 mod run;
@@ -30,6 +32,10 @@ enum Command {
     Demo(demo::Args),
     /// Run every check and test of the project.
     Test(check::Args),
+    /// Run the same guests on mainline kvm_amd (under QEMU) and on softkvm, and compare what they do (30 minutes at most).
+    Nested(nested::Args),
+    /// Run other people's monitors and test programs on softkvm, unchanged.
+    Interop(interop::Args),
     /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2 or minimal.
     Kernel {
         /// 6.1, 6.12, 7.2 (Debian cloud kernels) or minimal (built from Debian's source).
@@ -56,6 +62,8 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Demo(args) => demo::demo(&args),
         Command::Test(args) => check::test(&args),
+        Command::Nested(args) => nested::nested(&args),
+        Command::Interop(args) => interop::interop(&args),
         Command::Kernel { name } => {
             let kernel = kernel::fetch(&name)?;
             println!("{}", kernel.bzimage.display());

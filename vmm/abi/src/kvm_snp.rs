@@ -212,6 +212,31 @@ pub mod platform_cmd {
     pub const SNP_VLEK_LOAD: u32 = 12;
 }
 
+/// `struct sev_user_data_status`: the platform as guests before SNP see it.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, packed)]
+pub struct SevPlatformStatus {
+    /// API major version.
+    pub api_major: u8,
+    /// API minor version.
+    pub api_minor: u8,
+    /// 0 uninitialised, 1 initialised, 2 with guests.
+    pub state: u8,
+    /// [`SevPlatformStatus::CONFIG_ES`] and bit 0, which tells that somebody owns the platform.
+    pub flags: u32,
+    /// Build of this API version.
+    pub build: u8,
+    /// Guests of SEV and SEV-ES.
+    pub guest_count: u32,
+}
+
+const _: () = assert!(size_of::<SevPlatformStatus>() == 12);
+
+impl SevPlatformStatus {
+    /// Initialised for SEV-ES.
+    pub const CONFIG_ES: u32 = 0x100;
+}
+
 /// `struct sev_user_data_snp_status` (packed in the kernel; natural alignment gives the same).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{AcceptMode, Console, CpuRange, LoadMode, MemorySize};
+use crate::check::Asked;
+use crate::config::{AcceptMode, Console, CpuRange, DEFAULT_CMDLINE, LoadMode, MemorySize};
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
 use crate::error::Complaint;
@@ -19,6 +20,8 @@ Examples:
   cvmm --tdx --kernel bzImage --emulate          # no TDX processor needed; not confidential
   cvmm measure --snp --kernel bzImage --cpus 1..4
   cvmm --snp --firmware OVMF.amdsev.fd --kernel bzImage --initrd initramfs.cpio
+  cvmm check                                     # can this host run guests, and if not, what is missing?
+  cvmm selftest                                  # run every kind of guest that it can
 
 Exit codes:
     0  the guest powered off, or the mark of --until was reached
@@ -60,6 +63,10 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Say whether this host can run guests, and what to do about everything that it lacks.
+    Check(CheckFlags),
+    /// Run every kind of guest that this host can run, and write one archive for a bug report.
+    Selftest(Box<SelftestFlags>),
     /// Say what a status of firmware or TDX module, a guest's termination code or an exit code means.
     Explain {
         /// The code, for instance 7, 0x16, 5:2 (set:reason) or 0xC000010000000045.
@@ -179,6 +186,106 @@ pub struct Flags {
     /// Write the log to this file instead of stderr.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub log: Option<PathBuf>,
+}
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  cvmm check                   # everything; code 0 if plain and confidential guests (of one kind) can run
+  cvmm check --snp             # code 0 if SEV-SNP guests can run
+  sudo cvmm check --tdx        # root may see more: the BIOS's settings, the kernel's log
+  cvmm check --json | jq -r '.groups[].findings[] | select(.verdict == \"missing\") | .cure // .follows'
+  cvmm check --emulate         # the same of softkvm, a KVM in software
+
+Each line has what was found and what is needed, and, where that is not the same, the one command or setting that changes it.
+    ok       as it should be
+    missing  a guest cannot run without it
+    advice   guests run, but start or run slower than they could
+    unknown  it cannot be seen from here
+
+Exit codes:
+    0  every technology that was asked for is ready; without a flag, plain and one of --snp and --tdx
+    3  something is missing
+
+docs/check.md explains every line and the layout of --json.";
+
+/// The flags of `cvmm check`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = CHECK_EXAMPLES)]
+pub struct CheckFlags {
+    /// Look at what unprotected guests need.
+    #[arg(long)]
+    pub plain: bool,
+    /// Look at what SEV-SNP guests need.
+    #[arg(long)]
+    pub snp: bool,
+    /// Look at what TDX guests need.
+    #[arg(long)]
+    pub tdx: bool,
+    /// Look at softkvm, a KVM in software, instead of this host [default profile: epyc-milan, for --tdx alone xeon-spr].
+    #[arg(long, value_name = "PROFILE", num_args = 0..=1, require_equals = true)]
+    pub emulate: Option<Option<String>>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl CheckFlags {
+    /// What they ask for by name.
+    pub fn asked(&self) -> Option<Asked> {
+        let CheckFlags { plain, snp, tdx, .. } = *self;
+        (plain || snp || tdx).then_some(Asked { plain, snp, tdx })
+    }
+}
+
+const SELFTEST_EXAMPLES: &str = "\
+Examples:
+  cvmm selftest                                  # with a built-in guest of a few hundred bytes
+  cvmm selftest --kernel bzImage --initrd initramfs.cpio
+  cvmm selftest --only snp,plain-hashed          # some rungs
+  cvmm selftest --emulate                        # the whole ladder on softkvm
+
+Rungs: plain-exits; hashed-1, hashed-4, measured-1 and measured-4 of plain, snp and tdx; attest of snp and tdx.
+    exits      the built-in guest in the place of the shim
+    hashed-N   kernel and initrd are hashed by the shim; N vCPUs
+    measured-N kernel and initrd are measured page by page
+    attest     the guest fetches a report, which has to name the digest that cvmm measure predicts; with guest-init
+
+Each rung is cvmm itself with --report. What `cvmm check` says is missing is skipped. The archive holds check-*.json,
+selftest.json, and of every rung report, command line and cvmm's own words; no bytes of the guest.
+
+Exit codes: 0 if every rung that this host can run has passed, 3 if it can run none, else that of the first that failed.";
+
+/// The flags of `cvmm selftest`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = SELFTEST_EXAMPLES)]
+pub struct SelftestFlags {
+    /// Use softkvm, a KVM in software, instead of the host's [default profiles: epyc-milan, for TDX xeon-spr].
+    #[arg(long, value_name = "PROFILE", num_args = 0..=1, require_equals = true)]
+    pub emulate: Option<Option<String>>,
+    /// Where the archive goes.
+    #[arg(long, value_name = "FILE", default_value = "cvmm-selftest.tar")]
+    pub out: PathBuf,
+    /// The rungs to run, or the beginnings of their names, separated by commas.
+    #[arg(long, value_name = "LIST")]
+    pub only: Option<String>,
+    /// A kernel that powers off by itself: bzImage or ELF vmlinux [default: a built-in guest].
+    #[arg(short, long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Its initramfs.
+    #[arg(short, long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    #[arg(short, long, value_name = "TEXT", default_value = DEFAULT_CMDLINE, allow_hyphen_values = true)]
+    pub cmdline: String,
+    /// Its memory, with suffix K, M or G.
+    #[arg(short, long, value_name = "SIZE", default_value = "512M")]
+    pub memory: String,
+    /// How many seconds one rung may take.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
+    pub timeout: Duration,
+    /// Put the guests' consoles into the archive as well: these are bytes of the guests.
+    #[arg(long)]
+    pub with_console: bool,
 }
 
 /// clap's complaint in our three lines.

@@ -29,7 +29,12 @@ const LIBRARY_NAME: &str = "libsoftkvm_preload.so";
 
 /// The profile that `--emulate` chooses for a guest of this technology.
 pub fn default_profile(technology: &Technology) -> &'static str {
-    let found = DEFAULT_PROFILES.iter().find(|(name, _)| *name == technology.name());
+    default_profile_for(technology.name())
+}
+
+/// The same, by the technology's name in reports.
+pub fn default_profile_for(technology: &str) -> &'static str {
+    let found = DEFAULT_PROFILES.iter().find(|(name, _)| *name == technology);
     found.map_or(LIBRARY_PROFILE, |(_, profile)| profile)
 }
 
@@ -46,9 +51,9 @@ pub fn ensure(profile: &str) -> Result<(), Error> {
         let problem = format!("{} was loaded and is not softkvm", library.display());
         return Err(Error::Emulate { problem });
     }
-    eprintln!(
-        "cvmm: emulating with softkvm, profile {profile}: this guest runs on a software processor and is NOT confidential"
-    );
+    crate::say(&format!(
+        "cvmm: emulating with softkvm, profile {profile}: this guest runs on a software processor and is NOT confidential\n"
+    ));
     let mut preload = library.into_os_string();
     if let Some(other) = std::env::var_os("LD_PRELOAD").filter(|o| !o.is_empty()) {
         preload.push(" ");

@@ -10,7 +10,7 @@ use crate::digest::LaunchDigest;
 use crate::plan::PlanError;
 use crate::plan::kernel::KernelError;
 use crate::plan::ovmf::FirmwareError;
-use crate::sys::SysError;
+use crate::sys::{SysError, cure, errno};
 
 /// How the process ends. The numbers are part of the command line's contract (`docs/exit-codes.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +219,7 @@ impl Error {
                 "the emulator is a library that is loaded below cvmm, and it was not found".into(),
                 "build it (cargo build -p softkvm-preload --release), or name it in CVMM_SOFTKVM".into(),
             ),
-            Error::Setup { source, .. } => (source.to_string(), "check the limits of this process (ulimit -a)".into()),
+            Error::Setup { what, source } => (errno::tell(source), cure::of(what, source).into()),
             Error::ThreadPanicked => (
                 "this is a defect of cvmm".into(),
                 "report the command line and the lines above as a bug".into(),

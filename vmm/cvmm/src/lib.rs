@@ -2,6 +2,7 @@
 //!
 //! A library so that every step can be tested by itself; the binary parses flags and calls one function of this file.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod device;
@@ -15,13 +16,15 @@ pub mod plan;
 pub mod recorder;
 pub mod report;
 pub mod run;
+pub mod selftest;
 pub mod shim_image;
 pub mod sys;
 pub mod termination;
 
 use std::io::Write;
 
-use cli::Flags;
+use check::{Asked, CheckReport};
+use cli::{CheckFlags, Flags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
 use error::{Error, ExitCode};
@@ -42,8 +45,8 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
         emulate::ensure(profile.as_deref().unwrap_or(default))?;
     }
     if config.guest.technology.debug() {
-        eprintln!(
-            "cvmm: WARNING: this guest may be debugged, that is READ, by the host: it is NOT confidential"
+        say(
+            "cvmm: WARNING: this guest may be debugged, that is READ, by the host: it is NOT confidential\n",
         );
     }
     let mut recorder = Recorder::new(started, emulate::time_is_modelled());
@@ -72,10 +75,10 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
     let report = RunReport::build(&config, &plan, recorder, &record);
     match &config.report {
         Some(path) => report.write(path)?,
-        None => eprint!("{}", report.table()),
+        None => say(&report.table()),
     }
     if let Some(complaint) = record.outcome.complaint() {
-        eprintln!("{complaint}");
+        say(&format!("{complaint}\n"));
     }
     Ok(record.outcome.exit_code())
 }
@@ -150,12 +153,51 @@ pub fn measure_verb(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
     print_out(&out)
 }
 
+/// Says whether this host can run guests: `cvmm check`.
+///
+/// # Errors
+/// softkvm cannot be loaded, or nobody can be told.
+pub fn check_verb(flags: &CheckFlags, started: Started) -> Result<ExitCode, Error> {
+    let asked = flags.asked();
+    if let Some(profile) = &flags.emulate {
+        let default = if asked == Some(Asked::TDX) { "tdx" } else { "snp" };
+        emulate::ensure(profile.as_deref().unwrap_or(emulate::default_profile_for(default)))?;
+    }
+    let host = check::Host::gather(&mut Recorder::new(started, false));
+    let report = CheckReport::judge(&host, asked);
+    let text = if flags.json { json(&report)? } else { check::table::render(&report) };
+    print_out(&text)?;
+    Ok(report.exit_code())
+}
+
+/// Runs everything that this host can run: `cvmm selftest`.
+///
+/// # Errors
+/// It could not be run; what it found is the exit code.
+pub fn selftest_verb(flags: &SelftestFlags) -> Result<ExitCode, Error> {
+    selftest::run(flags)
+}
+
 /// Explains a number: `cvmm explain`.
 ///
 /// # Errors
 /// It means nothing.
 pub fn explain_verb(code: &str) -> Result<ExitCode, Error> {
     print_out(&explain::explain(code)?)
+}
+
+/// Tells the user. Where nobody is left to be told (a terminal that hung up), nothing is lost.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|source| Error::WriteFile {
+        what: "result",
+        path: "standard output".into(),
+        source: source.into(),
+    })?;
+    Ok(text + "\n")
 }
 
 fn print_out(text: &str) -> Result<ExitCode, Error> {
@@ -184,7 +226,11 @@ fn start_log(flags: &Flags) -> Result<(), Error> {
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).without_time();
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .without_time()
+        .log_internal_errors(false);
     let result = match &flags.log {
         Some(path) => {
             let file = std::fs::File::create(path).map_err(|source| Error::WriteFile {

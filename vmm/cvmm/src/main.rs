@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         None => cvmm::run_verb(&cli.flags, started),
         Some(Verb::Run(flags)) => cvmm::run_verb(flags, started),
         Some(Verb::Measure { flags, json }) => cvmm::measure_verb(flags, *json),
+        Some(Verb::Check(flags)) => cvmm::check_verb(flags, started),
+        Some(Verb::Selftest(flags)) => cvmm::selftest_verb(flags),
         Some(Verb::Explain { code }) => cvmm::explain_verb(code),
     };
     match result {

@@ -1,6 +1,9 @@
 //! How a run ended, and how that is told.
 
+use std::io;
+
 use crate::error::{Complaint, ExitCode};
+use crate::sys::{cure, errno};
 use crate::termination::Termination;
 
 /// The end of a run.
@@ -55,13 +58,13 @@ pub enum Outcome {
         vcpu: u16,
         what: String,
     },
+    /// KVM_RUN failed.
     RunFailed {
         vcpu: u16,
-        problem: String,
+        errno: i32,
     },
-    MonitorFailed {
-        problem: String,
-    },
+    /// Another call to the host failed while the guest ran.
+    MonitorFailed(Complaint),
 }
 
 impl Outcome {
@@ -84,7 +87,7 @@ impl Outcome {
             Outcome::Halted { .. } => "halted",
             Outcome::Unhandled { .. } => "unhandled_exit",
             Outcome::RunFailed { .. } => "run_failed",
-            Outcome::MonitorFailed { .. } => "monitor_failed",
+            Outcome::MonitorFailed(_) => "monitor_failed",
         }
     }
 
@@ -97,7 +100,7 @@ impl Outcome {
             Outcome::KernelPanic | Outcome::FatalReport { code: 0, .. } => ExitCode::Panic,
             Outcome::Timeout => ExitCode::Timeout,
             Outcome::Interrupted => ExitCode::Interrupted,
-            Outcome::MonitorFailed { .. } => ExitCode::Io,
+            Outcome::RunFailed { .. } | Outcome::MonitorFailed(_) => ExitCode::Io,
             Outcome::Terminated(_)
             | Outcome::TerminatedByPage { .. }
             | Outcome::FatalReport { .. }
@@ -107,8 +110,7 @@ impl Outcome {
             | Outcome::KvmGaveUp { .. }
             | Outcome::WrongKindOfAccess { .. }
             | Outcome::Halted { .. }
-            | Outcome::Unhandled { .. }
-            | Outcome::RunFailed { .. } => ExitCode::Crash,
+            | Outcome::Unhandled { .. } => ExitCode::Crash,
         }
     }
 
@@ -202,14 +204,15 @@ impl Outcome {
                 format!("vCPU {vcpu} left KVM_RUN for it"),
                 "report this as a bug".into(),
             ),
-            Outcome::RunFailed { vcpu, problem } => (
-                format!("KVM_RUN failed on vCPU {vcpu}"),
-                problem.clone(),
-                "look at the host's `dmesg`".into(),
-            ),
-            Outcome::MonitorFailed { problem } => {
-                ("the run loop failed".into(), problem.clone(), "check the limits of this process".into())
+            Outcome::RunFailed { vcpu, errno } => {
+                let source = io::Error::from_raw_os_error(*errno);
+                (
+                    format!("KVM_RUN failed on vCPU {vcpu}"),
+                    errno::tell(&source),
+                    cure::of("KVM_RUN", &source).into(),
+                )
             }
+            Outcome::MonitorFailed(complaint) => return Some(complaint.clone()),
         };
         Some(Complaint { error, cause, cure })
     }

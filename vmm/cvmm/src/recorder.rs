@@ -70,6 +70,7 @@ pub enum Op {
     CreateVcpu,
     SetCpuid,
     SetRegs,
+    SetMsrs,
     SetMpState,
     SecurityInit,
     EnableCerts,
@@ -97,7 +98,7 @@ impl Op {
             | Op::SetMemoryAttributes
             | Op::CopyIn
             | Op::Discard => "H3",
-            Op::CreateVcpu | Op::SetCpuid | Op::SetRegs | Op::SetMpState => "H4",
+            Op::CreateVcpu | Op::SetCpuid | Op::SetRegs | Op::SetMsrs | Op::SetMpState => "H4",
             Op::SecurityInit | Op::EnableCerts | Op::LaunchStart => "S0",
             Op::LaunchUpdate => "S1",
             Op::LaunchFinish => "S2",

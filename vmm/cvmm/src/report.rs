@@ -19,6 +19,7 @@ use crate::outcome::Outcome;
 use crate::plan::{PageKind, Plan};
 use crate::recorder::{Op, Recorder};
 use crate::run::{Conversions, RunRecord};
+use crate::sys::signals::Held;
 use crate::sys::vcpu::EXIT_KINDS;
 pub use identity::TdFacts;
 use identity::{policy, td};
@@ -296,6 +297,7 @@ pub fn write_atomically(
         return fill(&mut file).map_err(fail);
     }
     let temporary = temporary_name(path);
+    let _held = Held::back();
     let result = (|| {
         let mut file = std::io::BufWriter::new(std::fs::File::create(&temporary)?);
         fill(&mut file)?;
@@ -322,6 +324,7 @@ pub fn check_writable(what: &'static str, path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let temporary = temporary_name(path);
+    let _held = Held::back();
     std::fs::File::create(&temporary).map_err(fail)?;
     std::fs::remove_file(&temporary).map_err(fail)
 }

@@ -30,6 +30,20 @@ pub mod msr {
     pub const ASYNC_PF_ACK: u32 = 0x4b56_4d07;
 }
 
+/// The bit in CPUID 4000_0001h EAX of the feature that a paravirtual MSR belongs to.
+pub fn feature(index: u32) -> Option<u32> {
+    Some(match index {
+        msr::WALL_CLOCK | msr::SYSTEM_TIME => 0,
+        msr::WALL_CLOCK_NEW | msr::SYSTEM_TIME_NEW => 3,
+        msr::ASYNC_PF_EN => 4,
+        msr::STEAL_TIME => 5,
+        msr::PV_EOI_EN => 6,
+        msr::POLL_CONTROL => 12,
+        msr::ASYNC_PF_INT | msr::ASYNC_PF_ACK => 14,
+        _ => return None,
+    })
+}
+
 /// pvclock flag: the clock is the same on all vCPUs.
 const TSC_STABLE: u8 = 1;
 

@@ -587,10 +587,9 @@ impl Lapic {
             if wide && *id != self.id {
                 return Err(Refused);
             }
-            if !wide {
-                *id >>= 24;
-            }
-            regs[(reg::LDR >> 4) as usize] = x2apic_ldr(*id);
+            // It is read-only, whatever an image in the narrow format says.
+            *id = self.id;
+            regs[(reg::LDR >> 4) as usize] = x2apic_ldr(self.id);
         }
         self.regs = regs;
         self.set_version();

@@ -12,7 +12,7 @@ mod apics;
 mod images;
 mod interrupt;
 mod ioapic;
-mod kvmclock;
+pub mod kvmclock;
 mod lapic;
 mod lines;
 mod pic;

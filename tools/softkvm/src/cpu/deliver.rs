@@ -148,6 +148,7 @@ fn attempt(p: &mut Processor, delivery: Delivery) -> Step {
         through_legacy_gate(p, delivery)?;
     }
     p.core.shadow = false;
+    p.core.debug_held = false;
     Ok(())
 }
 

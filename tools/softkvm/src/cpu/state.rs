@@ -158,6 +158,8 @@ pub struct Core {
     pub mode: Mode,
     /// One instruction of interrupt shadow (STI, MOV SS, POP SS).
     pub shadow: bool,
+    /// The shadow is that of MOV SS or POP SS: debug exceptions wait as well.
+    pub debug_held: bool,
     /// Set whenever the run loop must look for events before the next block.
     pub attention: bool,
     /// Data breakpoints (DR6 bits) met by the instruction in progress.
@@ -331,6 +333,7 @@ impl Core {
             cpl: 0,
             mode: Mode::Real16,
             shadow: false,
+            debug_held: false,
             attention: false,
             debug_hits: 0,
             nmi_blocked: false,

@@ -93,6 +93,22 @@ pub enum Event {
     Nmi,
 }
 
+impl Event {
+    /// As processors record it when its delivery is interrupted: vector, type, error code valid, valid (AMD APM vol. 2, 15.20;
+    /// Intel SDM volume 3, "Information for VM Exits That Occur During Event Delivery").
+    pub fn image(&self) -> u32 {
+        const VALID: u32 = 1 << 31;
+        VALID
+            | match *self {
+                Self::Interrupt(vector) => u32::from(vector),
+                Self::Nmi => 2 | 2 << 8,
+                Self::Exception(e) => {
+                    u32::from(e.vector) | 3 << 8 | u32::from(e.error.is_some()) << 11
+                }
+            }
+    }
+}
+
 /// Why the processor stopped before the end of its turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -300,6 +316,20 @@ pub trait World {
 
     /// IN: `len` is 1, 2 or 4.
     fn port_in(&mut self, core: &mut Core, port: u16, len: u8) -> Result<u32, Stop>;
+    /// IN as one of `count` iterations of a repeated instruction, which the world may read ahead of.
+    fn port_in_ahead(
+        &mut self,
+        core: &mut Core,
+        port: u16,
+        len: u8,
+        _count: u64,
+    ) -> Result<u32, Stop> {
+        self.port_in(core, port, len)
+    }
+    /// Whether data has been read ahead: the instruction goes on, whatever else waits.
+    fn reads_ahead(&self) -> bool {
+        false
+    }
     /// OUT: `len` is 1, 2 or 4.
     fn port_out(&mut self, core: &mut Core, port: u16, len: u8, value: u32) -> Result<(), Stop>;
 
@@ -336,6 +366,11 @@ pub trait World {
 
     /// VMMCALL or VMCALL. Registers may be changed; RIP is advanced by the caller.
     fn hypercall(&mut self, core: &mut Core) -> Result<(), Stop>;
+    /// Whether the hypervisor puts the native form in the place of the other vendor's VMCALL or VMMCALL, rather than let it
+    /// raise #UD.
+    fn fixes_hypercalls(&mut self) -> bool {
+        true
+    }
     /// VMGEXIT; the caller advances RIP and then leaves with [`Exit::Vmgexit`] on `Ok`.
     fn vmgexit(&mut self, core: &mut Core) -> Result<(), Stop>;
     /// PVALIDATE of the page at `gpa`; `huge` asks for 2 MiB. Returns EAX and CF.

@@ -14,6 +14,14 @@ macro_rules! names {
         #[expect(missing_docs, reason = "the names are those of errno(3)")]
         impl Errno {
             $(pub const $name: Self = Self(libc::$name);)*
+
+            /// The errno of this name.
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
         }
         impl fmt::Debug for Errno {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,8 +35,8 @@ macro_rules! names {
 }
 
 names!(
-    E2BIG, EAGAIN, EBADF, EBUSY, EEXIST, EFAULT, EINTR, EINVAL, EIO, EMFILE, ENODEV, ENOENT,
-    ENOMEM, ENOSPC, ENOTTY, ENXIO, EOPNOTSUPP, EPERM,
+    E2BIG, EACCES, EAGAIN, EBADF, EBUSY, EEXIST, EFAULT, EHWPOISON, EINTR, EINVAL, EIO, EMFILE,
+    ENFILE, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTTY, ENXIO, EOPNOTSUPP, EPERM, ETIMEDOUT,
 );
 
 impl fmt::Display for Errno {

@@ -1,9 +1,11 @@
 //! KVM_IRQFD and KVM_IOEVENTFD (Linux virt/kvm/eventfd.c).
 //!
-//! UNSAFETY: one raw system call that compares two descriptors of our own.
+//! UNSAFETY: polls an array of its own.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{kvm_ioeventfd, kvm_irqfd};
 
@@ -11,35 +13,48 @@ use super::errno::{Answer, Errno};
 use super::fd::Owned;
 use crate::chipset::{Chipset, Source};
 
-/// An eventfd of the caller's: a duplicate, and the number it was given by.
+/// An eventfd of the caller's: a duplicate, and what the kernel calls it. Eventfds share an inode.
 #[derive(Debug)]
 struct Given {
     fd: Owned,
-    number: RawFd,
+    id: u64,
 }
 
 impl Given {
     fn new(number: RawFd) -> Answer<Self> {
         let fd = Owned::duplicate(number)?;
-        if fd.is_eventfd() { Ok(Self { fd, number }) } else { Err(Errno::EINVAL) }
+        let id = fd.eventfd_id().ok_or(Errno::EINVAL)?;
+        Ok(Self { fd, id })
     }
+}
 
-    /// Whether a descriptor is the same eventfd. Eventfds share an inode, so the kernel is asked;
-    /// where that is not allowed the number decides.
-    fn is(&self, other: RawFd) -> bool {
-        const KCMP_FILE: libc::c_int = 0;
-        // SAFETY: compares two descriptors of this process; no memory is touched.
-        let order = unsafe {
-            let pid = libc::getpid();
-            libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, self.fd.number(), other)
-        };
-        if order < 0 { self.number == other } else { order == 0 }
+/// The eventfds of one machine that interrupt a guest: each can do so for one GSI of one VM only.
+#[derive(Debug, Default)]
+pub struct Claims(Mutex<BTreeSet<u64>>);
+
+impl Claims {
+    fn take(self: &Arc<Self>, id: u64) -> Answer<Claim> {
+        let new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        if new { Ok(Claim { all: self.clone(), id }) } else { Err(Errno::EBUSY) }
+    }
+}
+
+#[derive(Debug)]
+struct Claim {
+    all: Arc<Claims>,
+    id: u64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
 #[derive(Debug)]
 struct IrqFd {
     event: Given,
+    _claim: Claim,
     gsi: u32,
     resample: Option<Given>,
 }
@@ -62,27 +77,29 @@ pub struct Eventfds {
 
 impl Eventfds {
     /// KVM_IRQFD.
-    pub fn irqfd(&mut self, args: &kvm_irqfd, chipset: &mut Chipset) -> Answer {
+    pub fn irqfd(
+        &mut self,
+        args: &kvm_irqfd,
+        claims: &Arc<Claims>,
+        chipset: &mut Chipset,
+    ) -> Answer {
         const DEASSIGN: u32 = 1;
         const RESAMPLE: u32 = 2;
         Errno::require(args.flags & !(DEASSIGN | RESAMPLE) == 0)?;
         Errno::require(args.gsi < crate::chipset::MAX_ROUTES)?;
-        let number = args.fd as RawFd;
+        let event = Given::new(args.fd as RawFd)?;
         if args.flags & DEASSIGN != 0 {
-            self.irqs.retain(|irq| !(irq.gsi == args.gsi && irq.event.is(number)));
+            self.irqs.retain(|irq| !(irq.gsi == args.gsi && irq.event.id == event.id));
             self.watch(args.gsi, chipset);
             return Ok(());
         }
-        let event = Given::new(number)?;
-        if self.irqs.iter().any(|irq| irq.event.is(number)) {
-            return Err(Errno::EBUSY);
-        }
+        let claim = claims.take(event.id)?;
         let resample = if args.flags & RESAMPLE != 0 {
             Some(Given::new(args.resamplefd as RawFd)?)
         } else {
             None
         };
-        self.irqs.push(IrqFd { event, gsi: args.gsi, resample });
+        self.irqs.push(IrqFd { event, _claim: claim, gsi: args.gsi, resample });
         self.watch(args.gsi, chipset);
         Ok(())
     }
@@ -157,16 +174,16 @@ impl Eventfds {
         let pio = args.flags & PIO != 0;
         let datamatch = (args.flags & DATAMATCH != 0).then_some(args.datamatch);
         let same = |io: &IoEventFd| io.pio == pio && io.addr == args.addr && io.len == args.len;
+        let event = Given::new(args.fd)?;
         if args.flags & DEASSIGN != 0 {
             let index = self
                 .ios
                 .iter()
-                .position(|io| same(io) && io.datamatch == datamatch && io.event.is(args.fd))
+                .position(|io| same(io) && io.datamatch == datamatch && io.event.id == event.id)
                 .ok_or(Errno::ENOENT)?;
             self.ios.remove(index);
             return Ok(());
         }
-        let event = Given::new(args.fd)?;
         let collides = self.ios.iter().any(|io| {
             same(io) && (io.datamatch.is_none() || datamatch.is_none() || io.datamatch == datamatch)
         });

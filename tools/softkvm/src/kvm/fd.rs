@@ -44,6 +44,30 @@ pub fn memory_file(name: &CStr, size: u64) -> Answer<RawFd> {
     }
 }
 
+/// A descriptor of the same file that can be passed around and looked at, but neither read, written nor mapped.
+pub fn bare(fd: RawFd) -> Answer<RawFd> {
+    reopen(fd, libc::O_PATH)
+}
+
+fn reopen(fd: RawFd, how: libc::c_int) -> Answer<RawFd> {
+    let path = std::ffi::CString::new(format!("/proc/self/fd/{fd}")).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: plain system call with a string that ends.
+    let other = unsafe { libc::open(path.as_ptr(), how | libc::O_CLOEXEC) };
+    if other < 0 { Err(Errno::last()) } else { Ok(other) }
+}
+
+/// Makes a memory file that reads as a text, closed on exec.
+pub fn text_file(text: &str) -> Answer<RawFd> {
+    let fd = memory_file(c"softkvm-text", 0)?;
+    // SAFETY: writes from a buffer of ours into a file of ours, which has room for it at its beginning.
+    let written = unsafe { libc::pwrite(fd, text.as_ptr().cast(), text.len(), 0) };
+    if usize::try_from(written) == Ok(text.len()) {
+        return Ok(fd);
+    }
+    close(fd);
+    Err(Errno::EIO)
+}
+
 /// Closes a descriptor of ours.
 pub fn close(fd: RawFd) {
     // SAFETY: closing a number; the caller owns it.
@@ -55,11 +79,26 @@ pub fn close(fd: RawFd) {
 pub struct Owned(RawFd);
 
 impl Owned {
+    /// A descriptor that has just been made.
+    pub(super) fn from_new(fd: RawFd) -> Self {
+        Self(fd)
+    }
+
     /// A duplicate of the caller's descriptor.
     pub fn duplicate(fd: RawFd) -> Answer<Self> {
         // SAFETY: plain system call.
         let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
-        if copy < 0 { Err(Errno::EBADF) } else { Ok(Self(copy)) }
+        if copy < 0 { Err(Errno::last()) } else { Ok(Self(copy)) }
+    }
+
+    /// The file behind a bare descriptor, to be read, written and mapped.
+    pub fn writable(fd: RawFd) -> Answer<Self> {
+        reopen(fd, libc::O_RDWR).map(Self)
+    }
+
+    /// An empty file: what is mapped of it can be touched nowhere.
+    pub fn empty_file() -> Answer<Self> {
+        memory_file(c"kvm-gmem-private", 0).map(Self)
     }
 
     /// A new, non-blocking eventfd.
@@ -74,10 +113,11 @@ impl Owned {
         self.0
     }
 
-    /// Whether it is an eventfd.
-    pub fn is_eventfd(&self) -> bool {
-        let path = format!("/proc/self/fd/{}", self.0);
-        std::fs::read_link(path).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]")
+    /// The kernel's name for an eventfd (Linux fs/eventfd.c `eventfd_show_fdinfo`); `None` for any other file.
+    pub fn eventfd_id(&self) -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0)).ok()?;
+        let id = text.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?;
+        id.trim().parse().ok()
     }
 
     /// Adds one to an eventfd.
@@ -150,6 +190,15 @@ impl Mapping {
     /// Bytes.
     pub fn size(&self) -> usize {
         self.len
+    }
+
+    /// Lets the host find memory for a range at once, which costs less than a fault for every page. Only a hint.
+    pub fn populate(&self, offset: usize, len: usize) {
+        let len = len.min(self.len.saturating_sub(offset));
+        // SAFETY: inside our own mapping; nothing in it changes.
+        unsafe {
+            libc::madvise(self.base.wrapping_add(offset).cast(), len, libc::MADV_POPULATE_WRITE)
+        };
     }
 
     /// Frees the pages of a range; they read as zeros afterwards.

@@ -61,7 +61,7 @@ impl State {
             Some(answer) => state.complete(&mut host, answer),
         };
         if self.machine.options.trace {
-            eprintln!("softkvm: vCPU {index}: {outcome:x?}, MSR {:#x}", state.msr());
+            super::say(format_args!("vCPU {index}: {outcome:x?}, MSR {:#x}", state.msr()));
         }
         self.vcpus[index].ghcb = Some(state);
         self.vcpus[index].processor = Some(p);
@@ -107,9 +107,9 @@ impl State {
         if page {
             let [code, info1, info2]: [u64; 3] =
                 std::array::from_fn(|i| little_endian(&fields[i * 8..i * 8 + 8]));
-            eprintln!("softkvm: vCPU {index}: VMGEXIT {code:#x}, {info1:#x}, {info2:#x}");
+            super::say(format_args!("vCPU {index}: VMGEXIT {code:#x}, {info1:#x}, {info2:#x}"));
         } else {
-            eprintln!("softkvm: vCPU {index}: VMGEXIT, MSR {msr:#x}");
+            super::say(format_args!("vCPU {index}: VMGEXIT, MSR {msr:#x}"));
         }
     }
 }

@@ -334,7 +334,7 @@ impl State {
             self.memory_changed(Change::Contents);
             return Some(());
         }
-        let (_, entry) = self.memory.private_page(gpa)?;
+        let entry = self.memory.rmp_entry(gpa)?;
         if !private {
             entry.make_shared().ok()?;
         }

@@ -10,10 +10,15 @@ use std::time::Instant;
 use abi::snp::CpuidFunction;
 use kvm_bindings::kvm_cpuid_entry2;
 
+use super::caps::VmKind;
 use super::cpuid;
+use super::eventfd::Claims;
+use super::failures::Failures;
+use super::faults::Faults;
 use super::hostile::Hostile;
 use super::profile::{self, Part, Profile, ProfileError, Xeon};
 use super::vm::Vm;
+use crate::cpu::Features;
 use crate::snp::{Platform, Psp};
 
 /// What the run was asked for.
@@ -31,13 +36,19 @@ pub struct Options {
     pub reference: bool,
     /// How the host cheats; see [`super::hostile`].
     pub hostile: String,
+    /// Which calls fail; see [`super::failures`].
+    pub fail: String,
+    /// What is wrong with the host; see [`super::faults`].
+    pub fault: String,
+    /// The monitor takes the C-bit's position from the processor it runs on: that position means the modelled one.
+    pub host_c_bit: bool,
     /// Say every VMGEXIT and TDVMCALL on stderr.
     pub trace: bool,
 }
 
 impl Options {
     /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
-    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE` and `SOFTKVM_TRACE`.
+    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAIL`, `SOFTKVM_FAULT`, `SOFTKVM_HOST_C_BIT` and `SOFTKVM_TRACE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -47,6 +58,9 @@ impl Options {
             seed: std::env::var("SOFTKVM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0),
             reference: flag("SOFTKVM_REFERENCE"),
             hostile: std::env::var("SOFTKVM_HOSTILE").unwrap_or_default(),
+            fail: std::env::var("SOFTKVM_FAIL").unwrap_or_default(),
+            fault: std::env::var("SOFTKVM_FAULT").unwrap_or_default(),
+            host_c_bit: flag("SOFTKVM_HOST_C_BIT"),
             trace: flag("SOFTKVM_TRACE"),
         }
     }
@@ -60,6 +74,10 @@ pub struct Machine {
     pub options: Options,
     /// How the host cheats each VM.
     pub hostile: Hostile,
+    /// The calls that fail, and how often each was made.
+    pub failures: Failures,
+    /// What is wrong with the host.
+    pub faults: Faults,
     /// KVM_GET_SUPPORTED_CPUID.
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// An Intel part with its TDX module; else it is an AMD part.
@@ -67,6 +85,8 @@ pub struct Machine {
     psp: Mutex<Psp>,
     /// Address space identifiers or key identifiers of confidential guests.
     ids: Mutex<BTreeSet<u16>>,
+    /// irqfds of all VMs.
+    pub irqfds: Arc<Claims>,
     vms: Mutex<Vec<Weak<Vm>>>,
     retired: Mutex<Vec<serde_json::Value>>,
     psp_cycles: AtomicU64,
@@ -89,6 +109,8 @@ impl Machine {
                 (Platform { costs, ..Platform::default() }, Some(*xeon))
             }
         };
+        let faults = Faults::parse(&options.fault, xeon.is_some())?;
+        platform.api = faults.firmware.unwrap_or(platform.api);
         platform.host_cpuid = table
             .iter()
             .filter(|e| !matches!(e.function >> 16, 0x4000) && e.function != 0x8000_001f)
@@ -104,17 +126,25 @@ impl Machine {
             .collect();
         Ok(Arc::new(Self {
             hostile: Hostile::parse(&options.hostile)?,
+            failures: Failures::parse(&options.fail)?,
+            faults,
             profile,
             options,
             cpuid: table,
             xeon,
             psp: Mutex::new(Psp::new(platform)),
             ids: Mutex::new(BTreeSet::new()),
+            irqfds: Arc::default(),
             vms: Mutex::new(Vec::new()),
             retired: Mutex::new(Vec::new()),
             psp_cycles: AtomicU64::new(0),
             started: Instant::now(),
         }))
+    }
+
+    /// The extensions of KVM_GET_SUPPORTED_CPUID.
+    pub fn features(&self) -> Features {
+        cpuid::Table(self.cpuid.clone()).features()
     }
 
     /// The security processor; it serves one command at a time.
@@ -130,18 +160,48 @@ impl Machine {
         cycles
     }
 
+    /// Whether KVM has VMs of a kind.
+    pub fn offers(&self, kind: VmKind) -> bool {
+        kind.offered(self.xeon.is_some()) && self.faults.leaves(kind)
+    }
+
+    /// CPUID as a program on the host sees it: EAX, EBX, ECX, EDX.
+    pub fn host_cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        match &self.xeon {
+            Some(xeon) => xeon.tdx.native(leaf, subleaf),
+            None => cpuid::host_amd(&self.cpuid, self.psp().platform(), leaf, subleaf),
+        }
+    }
+
+    /// How many identifiers of confidential guests are in use, and how many there are.
+    pub fn ids_in_use(&self) -> (u16, u16) {
+        let all = self.ids();
+        let others = all - self.faults.free_ids.unwrap_or(all).min(all);
+        let ours = self.ids.lock().unwrap_or_else(PoisonError::into_inner).len();
+        (others.saturating_add(u16::try_from(ours).unwrap_or(u16::MAX)), all)
+    }
+
+    /// How many ASIDs or key identifiers the part has.
+    fn ids(&self) -> u16 {
+        match &self.xeon {
+            Some(xeon) => xeon.tdx.hkids,
+            None => u16::try_from(self.psp().platform().asids).unwrap_or(u16::MAX),
+        }
+    }
+
     /// Takes a free ASID.
     pub fn take_asid(&self) -> Option<u16> {
-        let limit = u16::try_from(self.psp().platform().asids).unwrap_or(u16::MAX);
-        self.take_id(limit)
+        self.take_id()
     }
 
     /// Takes a free key identifier for a TD.
     pub fn take_hkid(&self) -> Option<u16> {
-        self.take_id(self.xeon.as_ref()?.tdx.hkids)
+        self.take_id()
     }
 
-    fn take_id(&self, limit: u16) -> Option<u16> {
+    fn take_id(&self) -> Option<u16> {
+        let all = self.ids();
+        let limit = self.faults.free_ids.unwrap_or(all).min(all);
         let mut taken = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let free = (1..=limit).find(|id| !taken.contains(id))?;
         taken.insert(free);
@@ -160,8 +220,12 @@ impl Machine {
         vms.push(Arc::downgrade(vm));
     }
 
-    /// Keeps the statistics of a VM that goes away.
-    pub fn retire(&self, stats: serde_json::Value) {
+    /// Keeps the statistics of a VM that goes away, if they are to be written.
+    pub fn retire(&self, stats: impl FnOnce() -> serde_json::Value) {
+        if self.options.stats.is_none() {
+            return;
+        }
+        let stats = stats();
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(stats);
     }
 
@@ -181,6 +245,7 @@ impl Machine {
             "time": if self.options.realtime { "measured" } else { "modelled" },
             "psp_cycles": psp,
             "psp_seconds": psp as f64 / f64::from(self.profile.tsc_khz) / 1e3,
+            "calls": self.failures.calls(),
             "wall_seconds": self.started.elapsed().as_secs_f64(),
             "vms": vms,
         })
@@ -191,7 +256,7 @@ impl Machine {
         let Some(path) = &self.options.stats else { return };
         let text = serde_json::to_string_pretty(&self.statistics()).unwrap_or_default();
         if let Err(error) = std::fs::write(path, text + "\n") {
-            eprintln!("softkvm: cannot write statistics to {}: {error}", path.display());
+            super::say(format_args!("cannot write statistics to {}: {error}", path.display()));
         }
     }
 }

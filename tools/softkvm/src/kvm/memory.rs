@@ -18,10 +18,13 @@ use super::caps::VmKind;
 use super::errno::{Answer, Errno};
 use super::fd::Mapping;
 use super::number::{MEM_GUEST_MEMFD, MEM_LOG_DIRTY, MEM_READONLY, MEMORY_SLOTS};
+use super::owed::Owed;
 use super::user;
 use crate::snp::{Page, RmpEntry};
 
 const PAGE: u64 = 4096;
+/// Private pages that get host memory together when the first of them is used: guests start with all of theirs in order.
+const TOGETHER: usize = 16;
 
 /// Names a guest memory descriptor within its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +37,8 @@ pub struct Gmem {
     size: u64,
     flags: u64,
     rmp: Vec<RmpEntry>,
+    /// By page, what it holds once somebody looks.
+    owed: Vec<Owed>,
 }
 
 impl Gmem {
@@ -63,6 +68,15 @@ impl Bits {
     }
 }
 
+/// A slot that KVM_CLEAR_DIRTY_LOG or KVM_GET_DIRTY_LOG is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Logged {
+    /// Its number.
+    pub slot: u32,
+    /// Its pages.
+    pub pages: u64,
+}
+
 /// A memory slot.
 #[derive(Debug)]
 pub struct Slot {
@@ -75,9 +89,25 @@ pub struct Slot {
     /// Pages of the shared half known to be readable and writable.
     readable: Bits,
     writable: Bits,
+    /// With KVM_MEM_LOG_DIRTY_PAGES: pages written since the log was cleared.
+    dirty: Option<Bits>,
 }
 
 impl Slot {
+    /// Begins or ends the log as the flags say; one that goes on keeps what it knows.
+    fn log(&mut self, initially_set: bool) {
+        if self.flags & MEM_LOG_DIRTY == 0 {
+            self.dirty = None;
+        } else if self.dirty.is_none() {
+            let pages = self.size / PAGE;
+            let mut bits = Bits::new(pages);
+            if initially_set {
+                (0..pages).for_each(|page| bits.set(page));
+            }
+            self.dirty = Some(bits);
+        }
+    }
+
     fn holds(&self, gpa: u64) -> bool {
         gpa.wrapping_sub(self.gpa) < self.size
     }
@@ -118,18 +148,26 @@ pub struct Memory {
     private: BTreeMap<u64, u64>,
     gmems: BTreeMap<GmemId, Gmem>,
     next: u32,
-    /// Confidential: only guest memory descriptors hold private memory, no read-only slots.
+    /// Memory can be private, and then lies in guest memory descriptors.
     pub protected: bool,
+    /// There are read-only slots.
+    readonly: bool,
+    /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE and INITIALLY_SET.
+    pub manual_log: u64,
     /// SNP: pages of guest memory descriptors have entries in the reverse map.
     reverse_map: bool,
+    /// What the noise in private pages is made from.
+    seed: u64,
 }
 
 impl Memory {
     /// No memory yet.
-    pub fn new(kind: VmKind) -> Self {
+    pub fn new(kind: VmKind, seed: u64) -> Self {
         Self {
-            protected: kind != VmKind::Plain,
+            protected: kind.has_private_memory(),
+            readonly: !kind.hides_state(),
             reverse_map: kind == VmKind::Snp,
+            seed,
             ..Self::default()
         }
     }
@@ -154,7 +192,8 @@ impl Memory {
         } else {
             vec![]
         };
-        self.gmems.insert(id, Gmem { map, size, flags, rmp });
+        let owed = vec![Owed::Nothing; (size / PAGE) as usize];
+        self.gmems.insert(id, Gmem { map, size, flags, rmp, owed });
         id
     }
 
@@ -189,7 +228,7 @@ impl Memory {
             None
         };
         let pages = region.memory_size / PAGE;
-        let slot = Slot {
+        let mut slot = Slot {
             id,
             flags: region.flags,
             gpa: region.guest_phys_addr,
@@ -198,7 +237,9 @@ impl Memory {
             gmem,
             readable: Bits::new(pages),
             writable: Bits::new(pages),
+            dirty: None,
         };
+        slot.log(self.logs_all_first());
         let at = self.slots.partition_point(|other| other.gpa < slot.gpa);
         self.slots.insert(at, slot);
         Ok(Change::Translations)
@@ -209,7 +250,7 @@ impl Memory {
         let mut allowed = MEM_GUEST_MEMFD;
         if !guarded {
             allowed |= MEM_LOG_DIRTY;
-            if !self.protected {
+            if self.readonly {
                 allowed |= MEM_READONLY;
             }
         }
@@ -264,12 +305,52 @@ impl Memory {
             let mut slot = self.slots.remove(index);
             slot.gpa = region.guest_phys_addr;
             slot.flags = region.flags;
+            slot.log(self.logs_all_first());
             let at = self.slots.partition_point(|other| other.gpa < slot.gpa);
             self.slots.insert(at, slot);
             return Ok(Change::Translations);
         }
+        if self.slots[index].flags == region.flags {
+            return Ok(Change::None);
+        }
+        let all = self.logs_all_first();
         self.slots[index].flags = region.flags;
-        Ok(Change::None)
+        self.slots[index].log(all);
+        Ok(Change::Translations)
+    }
+
+    /// KVM_DIRTY_LOG_INITIALLY_SET.
+    fn logs_all_first(&self) -> bool {
+        self.manual_log & 2 != 0
+    }
+
+    fn logged_index(&self, id: u32) -> Answer<usize> {
+        Errno::require(id >> 16 == 0 && id & 0xffff < MEMORY_SLOTS)?;
+        let index = self.slots.iter().position(|slot| slot.id == id && slot.dirty.is_some());
+        index.ok_or(Errno::ENOENT)
+    }
+
+    /// The slot whose dirty log is wanted: ENOENT if there is none.
+    pub fn logged(&self, id: u32) -> Answer<Logged> {
+        let index = self.logged_index(id)?;
+        Ok(Logged { slot: id, pages: self.slots[index].size / PAGE })
+    }
+
+    /// KVM_GET_DIRTY_LOG: the pages written to. Unless user space clears the log itself it starts anew.
+    pub fn dirty_log(&mut self, logged: Logged) -> Answer<Vec<u64>> {
+        let index = self.logged_index(logged.slot)?;
+        let fresh = Bits::new(logged.pages);
+        let Some(bits) = &mut self.slots[index].dirty else { return Err(Errno::ENOENT) };
+        Ok(if self.manual_log & 1 != 0 { bits.0.clone() } else { std::mem::replace(bits, fresh).0 })
+    }
+
+    /// KVM_CLEAR_DIRTY_LOG: takes the pages set in `bitmap`, counted from `first`, out of the log.
+    pub fn clear_dirty(&mut self, logged: Logged, first: u64, bitmap: &[u64]) -> Answer {
+        let index = self.logged_index(logged.slot)?;
+        let Some(bits) = &mut self.slots[index].dirty else { return Err(Errno::ENOENT) };
+        let words = bits.0.iter_mut().skip((first / 64) as usize);
+        words.zip(bitmap).for_each(|(word, taken)| *word &= !taken);
+        Ok(())
     }
 
     /// KVM_SET_MEMORY_ATTRIBUTES on a checked range of frames.
@@ -341,13 +422,43 @@ impl Memory {
         self.slot(gpa).is_some_and(|slot| slot.gmem.is_some())
     }
 
-    /// Host page of the private half.
-    pub fn private_host(&self, gpa: u64) -> Option<*mut u8> {
+    /// Host page of the private half, with its contents.
+    pub fn private_host(&mut self, gpa: u64) -> Option<*mut u8> {
+        let seed = self.seed;
+        let (gmem, at) = self.behind(gpa)?;
+        // SAFETY: a slot's range lies inside its descriptor's mapping.
+        let host = unsafe { gmem.map.base().add(at * PAGE as usize) };
+        let owed = std::mem::take(&mut gmem.owed[at]);
+        if owed != Owed::Nothing {
+            if at.is_multiple_of(TOGETHER) {
+                gmem.map.populate(at * PAGE as usize, TOGETHER * PAGE as usize);
+            }
+            // SAFETY: the page is ours and mapped, and nobody runs while the VM is locked.
+            owed.pay(unsafe { &mut *host.cast::<Page>() }, seed ^ gpa & !0xfff);
+        }
+        Some(host)
+    }
+
+    /// A page of the private half is to hold something else from now on. Answers where it is.
+    pub fn owe(&mut self, gpa: u64, owed: Owed) -> Option<*const u8> {
+        let (gmem, at) = self.behind(gpa)?;
+        gmem.owed[at] = owed;
+        // SAFETY: a slot's range lies inside its descriptor's mapping.
+        Some(unsafe { gmem.map.base().add(at * PAGE as usize) })
+    }
+
+    /// The RMP entry of the private half.
+    pub fn rmp_entry(&mut self, gpa: u64) -> Option<&mut RmpEntry> {
+        let (gmem, at) = self.behind(gpa)?;
+        gmem.rmp.get_mut(at)
+    }
+
+    /// The guest memory descriptor behind an address, and which of its pages it is.
+    fn behind(&mut self, gpa: u64) -> Option<(&mut Gmem, usize)> {
         let slot = &self.slots[self.slot_index(gpa)?];
         let (id, at) = slot.gmem?;
-        let gmem = self.gmems.get(&id)?;
-        // SAFETY: a slot's range lies inside its descriptor's mapping.
-        Some(unsafe { gmem.map.base().add((at + ((gpa & !0xfff) - slot.gpa)) as usize) })
+        let page = (at + (gpa - slot.gpa)) / PAGE;
+        Some((self.gmems.get_mut(&id)?, page as usize))
     }
 
     /// Lends a page of the private half.
@@ -399,6 +510,9 @@ impl Memory {
             return Ok(unsafe { gmem.map.base().add((at + offset) as usize) });
         }
         let page = offset / PAGE;
+        if write && let Some(dirty) = &mut slot.dirty {
+            dirty.set(page);
+        }
         let host = slot.hva + offset;
         let known = if write { slot.writable.get(page) } else { slot.readable.get(page) };
         if !known {
@@ -412,24 +526,14 @@ impl Memory {
         Ok(host as *mut u8)
     }
 
-    /// Host page of the private half and its RMP entry.
-    pub fn private_page(&mut self, gpa: u64) -> Option<(*mut u8, &mut RmpEntry)> {
-        let slot = &self.slots[self.slot_index(gpa)?];
-        let (id, at) = slot.gmem?;
-        let offset = at + ((gpa & !0xfff) - slot.gpa);
-        let gmem = self.gmems.get_mut(&id)?;
-        // SAFETY: a slot's range lies inside its descriptor's mapping.
-        let host = unsafe { gmem.map.base().add(offset as usize) };
-        Some((host, gmem.rmp.get_mut((offset / PAGE) as usize)?))
-    }
-
     /// Lends a private page and its RMP entry.
     pub fn with_private_page(
         &mut self,
         gpa: u64,
         with: &mut dyn FnMut(&mut Page, &mut RmpEntry),
     ) -> Answer<*mut u8> {
-        let (host, rmp) = self.private_page(gpa).ok_or(Errno::EFAULT)?;
+        let host = self.private_host(gpa).ok_or(Errno::EFAULT)?;
+        let rmp = self.rmp_entry(gpa).ok_or(Errno::EFAULT)?;
         // SAFETY: the page is ours, mapped, and nobody runs while the VM is locked.
         with(unsafe { &mut *host.cast::<Page>() }, rmp);
         Ok(host)
@@ -484,9 +588,10 @@ impl Memory {
         let end = offset.saturating_add(len).min(gmem.size);
         let start = offset.min(end);
         let pages = (start / PAGE) as usize..(end / PAGE) as usize;
-        if let Some(entries) = gmem.rmp.get_mut(pages) {
+        if let Some(entries) = gmem.rmp.get_mut(pages.clone()) {
             entries.iter_mut().for_each(RmpEntry::reclaim);
         }
+        gmem.owed[pages].fill(Owed::Nothing);
         gmem.map.punch(start as usize, (end - start) as usize);
         // SAFETY: `start` is within the mapping.
         Some((unsafe { gmem.map.base().add(start as usize) }, (end - start) as usize))

@@ -7,14 +7,18 @@
 //! sees of its VM. [`sev`] and [`tdx`] are the launch commands of confidential VMs; where one kind of VM has to be told
 //! from another, `protection` does it.
 //!
-//! Not modelled: dirty logging, SMM, nested virtualisation, guest debugging, Hyper-V and Xen
-//! interfaces, coalesced MMIO. What a guest wants beyond that is said on stderr.
+//! Not modelled: SMM, nested virtualisation, guest debugging, Hyper-V and Xen interfaces. What a guest wants beyond that is said on stderr.
 
+pub mod calls;
 pub mod caps;
+pub mod coalesced;
 pub mod cpuid;
 pub mod errno;
 pub mod eventfd;
+pub mod failures;
+pub mod faults;
 pub mod fd;
+pub mod files;
 mod ghcb_host;
 mod ghcb_run;
 pub mod hostile;
@@ -22,6 +26,7 @@ pub mod machine;
 pub mod memory;
 pub mod msrs;
 pub mod number;
+mod owed;
 pub mod profile;
 mod protection;
 pub mod regs;
@@ -33,6 +38,7 @@ pub mod signals;
 mod spin;
 pub mod state;
 pub mod stats;
+mod sync;
 pub mod system;
 pub mod td;
 mod td_host;
@@ -51,7 +57,8 @@ use std::sync::{Arc, OnceLock, Weak};
 pub use errno::{Answer, Errno};
 pub use machine::{Machine, Options};
 
-use fd::Registry;
+use abi::kvm::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP};
+use fd::{Owned, Registry};
 use memory::GmemId;
 use vm::Vm;
 
@@ -84,11 +91,22 @@ pub enum Object {
         id: GmemId,
         /// Bytes.
         size: u64,
-        /// User space may map it.
-        mappable: bool,
+        /// GUEST_MEMFD_FLAG_*.
+        flags: u64,
     },
     /// Statistics; only read.
     Stats,
+}
+
+impl Object {
+    /// The machine behind it, for what is answered by ioctls.
+    fn machine(&self) -> Option<Arc<Machine>> {
+        match self {
+            Object::System(machine) | Object::Sev { machine, .. } => Some(machine.clone()),
+            Object::Vm(vm) | Object::Vcpu { vm, .. } => Some(vm.machine().clone()),
+            Object::Gmem { .. } | Object::Stats => None,
+        }
+    }
 }
 
 /// The front end of one process.
@@ -112,18 +130,32 @@ pub(crate) fn is_sev(fd: RawFd) -> bool {
 impl Front {
     /// Opens `/dev/kvm`.
     pub fn open_kvm(&self, machine: Arc<Machine>) -> Answer<RawFd> {
+        machine.failures.check(calls::OPEN_KVM)?;
         system::open_kvm(self, machine)
     }
 
     /// Opens `/dev/sev`; ENOENT on a machine that has none.
     pub fn open_sev(&self, machine: Arc<Machine>, writable: bool) -> Answer<RawFd> {
+        machine.failures.check(calls::OPEN_SEV)?;
         system::open_sev(self, machine, writable)
     }
 
     /// An ioctl; `None` if the descriptor is not one of ours.
     pub fn ioctl(&self, fd: RawFd, request: u64, arg: u64) -> Option<Answer<i32>> {
         let request = request & 0xffff_ffff;
-        Some(match self.objects.find(fd)? {
+        let object = self.objects.find(fd)?;
+        let Some(machine) = object.machine() else {
+            return Some(self.dispatch(object, request, arg));
+        };
+        let name = calls::name(&object, machine.xeon.is_some(), request, arg);
+        Some(match machine.failures.due(name) {
+            None => self.dispatch(object, request, arg),
+            Some(due) => machine.failures.fail(due, arg, || self.dispatch(object, request, arg)),
+        })
+    }
+
+    fn dispatch(&self, object: Object, request: u64, arg: u64) -> Answer<i32> {
+        match object {
             Object::System(machine) => system::ioctl(self, &machine, request, arg),
             Object::Sev { machine, writable } => {
                 system::sev_ioctl(&machine, writable, request, arg)
@@ -131,25 +163,55 @@ impl Front {
             Object::Vm(vm) => vm::ioctl(self, &vm, request, arg),
             Object::Vcpu { vm, index } => vcpu::ioctl(self, &vm, index, request, arg),
             Object::Gmem { .. } | Object::Stats => Err(Errno::ENOTTY),
-        })
+        }
+    }
+
+    /// The file that stands behind page [`coalesced::RING_PAGE`] of a vCPU's mapping; `None` if the descriptor is not a vCPU.
+    pub fn coalesced_ring(&self, fd: RawFd) -> Option<RawFd> {
+        let Object::Vcpu { vm, .. } = self.objects.find(fd)? else { return None };
+        vm.lock().coalesced.file()
     }
 
     /// fallocate on a guest memory descriptor; `None` if the descriptor is not one.
     pub fn fallocate(&self, fd: RawFd, mode: i32, offset: i64, len: i64) -> Option<Answer> {
         match self.objects.find(fd)? {
-            Object::Gmem { vm, id, size, .. } => Some(fallocate(&vm, id, size, mode, offset, len)),
+            Object::Gmem { vm, id, size, .. } => {
+                let refused = vm.upgrade().map(|vm| vm.machine().failures.check(calls::FALLOCATE));
+                Some(match refused {
+                    Some(Err(errno)) => Err(errno),
+                    _ => fallocate(&vm, id, size, mode, offset, len),
+                })
+            }
             _ => None,
         }
     }
 
-    /// Whether mapping a descriptor is to be refused, and how.
-    pub fn refuses_mmap(&self, fd: RawFd, private: bool) -> Option<Errno> {
-        match self.objects.find(fd)? {
-            Object::Gmem { mappable: false, .. } => Some(Errno::ENODEV),
-            Object::Gmem { mappable: true, .. } if private => Some(Errno::EINVAL),
-            _ => None,
-        }
+    /// The file to map in the place of a guest memory descriptor, or how that is refused; `None` if the descriptor is mapped as it is.
+    /// Private memory can be mapped, but touching it is SIGBUS (Linux virt/kvm/guest_memfd.c `kvm_gmem_fault_user_mapping`).
+    pub fn mapped(&self, fd: RawFd, private: bool) -> Option<Answer<Owned>> {
+        let flags = match self.objects.find(fd)? {
+            Object::Gmem { flags, .. } => flags,
+            Object::Vcpu { vm, .. } => {
+                return vm.machine().failures.check(calls::MMAP_VCPU).err().map(Err);
+            }
+            _ => return None,
+        };
+        Some(if flags & GUEST_MEMFD_FLAG_MMAP == 0 {
+            Err(Errno::ENODEV)
+        } else if private {
+            Err(Errno::EINVAL)
+        } else if flags & GUEST_MEMFD_FLAG_INIT_SHARED == 0 {
+            Owned::empty_file()
+        } else {
+            Owned::writable(fd)
+        })
     }
+}
+
+/// Says something on stderr. Where that is gone, nothing is said: a panic must not reach the monitor.
+pub fn say(what: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "softkvm: {what}");
 }
 
 fn fallocate(vm: &Weak<Vm>, id: GmemId, size: u64, mode: i32, offset: i64, len: i64) -> Answer {

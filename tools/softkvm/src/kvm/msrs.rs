@@ -52,6 +52,7 @@ pub const INDEX_LIST: &[u32] = &[
     0x34,
     0xce,
     0x140,
+    0x1fc,
     0xc001_0015,
     0xc000_0080,
     0xc000_0100,
@@ -75,15 +76,37 @@ pub fn feature(index: u32) -> Option<u64> {
         // LFENCE serialises.
         0xc001_1029 => Some(2),
         0x10a => Some(0),
-        0xce => Some(1 << 31),
+        PLATFORM_INFO => Some(CPUID_FAULTING),
         _ => None,
     }
 }
+
+/// Microcode revisions that KVM shows a guest, whatever the host's are, on AMD and on Intel parts (Linux arch/x86/kvm/svm/svm.c
+/// `svm_vcpu_reset`, arch/x86/kvm/vmx/vmx.c `vmx_vcpu_reset`).
+const MICROCODE: [u64; 2] = [0x0100_0065, 1 << 32];
+/// IA32_MISC_ENABLE: no branch trace storage, no precise sampling; a guest cannot change them.
+const MISC_UNAVAILABLE: u64 = 1 << 11 | 1 << 12;
+/// MSR_PLATFORM_INFO.
+pub const PLATFORM_INFO: u32 = 0xce;
+/// PLATFORM_INFO: CPUID can be made to fault.
+const CPUID_FAULTING: u64 = 1 << 31;
+/// MISC_FEATURES_ENABLES.
+pub const MISC_FEATURES: u32 = 0x140;
+/// HWCR: status of machine checks can be written, the TSC counts at P0's frequency.
+const HWCR_WRITABLE: u64 = 1 << 18 | 1 << 24;
+/// HWCR: what is taken and means nothing.
+const HWCR_IGNORED: u64 = 1 << 3 | 1 << 6 | 1 << 8;
 
 /// How a known register behaves.
 enum Kind {
     /// Keeps what is written, within these bits.
     Store { reset: u64, writable: u64 },
+    /// The same, and user space is held to it as well; `ignored` bits are taken and forgotten.
+    Checked { writable: u64, ignored: u64 },
+    /// User space sets it; a guest's write is ignored.
+    Host { reset: u64 },
+    /// Keeps what is written, but a guest may not change these bits.
+    Partly { reset: u64, fixed: u64 },
     /// Reads this; a guest's write is ignored.
     Ignore(u64),
     /// Reads this; a guest's write is refused.
@@ -110,21 +133,23 @@ fn kind(index: u32) -> Option<Kind> {
         }
         // Microcode.
         0x79 | 0xc001_0020 => Kind::Command,
-        0x8b => Kind::Ignore(0x0a00_11d5),
+        0x8b => Kind::Host { reset: 0 },
         // IBPB and FLUSH_CMD.
         0x49 | 0x10b => Kind::Command,
         0x17 | 0x2a | 0xcd | 0x34 => Kind::Ignore(0),
         0x9e => Kind::Ignore(0x30000),
-        0xce => Kind::Ignore(1 << 31),
-        0x140 => Kind::Store { reset: 0, writable: 1 },
+        PLATFORM_INFO => Kind::Host { reset: 0 },
+        MISC_FEATURES => Kind::Checked { writable: 1, ignored: 0 },
         0x10a => Kind::Fixed(0),
-        0x1a0 => Kind::Store { reset: 1, writable: ALL },
+        0x1a0 => Kind::Partly { reset: MISC_UNAVAILABLE, fixed: MISC_UNAVAILABLE },
         TSC_ADJUST => Kind::Store { reset: 0, writable: ALL },
+        // IA32_POWER_CTL.
+        0x1fc => Kind::Store { reset: 0, writable: ALL },
         // Last branch records, debug extensions.
         0x1db..=0x1de => Kind::Ignore(0),
         // SYSCFG, HWCR, IORR, TOM, MMCONF.
         0xc001_0010 => Kind::Store { reset: 0, writable: ALL },
-        0xc001_0015 => Kind::Store { reset: 1 << 24, writable: 0x0108_0118 },
+        0xc001_0015 => Kind::Checked { writable: HWCR_WRITABLE, ignored: HWCR_IGNORED },
         0xc001_0016..=0xc001_001a | 0xc001_001d => Kind::Ignore(0),
         0xc001_001f | 0xc001_0022 | 0xc001_0055 | 0xc001_0058 => Kind::Ignore(0),
         0xc001_0112 | 0xc001_0113 | 0xc001_0114 | 0xc001_0117 => Kind::Ignore(0),
@@ -135,7 +160,7 @@ fn kind(index: u32) -> Option<Kind> {
         // OS-visible workarounds.
         0xc001_0140 | 0xc001_0141 => Kind::Store { reset: 0, writable: ALL },
         0xc001_1020..=0xc001_1023 | 0xc001_102a | 0xc001_102c => Kind::Ignore(0),
-        0xc001_1029 => Kind::Store { reset: 2, writable: 2 | 1 << 9 },
+        0xc001_1029 => Kind::Checked { writable: 2, ignored: 0 },
         // RAPL.
         0x606 | 0x611 | 0x619 | 0x639 | 0xc001_0299 | 0xc001_029b => Kind::Ignore(0),
         _ => return None,
@@ -147,10 +172,29 @@ fn kind(index: u32) -> Option<Kind> {
 pub struct Msrs(BTreeMap<u32, u64>);
 
 impl Msrs {
+    /// The registers of a new vCPU on an Intel or an AMD part. Unless user space has disabled that quirk, feature registers
+    /// that KVM controls start with all that it supports (KVM_X86_QUIRK_STUFF_FEATURE_MSRS).
+    pub fn new(intel: bool, stuffed: bool) -> Self {
+        let mut msrs = Self::default();
+        if stuffed {
+            msrs.0.insert(0x8b, MICROCODE[usize::from(intel)]);
+            msrs.0.insert(PLATFORM_INFO, CPUID_FAULTING);
+        }
+        msrs
+    }
+
+    /// Whether CPUID outside CPL 0 raises #GP.
+    pub fn cpuid_faults(&self) -> bool {
+        self.read(MISC_FEATURES).unwrap_or(0) & 1 != 0
+    }
+
     /// Reads a register; `None` if there is none to be read.
     pub fn read(&self, index: u32) -> Option<u64> {
         match kind(index)? {
-            Kind::Store { reset, .. } => Some(self.0.get(&index).copied().unwrap_or(reset)),
+            Kind::Store { reset, .. } | Kind::Host { reset } | Kind::Partly { reset, .. } => {
+                Some(self.0.get(&index).copied().unwrap_or(reset))
+            }
+            Kind::Checked { .. } => Some(self.0.get(&index).copied().unwrap_or(0)),
             Kind::Ignore(value) | Kind::Fixed(value) => Some(value),
             Kind::Command => None,
         }
@@ -166,10 +210,38 @@ impl Msrs {
                 self.0.insert(index, value);
                 true
             }
+            Some(Kind::Checked { writable, ignored }) => {
+                let value = value & !ignored;
+                if value & !writable != 0 || !self.allows(index, value) {
+                    return false;
+                }
+                self.0.insert(index, value);
+                true
+            }
+            Some(Kind::Host { .. }) => {
+                if host {
+                    self.0.insert(index, value);
+                }
+                true
+            }
+            Some(Kind::Partly { reset, fixed }) => {
+                let old = self.0.get(&index).copied().unwrap_or(reset);
+                if !host && (old ^ value) & fixed != 0 {
+                    return false;
+                }
+                self.0.insert(index, value);
+                true
+            }
             Some(Kind::Ignore(_) | Kind::Command) => true,
             Some(Kind::Fixed(now)) => host && value == now,
             None => false,
         }
+    }
+
+    /// CPUID can only be made to fault where PLATFORM_INFO says so.
+    fn allows(&self, index: u32, value: u64) -> bool {
+        let faulting = self.read(PLATFORM_INFO).unwrap_or(0) & CPUID_FAULTING != 0;
+        index != MISC_FEATURES || value & 1 == 0 || faulting
     }
 }
 

@@ -25,6 +25,7 @@ pub const GET_EMULATED_CPUID: u64 = iowr(0x09, 8);
 pub const GET_MSR_FEATURE_INDEX_LIST: u64 = iowr(0x0a, 4);
 pub const CREATE_VCPU: u64 = io(0x41);
 pub const GET_DIRTY_LOG: u64 = iow(0x42, 16);
+pub const SET_NR_MMU_PAGES: u64 = io(0x44);
 pub const SET_USER_MEMORY_REGION: u64 = iow(0x46, 32);
 pub const SET_TSS_ADDR: u64 = io(0x47);
 pub const SET_IDENTITY_MAP_ADDR: u64 = iow(0x48, 8);
@@ -87,6 +88,7 @@ pub const SMI: u64 = io(0xb7);
 pub const MEMORY_ENCRYPT_OP: u64 = iowr(0xba, 8);
 pub const MEMORY_ENCRYPT_REG_REGION: u64 = ior(0xbb, 16);
 pub const MEMORY_ENCRYPT_UNREG_REGION: u64 = ior(0xbc, 16);
+pub const CLEAR_DIRTY_LOG: u64 = iowr(0xc0, 24);
 pub const X86_SET_MSR_FILTER: u64 = iow(0xc6, 392);
 pub const GET_SREGS2: u64 = ior(0xcc, 320);
 pub const SET_SREGS2: u64 = iow(0xcd, 320);
@@ -106,8 +108,12 @@ pub const VCPU_MMAP_SIZE: usize = 3 * 4096;
 pub const PIO_DATA_OFFSET: usize = 4096;
 /// KVM_MEM_SLOTS_NUM.
 pub const MEMORY_SLOTS: u32 = 32764;
-/// KVM_MAX_VCPUS that we allow.
-pub const MAX_VCPUS: u32 = 255;
+/// KVM_MAX_VCPUS: CONFIG_KVM_MAX_NR_VCPUS as it is by default.
+pub const MAX_VCPUS: u32 = 1024;
+/// KVM_MAX_VCPU_IDS.
+pub const MAX_VCPU_IDS: u32 = 4 * MAX_VCPUS;
+/// KVM_MIN_ALLOC_MMU_PAGES.
+pub const MIN_MMU_PAGES: u64 = 64;
 /// KVM_SYSTEM_EVENT_SEV_TERM.
 pub const SYSTEM_EVENT_SEV_TERM: u32 = 6;
 /// KVM_EXIT_SNP_REQ_CERTS.

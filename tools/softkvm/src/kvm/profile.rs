@@ -50,6 +50,12 @@ pub enum ProfileError {
     /// The host is asked to cheat in a way it cannot.
     #[error(transparent)]
     Hostile(#[from] super::hostile::HostileError),
+    /// The failures that were asked for are none.
+    #[error(transparent)]
+    Failures(#[from] super::failures::FailuresError),
+    /// Something is to be wrong with the host that cannot be.
+    #[error(transparent)]
+    Fault(#[from] super::faults::FaultError),
     /// It has none of the protections, or both.
     #[error("profile {name:?} needs one of the tables [sev] and [tdx]")]
     Protection {

@@ -26,7 +26,7 @@ impl State {
         match self.kind {
             VmKind::Snp if vcpu.protected() => Shield::Snp,
             VmKind::Tdx if vcpu.td.is_some() => Shield::Td,
-            VmKind::Plain | VmKind::Snp | VmKind::Tdx => Shield::None,
+            VmKind::Plain | VmKind::SwProtected | VmKind::Snp | VmKind::Tdx => Shield::None,
         }
     }
 
@@ -43,7 +43,7 @@ impl State {
     /// Whether KVM_PRE_FAULT_MEMORY comes before the launch is over.
     pub fn is_unfinished(&self) -> bool {
         match self.kind {
-            VmKind::Plain => false,
+            VmKind::Plain | VmKind::SwProtected => false,
             VmKind::Snp => !self.snp.finished(),
             VmKind::Tdx => !self.is_td_runnable(),
         }
@@ -67,8 +67,8 @@ pub fn vm_op(vm: &Arc<Vm>, arg: u64) -> Answer<i32> {
     };
     match kind {
         VmKind::Tdx => tdx::vm_op(vm, arg),
-        VmKind::Plain if intel => Err(Errno::ENOTTY),
-        VmKind::Plain | VmKind::Snp => sev::memory_encrypt_op(vm, arg),
+        VmKind::Plain | VmKind::SwProtected if intel => Err(Errno::ENOTTY),
+        VmKind::Plain | VmKind::SwProtected | VmKind::Snp => sev::memory_encrypt_op(vm, arg),
     }
 }
 
@@ -81,6 +81,6 @@ pub fn vcpu_op(vm: &Arc<Vm>, index: usize, arg: u64) -> Answer<i32> {
     };
     match kind {
         VmKind::Tdx => tdx::vcpu_op(vm, index, arg),
-        VmKind::Plain | VmKind::Snp => Err(Errno::EINVAL),
+        VmKind::Plain | VmKind::SwProtected | VmKind::Snp => Err(Errno::EINVAL),
     }
 }

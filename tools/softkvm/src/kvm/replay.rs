@@ -5,6 +5,9 @@
 //! twice; the log is forgotten when another instruction (or another round of a string
 //! instruction) makes the next access.
 
+use std::collections::VecDeque;
+
+use super::run_page::RunPage;
 use crate::cpu::Core;
 use crate::cpu::state::{RCX, RDI, RSI};
 
@@ -67,6 +70,58 @@ impl Moment {
     fn of(core: &Core) -> Self {
         Self([core.instructions, core.rip, core.gpr[RCX], core.gpr[RSI], core.gpr[RDI]])
     }
+}
+
+/// Data that user space has given for the rest of a repeated IN, which KVM asks for in one exit (Linux arch/x86/kvm/emulate.c
+/// `pio_in_emulated`).
+#[derive(Clone, Debug, Default)]
+pub struct ReadAhead {
+    port: u16,
+    len: u8,
+    /// Items asked for, the first included.
+    asked: u32,
+    rest: VecDeque<u32>,
+}
+
+impl ReadAhead {
+    /// Bytes that KVM reads ahead at most.
+    const MOST: u64 = 1024;
+
+    /// Notes what is asked for; returns how many items that are.
+    pub fn ask(&mut self, port: u16, len: u8, count: u64) -> u32 {
+        let asked = count.min(Self::MOST / u64::from(len)).max(1) as u32;
+        *self = Self { port, len, asked, rest: VecDeque::new() };
+        asked
+    }
+
+    /// Takes user space's answer to an IN; returns the first item.
+    pub fn take_in(&mut self, port: u16, len: u8, page: &RunPage) -> u64 {
+        let asked = if (self.port, self.len) == (port, len) { self.asked.max(1) } else { 1 };
+        let data = page.io_data(usize::from(len) * asked as usize);
+        let mut items = data.chunks(usize::from(len)).map(little_endian);
+        let first = items.next().unwrap_or(0);
+        *self = Self { port, len, asked: 0, rest: items.map(|item| item as u32).collect() };
+        first
+    }
+
+    /// The next item that has been read ahead.
+    pub fn next(&mut self, port: u16, len: u8) -> Option<u32> {
+        if (self.port, self.len) == (port, len) { self.rest.pop_front() } else { None }
+    }
+
+    /// Gives up what has not been taken.
+    pub fn forget(&mut self) {
+        self.rest.clear();
+    }
+
+    /// Whether there is one.
+    pub fn waits(&self) -> bool {
+        !self.rest.is_empty()
+    }
+}
+
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// The log of one vCPU.

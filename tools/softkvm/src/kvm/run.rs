@@ -8,6 +8,7 @@
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use super::caps::DISABLE_HLT;
 use super::errno::{Answer, Errno};
 use super::number::mp_state;
 use super::replay::{Reply, Touch};
@@ -163,21 +164,28 @@ impl State {
             if std::mem::take(&mut self.vcpus[index].flush) {
                 p.flush_tlb();
             }
-            p.core.attention = true;
+            // What user space has answered happens before any event.
+            let finish = std::mem::take(&mut self.vcpus[index].finish);
+            p.core.attention = !finish;
+            let part = if finish { 1 } else { budget };
             let before = p.core.instructions;
             self.clock.begin(&p.core);
             let horizon = self.clock.now().saturating_add(budget);
             let mut guest = Guest { state: self, me: index, end_turn: false, horizon };
-            let exit = p.with_world(&mut guest, |p| engine::run(p, &mut code, budget));
+            let exit = p.with_world(&mut guest, |p| engine::run(p, &mut code, part));
             let ended = guest.end_turn;
             budget = budget.saturating_sub(p.core.instructions.wrapping_sub(before).max(1));
             self.clock.end(&p.core);
             self.vcpus[index].replay.rewind();
+            if finish {
+                // The instruction has taken all of it, unless it is another one now.
+                self.vcpus[index].ahead.forget();
+            }
             self.vcpus[index].processor = Some(p);
             self.code = code;
             // The engine's budget counts delivered events as well: a guest that faults for ever without completing
             // an instruction ends its turn, too.
-            let over = matches!(exit, Exit::Turn);
+            let over = matches!(exit, Exit::Turn) && !(finish && budget > 0);
             let leave = self.after(index, exit);
             if leave.is_some() {
                 self.vcpus[index].remaining = budget;
@@ -228,7 +236,8 @@ impl State {
             Exit::Halt => {
                 self.clock.charge(self.costs.exit);
                 self.vcpus[index].count("hlt");
-                if self.chipset.mode() == Irqchip::None {
+                let exits = self.switches.disabled_exits & DISABLE_HLT == 0;
+                if self.chipset.mode() == Irqchip::None && exits {
                     return Some(Return::Exit(UserExit::Hlt));
                 }
                 self.vcpus[index].mp_state = mp_state::HALTED;
@@ -256,6 +265,13 @@ impl State {
                     return Some(Return::Fail(failure));
                 }
                 let exit = vcpu.exit.take();
+                if let Some(UserExit::Mmio { gpa, .. }) = exit
+                    && let Some(event) = vcpu.core().ok().and_then(|core| core.pending)
+                {
+                    // Nobody emulates an IDT or a stack in device memory.
+                    vcpu.completion = Completion::None;
+                    return Some(Return::Exit(UserExit::Vectoring { gpa, event: event.image() }));
+                }
                 Some(Return::Exit(exit.unwrap_or(UserExit::Internal { bytes: Vec::new() })))
             }
             Exit::Unknown { rip, bytes, len, what } => {
@@ -284,11 +300,9 @@ impl State {
         match std::mem::replace(&mut vcpu.completion, Completion::None) {
             Completion::None => (false, None),
             Completion::Touch(touch) => {
+                vcpu.finish = true;
                 let reply = match touch {
-                    Touch::In { len, .. } => {
-                        let data = page.io_data(usize::from(len));
-                        Reply::Value(little_endian(&data))
-                    }
+                    Touch::In { port, len } => Reply::Value(vcpu.ahead.take_in(port, len, &page)),
                     Touch::Read { len, .. } => {
                         Reply::Value(little_endian(&page.mmio_data()[..usize::from(len.min(8))]))
                     }
@@ -366,13 +380,20 @@ impl State {
         vcpu.page.put_state(ready, if_flag, self.chipset.cr8(index), self.chipset.apic_base(index));
     }
 
-    fn wants_window(&self, index: usize) -> bool {
+    /// Whether user space wants to inject an interrupt as soon as the guest takes any.
+    pub(super) fn awaits_window(&self, index: usize) -> bool {
         let vcpu = &self.vcpus[index];
         vcpu.page.wants_interrupt_window()
             && vcpu.td.is_none()
             && self.chipset.mode() != Irqchip::Full
             && self.chipset.ready_for_external(index)
-            && vcpu.core().is_ok_and(|core| core.rflags & flags::IF != 0 && !core.shadow)
+    }
+
+    fn wants_window(&self, index: usize) -> bool {
+        self.awaits_window(index)
+            && self.vcpus[index]
+                .core()
+                .is_ok_and(|core| core.rflags & flags::IF != 0 && !core.shadow)
     }
 }
 
@@ -389,11 +410,14 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
     if state.vcpus[index].inside {
         return Err(Errno::EBUSY);
     }
-    let sync = state.vcpus[index].page.wants_sync();
-    if sync || state.is_unlaunched() {
+    if state.is_unlaunched() {
         return Err(Errno::EINVAL);
     }
     if state.vcpus[index].mp_state != mp_state::UNINITIALIZED {
+        if let Err(errno) = state.load_synced(index) {
+            state.store_synced(index);
+            return Err(errno);
+        }
         state.td_admits_run(index)?;
     }
     state.be_hostile();
@@ -402,13 +426,15 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
     vcpu.inside = true;
     vcpu.has_run = true;
     vcpu.left = None;
-    let (mut state, result) = Turns { vm, index, signals: &signals }.run(state);
+    let at_once = vcpu.page.immediate_exit();
+    let (mut state, result) = Turns { vm, index, signals: &signals, at_once }.run(state);
     if !matches!(result, Return::Exit(UserExit::Interrupted) | Return::Fail(_)) {
         // A return that only the host's timing decides must not show in the guest's time.
         let cost = state.costs.user_exit;
         state.clock.charge(cost);
     }
     state.put_state(index);
+    state.store_synced(index);
     let vcpu = &mut state.vcpus[index];
     vcpu.inside = false;
     vcpu.counts.exits += 1;
@@ -453,6 +479,8 @@ struct Turns<'a> {
     vm: &'a Vm,
     index: usize,
     signals: &'a Blocked,
+    /// `immediate_exit` was set when KVM_RUN was called; later it is not looked at.
+    at_once: bool,
 }
 
 impl<'a> Turns<'a> {
@@ -484,11 +512,16 @@ impl<'a> Turns<'a> {
             if let Some(result) = state.end_hold(index) {
                 return (state, result);
             }
-            if self.signals.pending() || state.vcpus[index].page.immediate_exit() {
+            if self.at_once || self.signals.pending() {
                 if finish && let Some(result) = state.turn(index, 1) {
                     return (state, result);
                 }
-                return (state, Return::Exit(UserExit::Interrupted));
+                // Only a signal shows as an exit of its own.
+                let end = match self.at_once {
+                    true => Return::Fail(Errno::EINTR),
+                    false => Return::Exit(UserExit::Interrupted),
+                };
+                return (state, end);
             }
             if state.wants_window(index) {
                 return (state, Return::Exit(UserExit::IrqWindow));

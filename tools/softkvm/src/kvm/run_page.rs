@@ -13,9 +13,35 @@ use zerocopy::IntoBytes;
 
 use super::fd::Mapping;
 use super::number::{EXIT_SNP_REQ_CERTS, PIO_DATA_OFFSET, SYSTEM_EVENT_SEV_TERM};
+use super::user::{self, Plain};
 
 /// Offset of the exit's description.
 const UNION: usize = 32;
+
+/// Groups of registers in the run page, and where they lie (`struct kvm_sync_regs`).
+pub mod sync {
+    use kvm_bindings::{kvm_regs, kvm_sregs};
+
+    /// KVM_SYNC_X86_REGS.
+    pub const REGS: u64 = 1;
+    /// KVM_SYNC_X86_SREGS.
+    pub const SREGS: u64 = 2;
+    /// KVM_SYNC_X86_EVENTS.
+    pub const EVENTS: u64 = 4;
+    /// All of them.
+    pub const ALL: u64 = REGS | SREGS | EVENTS;
+    /// `struct kvm_regs`.
+    pub const REGS_AT: usize = 304;
+    /// `struct kvm_sregs`.
+    pub const SREGS_AT: usize = REGS_AT + size_of::<kvm_regs>();
+    /// `struct kvm_vcpu_events`.
+    pub const EVENTS_AT: usize = SREGS_AT + size_of::<kvm_sregs>();
+}
+
+/// `kvm_valid_regs`.
+const VALID_REGS: usize = 288;
+/// `kvm_dirty_regs`.
+const DIRTY_REGS: usize = 296;
 
 /// An exit to user space.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +87,13 @@ pub enum UserExit {
     Internal {
         /// The instruction.
         bytes: Vec<u8>,
+    },
+    /// KVM_EXIT_INTERNAL_ERROR: delivering an event has met device memory.
+    Vectoring {
+        /// Its address.
+        gpa: u64,
+        /// The event in VMCB and VMCS form.
+        event: u32,
     },
     /// KVM_EXIT_MEMORY_FAULT: KVM_RUN fails with EFAULT.
     MemoryFault {
@@ -118,7 +151,7 @@ impl UserExit {
             Self::Shutdown => kb::KVM_EXIT_SHUTDOWN,
             Self::FailEntry => kb::KVM_EXIT_FAIL_ENTRY,
             Self::Interrupted => kb::KVM_EXIT_INTR,
-            Self::Internal { .. } => kb::KVM_EXIT_INTERNAL_ERROR,
+            Self::Internal { .. } | Self::Vectoring { .. } => kb::KVM_EXIT_INTERNAL_ERROR,
             Self::MemoryFault { .. } => kb::KVM_EXIT_MEMORY_FAULT,
             Self::SevTerm(_) => kb::KVM_EXIT_SYSTEM_EVENT,
             Self::Rdmsr { .. } => kb::KVM_EXIT_X86_RDMSR,
@@ -143,7 +176,7 @@ impl UserExit {
             Self::Shutdown => "shutdown",
             Self::FailEntry => "fail_entry",
             Self::Interrupted => "intr",
-            Self::Internal { .. } => "internal_error",
+            Self::Internal { .. } | Self::Vectoring { .. } => "internal_error",
             Self::MemoryFault { .. } => "memory_fault",
             Self::SevTerm(_) => "system_event",
             Self::Rdmsr { .. } => "rdmsr",
@@ -205,9 +238,28 @@ impl RunPage {
         self.get::<1>(0)[0] != 0
     }
 
-    /// Whether register synchronisation is asked for.
-    pub fn wants_sync(&self) -> bool {
-        self.get64(288) != 0 || self.get64(296) != 0
+    /// `kvm_valid_regs` and `kvm_dirty_regs`.
+    pub fn sync_fields(&self) -> (u64, u64) {
+        (self.get64(VALID_REGS), self.get64(DIRTY_REGS))
+    }
+
+    /// A group of registers has been taken over.
+    pub fn clear_dirty(&self, group: u64) {
+        self.put64(DIRTY_REGS, self.get64(DIRTY_REGS) & !group);
+    }
+
+    /// A group of registers as user space has it now.
+    pub fn synced<T: Plain>(&self, at: usize) -> T {
+        let mut value = user::zeroed::<T>();
+        for (i, byte) in user::bytes_of_mut(&mut value).iter_mut().enumerate() {
+            [*byte] = self.get(at + i);
+        }
+        value
+    }
+
+    /// Shows user space a group of registers.
+    pub fn put_synced<T: Plain>(&self, at: usize, value: &T) {
+        self.put(at, user::bytes_of(value));
     }
 
     /// What is written at every return.
@@ -255,6 +307,15 @@ impl RunPage {
                 self.put64(UNION + 8, 1);
                 self.put(UNION + 16, &[bytes.len() as u8]);
                 self.put(UNION + 17, &bytes[..bytes.len().min(15)]);
+            }
+            UserExit::Vectoring { gpa, event } => {
+                // KVM_INTERNAL_ERROR_DELIVERY_EV: the event, the exit (an EPT violation), its qualification, the address, the
+                // processor it ran on (Linux arch/x86/kvm/x86.c `kvm_prepare_event_vectoring_exit`).
+                self.put32(UNION, 3);
+                self.put32(UNION + 4, 5);
+                for (i, word) in [u64::from(*event), 48, 0, *gpa, 0].into_iter().enumerate() {
+                    self.put64(UNION + 8 + i * 8, word);
+                }
             }
             UserExit::MemoryFault { gpa, private } => {
                 self.put64(UNION, u64::from(*private) << 3);

@@ -179,6 +179,33 @@ fn failure(errno: i32) -> Failure {
     Failure { errno, firmware: None }
 }
 
+/// Says in the caller's command that the firmware has answered `status`.
+pub fn put_status(arg: u64, status: u32) -> Answer {
+    let mut command: SevCmd = user::get(arg)?;
+    command.error = status;
+    user::put(arg, &command)
+}
+
+/// LAUNCH_UPDATE that gets no further than `pages`, by `work`. Whether something is left.
+pub fn in_part(arg: u64, pages: u64, work: impl FnOnce() -> Answer<i32>) -> (Answer<i32>, bool) {
+    let params = |arg| user::get::<SevCmd>(arg).map(|command| command.data);
+    let cut = params(arg).and_then(|at| Ok((at, user::get::<SnpLaunchUpdate>(at)?)));
+    let Ok((at, mut request)) = cut else { return (work(), false) };
+    let Some(left) = request.len.checked_sub(pages * PAGE).filter(|left| *left != 0) else {
+        return (work(), false);
+    };
+    request.len = pages * PAGE;
+    let answer = user::put(at, &request).and_then(|()| work());
+    let rest = user::get::<SnpLaunchUpdate>(at)
+        .and_then(|done| user::put(at, &SnpLaunchUpdate { len: done.len + left, ..done }));
+    match rest {
+        Ok(()) => (answer, answer.is_ok()),
+        Err(errno) => (Err(errno), false),
+    }
+}
+
+const PAGE: u64 = 4096;
+
 /// KVM_MEMORY_ENCRYPT_REG_REGION and its opposite: pins memory on a real host, here only the
 /// bookkeeping is left.
 pub fn region(state: &mut State, register: bool, address: u64, size: u64) -> Answer {

@@ -1,61 +1,64 @@
 //! Signals during KVM_RUN: as in the kernel, they end it, and their handlers run when it returns.
 //!
-//! UNSAFETY: signal masks are thread state set by plain system calls; the sets are locals.
+//! UNSAFETY: signal masks are thread state set by plain system calls; the sets are locals. The C library is not asked: it
+//! leaves out the signals that it uses itself, and one that cancels a thread would then unwind it in the middle of a turn.
 #![allow(unsafe_code)]
 
 use std::time::Duration;
 
+/// A set of signals as the kernel takes it: bit 0 is signal 1.
+type Set = u64;
+
 /// Signals blocked for the length of one KVM_RUN.
 pub struct Blocked {
-    before: libc::sigset_t,
+    before: Set,
     /// In force while waiting: signals that do not end KVM_RUN.
-    during: libc::sigset_t,
+    during: Set,
 }
 
 /// Signals that a fault of this thread raises; they must never wait.
 const SYNCHRONOUS: [libc::c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGABRT];
 
+/// Signals that the C library keeps to itself: of thread cancellation and of a change of user.
+const INTERNAL: Set = 1 << 31 | 1 << 32;
+
+/// Lets the C library's own signals through again after a KVM_RUN. The thread may be unwound here and now.
+pub fn release_internal() {
+    change_mask(libc::SIG_UNBLOCK, INTERNAL);
+}
+
+/// Changes the thread's mask; returns the old one.
+fn change_mask(how: libc::c_int, mask: Set) -> Set {
+    let mut before: Set = 0;
+    // SAFETY: both sets are locals of the size that is passed.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            how,
+            &raw const mask,
+            &raw mut before,
+            size_of::<Set>(),
+        )
+    };
+    before
+}
+
 impl Blocked {
     /// Blocks everything; `mask` is that of KVM_SET_SIGNAL_MASK.
     pub fn new(mask: Option<u64>) -> Self {
-        // SAFETY: the sets are initialised by the calls that fill them.
-        unsafe {
-            let mut all = std::mem::zeroed();
-            let mut before = std::mem::zeroed();
-            libc::sigfillset(&mut all);
-            for signal in SYNCHRONOUS {
-                libc::sigdelset(&mut all, signal);
-            }
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-            let during = match mask {
-                None => before,
-                Some(bits) => {
-                    let mut set = std::mem::zeroed();
-                    libc::sigemptyset(&mut set);
-                    for signal in (1..=64).filter(|signal| bits >> (signal - 1) & 1 != 0) {
-                        libc::sigaddset(&mut set, signal);
-                    }
-                    set
-                }
-            };
-            Self { before, during }
-        }
+        let faults = SYNCHRONOUS.iter().fold(0, |set, signal| set | 1 << (signal - 1));
+        let before = change_mask(libc::SIG_SETMASK, !faults);
+        Self { before, during: mask.unwrap_or(before) }
     }
 
     /// Whether a signal has come that ends KVM_RUN.
     pub fn pending(&self) -> bool {
-        // SAFETY: the set is filled by sigpending.
-        unsafe {
-            let mut waiting = std::mem::zeroed();
-            if libc::sigpending(&mut waiting) != 0 {
-                return false;
-            }
-            (1..=64).any(|signal| {
-                libc::sigismember(&waiting, signal) == 1
-                    && libc::sigismember(&self.during, signal) == 0
-            })
-        }
+        let mut waiting: Set = 0;
+        // SAFETY: the set is a local of the size that is passed.
+        let result =
+            unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut waiting, size_of::<Set>()) };
+        result == 0 && waiting & !self.during != 0
     }
 
     /// Waits for a descriptor or for a signal that ends KVM_RUN. The signal stays pending: its
@@ -66,16 +69,12 @@ impl Blocked {
             tv_nsec: i64::from(time.subsec_nanos()),
         });
         let pointer = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: the sets and the array are ours; the descriptor is closed before the return.
+        let ending: Set = !self.during;
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        // SAFETY: the set and the array are ours; the descriptor is closed before the return.
         unsafe {
-            let mut ending = std::mem::zeroed();
-            libc::sigfillset(&mut ending);
-            for signal in 1..=64 {
-                if libc::sigismember(&self.during, signal) == 1 {
-                    libc::sigdelset(&mut ending, signal);
-                }
-            }
-            let fd = libc::signalfd(-1, &ending, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+            let set = &raw const ending;
+            let fd = libc::syscall(libc::SYS_signalfd4, -1, set, size_of::<Set>(), flags) as i32;
             if fd >= 0 {
                 fds.push(libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
             }
@@ -89,7 +88,7 @@ impl Blocked {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // SAFETY: restores what `new` found.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
+        // Those that unwind a thread wait until the frames of this library have gone.
+        change_mask(libc::SIG_SETMASK, self.before | INTERNAL);
     }
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::caps::VmKind;
+use super::caps::{QUIRK_STUFF_MSRS, VmKind};
+use super::coalesced::Coalesced;
 use super::cpuid::Table;
 use super::errno::{Answer, Errno};
 use super::eventfd::Eventfds;
@@ -14,8 +15,8 @@ use super::hostile::Hostile;
 use super::machine::Machine;
 use super::memory::{Change, Memory};
 use super::msrs::{Filter, Msrs};
-use super::number::{MAX_VCPUS, mp_state};
-use super::replay::{Replay, Touch};
+use super::number::{MAX_VCPU_IDS, mp_state};
+use super::replay::{ReadAhead, Replay, Touch};
 use super::run_page::{RunPage, UserExit};
 use super::spin::Spin;
 use super::td::{TdCpu, TdVm};
@@ -73,10 +74,14 @@ pub struct Vcpu {
     pub replay: Replay,
     /// What user space must answer.
     pub completion: Completion,
+    /// The instruction that waited for the answer has to be finished first.
+    pub finish: bool,
     /// Exits that wait to be reported, set by the world.
     pub exit: Option<UserExit>,
     /// KVM_RUN fails with this.
     pub failure: Option<Errno>,
+    /// Data of a repeated IN that has been read ahead.
+    pub ahead: ReadAhead,
     /// EOIs that user space is to hear of.
     pub eois: Vec<u8>,
     /// In KVM_RUN.
@@ -87,6 +92,8 @@ pub struct Vcpu {
     pub waiting: bool,
     /// Signalled to end the wait.
     pub wake: Arc<Owned>,
+    /// KVM_CAP_ENFORCE_PV_FEATURE_CPUID.
+    pub pv_enforced: bool,
     /// KVM_SET_SIGNAL_MASK.
     pub signal_mask: Option<u64>,
     /// KVM_SET_GUEST_DEBUG is in force.
@@ -132,6 +139,12 @@ impl Vcpu {
     /// As [`Vcpu::core`], to be changed.
     pub fn core_mut(&mut self) -> Answer<&mut Core> {
         self.processor.as_mut().map(|p| &mut p.core).ok_or(Errno::EBUSY)
+    }
+
+    /// Whether the guest may use a paravirtual feature, by its bit in CPUID 4000_0001h EAX (Linux arch/x86/kvm/cpuid.h
+    /// `guest_pv_has`).
+    pub fn pv_has(&self, feature: u32) -> bool {
+        !self.pv_enforced || self.table.pv_features() >> feature & 1 != 0
     }
 
     /// Counts an event.
@@ -222,6 +235,37 @@ impl Clock {
     }
 }
 
+/// What user space has written to time stamp counters (Linux arch/x86/kvm/x86.c `kvm_synchronize_tsc`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TscWrites {
+    /// The last value, and when.
+    last: Option<(u64, u64)>,
+    /// Offset from the machine's counter of vCPUs that are in step.
+    offset: u64,
+}
+
+impl TscWrites {
+    /// A vCPU is made: it is in step with the others.
+    pub fn of_new_vcpu(&self) -> u64 {
+        self.offset
+    }
+
+    /// The offset after a write. Zero, and what comes close to where the value written last has got to, is meant to bring
+    /// vCPUs into step.
+    pub fn write(&mut self, value: u64, now: u64, khz: u32) -> u64 {
+        let second = u64::from(khz) * 1000;
+        let near = self.last.is_some_and(|(last, then)| {
+            let expected = last.wrapping_add(now.wrapping_sub(then));
+            value.abs_diff(expected) < second
+        });
+        if value != 0 && !near {
+            self.offset = value.wrapping_sub(now);
+        }
+        self.last = Some((value, now));
+        self.offset
+    }
+}
+
 /// Capabilities that have been enabled, and other switches.
 #[derive(Debug, Default)]
 pub struct Switches {
@@ -233,6 +277,14 @@ pub struct Switches {
     pub filter: Filter,
     /// KVM_SET_BOOT_CPU_ID.
     pub boot_cpu: u32,
+    /// KVM_CAP_MAX_VCPU_ID.
+    pub max_vcpu_id: Option<u32>,
+    /// KVM_CAP_X86_DISABLE_EXITS.
+    pub disabled_exits: u64,
+    /// KVM_CAP_DISABLE_QUIRKS2.
+    pub disabled_quirks: u64,
+    /// KVM_CAP_MSR_PLATFORM_INFO: the guest cannot read it.
+    pub hides_platform_info: bool,
     /// KVM_SET_IDENTITY_MAP_ADDR.
     pub identity_map: u64,
 }
@@ -259,14 +311,20 @@ pub struct State {
     pub vcpus: Vec<Vcpu>,
     /// Time.
     pub clock: Clock,
+    /// Time stamp counters.
+    pub tsc_writes: TscWrites,
     /// Switches.
     pub switches: Switches,
     /// irqfds and ioeventfds.
     pub eventfds: Eventfds,
+    /// Coalesced writes.
+    pub coalesced: Coalesced,
     /// Cycles that operations take.
     pub costs: crate::snp::platform::Costs,
     /// Cycles that operations of a TD take.
     pub td_costs: TdxCosts,
+    /// Extensions that KVM supports here.
+    pub features: Features,
     /// Position of the C-bit.
     pub c_bit: u8,
     /// TSC frequency of the guest.
@@ -307,7 +365,7 @@ impl State {
             (psp.platform().costs.clone(), psp.platform().c_bit)
         };
         let engine = if machine.options.reference { Kind::Reference } else { Kind::Fast };
-        let memory = Memory::new(kind);
+        let memory = Memory::new(kind, machine.options.seed);
         let td_costs = machine.xeon.as_ref().map(|xeon| xeon.tdx.costs.clone());
         Self {
             kind,
@@ -319,10 +377,13 @@ impl State {
             code: CodeCache::new(engine),
             vcpus: Vec::new(),
             clock: Clock::new(realtime, khz),
+            tsc_writes: TscWrites::default(),
             switches: Switches::default(),
             eventfds: Eventfds::default(),
+            coalesced: Coalesced::default(),
             costs,
             td_costs: td_costs.unwrap_or_default(),
+            features: machine.features(),
             c_bit,
             tsc_khz: khz,
             jump_table: 0,
@@ -354,13 +415,18 @@ impl State {
 
     /// Adds a vCPU; the file behind `page` is the caller's.
     pub fn add_vcpu(&mut self, id: u32, page: Arc<Mapping>) -> Answer<usize> {
-        Errno::require(id < MAX_VCPUS && self.vcpus.len() < self.max_vcpus() as usize)?;
+        // Before the first vCPU it becomes what it will stay (Linux arch/x86/kvm/x86.c `kvm_arch_vcpu_precreate`).
+        let ids = *self.switches.max_vcpu_id.get_or_insert(MAX_VCPU_IDS);
+        Errno::require(id < ids && self.vcpus.len() < self.max_vcpus() as usize)?;
         self.td_admits_vcpu()?;
+        let intel = self.machine.xeon.is_some();
+        let stuffed = self.switches.disabled_quirks & QUIRK_STUFF_MSRS == 0;
         if self.vcpus.iter().any(|vcpu| vcpu.id == id) {
             return Err(Errno::EEXIST);
         }
         let bsp = id == self.switches.boot_cpu;
         let index = self.chipset.add_vcpu(id, bsp);
+        self.chipset.set_tsc_offset(index, self.tsc_writes.of_new_vcpu());
         let parked = !bsp && self.chipset.mode() != Irqchip::None;
         let mut processor = Box::new(Processor::new(vmsa::kvm_reset()));
         processor.core.attention = true;
@@ -369,7 +435,7 @@ impl State {
             processor: Some(processor),
             page: RunPage(page),
             table: Table::default(),
-            msrs: Msrs::default(),
+            msrs: Msrs::new(intel, stuffed),
             mp_state: if parked { mp_state::UNINITIALIZED } else { mp_state::RUNNABLE },
             sipi_vector: 0,
             vmsa: None,
@@ -379,13 +445,16 @@ impl State {
             td: None,
             replay: Replay::default(),
             completion: Completion::None,
+            finish: false,
             exit: None,
             failure: None,
+            ahead: ReadAhead::default(),
             eois: Vec::new(),
             inside: false,
             left: None,
             waiting: false,
             wake: Arc::new(Owned::eventfd()?),
+            pv_enforced: false,
             signal_mask: None,
             guest_debug: false,
             flush: false,
@@ -521,7 +590,7 @@ impl State {
         let count = self.complaints.entry(what.clone()).or_default();
         *count += 1;
         if *count == 1 {
-            eprintln!("softkvm: {what}");
+            super::say(format_args!("{what}"));
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use abi::kvm_snp::{
     KVM_X86_GRP_SEV, KVM_X86_SEV_SNP_REQ_CERTS, KVM_X86_SEV_VMSA_FEATURES, KVM_X86_SNP_POLICY_BITS,
-    SEV_ISSUE_CMD, SevGetId2, SevIssueCmd, platform_cmd,
+    SEV_ISSUE_CMD, SevGetId2, SevIssueCmd, SnpPlatformStatus, platform_cmd,
 };
 use kvm_bindings::{kvm_cpuid_entry2, kvm_device_attr, kvm_msr_entry};
 
@@ -40,7 +40,7 @@ pub fn ioctl(front: &Front, machine: &Arc<Machine>, request: u64, arg: u64) -> A
 
 fn create_vm(front: &Front, machine: &Arc<Machine>, kind: u64) -> Answer<i32> {
     let kind = VmKind::from_number(kind).ok_or(Errno::EINVAL)?;
-    Errno::require(kind.offered(machine.xeon.is_some()))?;
+    Errno::require(machine.offers(kind))?;
     front.objects.sweep();
     let vm = super::vm::Vm::new(machine.clone(), kind);
     front.objects.publish(c"kvm-vm", 0, |_| Ok(Object::Vm(vm)))
@@ -95,7 +95,7 @@ fn attribute(machine: &Machine, attr: &kvm_device_attr) -> Answer<u64> {
     match attr.attr {
         KVM_X86_SEV_VMSA_FEATURES => Ok(psp.platform().vmsa_features().0),
         KVM_X86_SNP_POLICY_BITS => Ok(psp.platform().policy_bits().0),
-        KVM_X86_SEV_SNP_REQ_CERTS => Ok(1),
+        KVM_X86_SEV_SNP_REQ_CERTS => Ok(machine.offers(VmKind::Snp).into()),
         _ => Err(Errno::ENXIO),
     }
 }
@@ -112,8 +112,10 @@ pub fn sev_ioctl(machine: &Machine, writable: bool, request: u64, arg: u64) -> A
     }
     let data = command.data;
     let result = match command.cmd {
-        platform_cmd::SNP_PLATFORM_STATUS => Errno::require(data != 0)
-            .and_then(|()| user::put(data, &machine.psp().platform_status())),
+        platform_cmd::PLATFORM_STATUS => user::put(data, &machine.psp().legacy_status()),
+        platform_cmd::SNP_PLATFORM_STATUS => {
+            Errno::require(data != 0).and_then(|()| user::put(data, &platform_status(machine)))
+        }
         platform_cmd::GET_ID2 => get_id2(machine, data),
         platform_cmd::SNP_SET_CONFIG if data == 0 => Err(Errno::EINVAL),
         platform_cmd::SNP_COMMIT | platform_cmd::SNP_SET_CONFIG if !writable => Err(Errno::EPERM),
@@ -124,6 +126,15 @@ pub fn sev_ioctl(machine: &Machine, writable: bool, request: u64, arg: u64) -> A
     command.error = if result.is_ok() { 0 } else { u32::MAX };
     user::put(arg, &command)?;
     result.map(|()| 0)
+}
+
+/// The firmware answers before the kernel has initialised SEV-SNP, too.
+fn platform_status(machine: &Machine) -> SnpPlatformStatus {
+    let status = machine.psp().platform_status();
+    if machine.faults.initialised() {
+        return status;
+    }
+    SnpPlatformStatus { state: 0, is_rmp_initialized: 0, ..status }
 }
 
 fn get_id2(machine: &Machine, address: u64) -> Answer {
@@ -143,6 +154,7 @@ fn get_id2(machine: &Machine, address: u64) -> Answer {
 
 /// Opens `/dev/kvm`.
 pub fn open_kvm(front: &Front, machine: Arc<Machine>) -> Answer<RawFd> {
+    machine.faults.open_kvm()?;
     front.objects.publish(c"kvm", 0, |_| Ok(Object::System(machine)))
 }
 
@@ -151,5 +163,6 @@ pub fn open_sev(front: &Front, machine: Arc<Machine>, writable: bool) -> Answer<
     if machine.xeon.is_some() {
         return Err(Errno::ENOENT);
     }
+    machine.faults.open_sev()?;
     front.objects.publish(c"sev", 0, |_| Ok(Object::Sev { machine, writable }))
 }

@@ -36,9 +36,9 @@ impl State {
         };
         if self.machine.options.trace && answer.is_none() {
             let [r10, r11, r12, r13, r14, r15] = std::array::from_fn(|i| p.core.gpr[10 + i]);
-            eprintln!(
-                "softkvm: vCPU {index}: TDVMCALL {r10:#x} {r11:#x}, {r12:#x}, {r13:#x}, {r14:#x}, {r15:#x}"
-            );
+            super::say(format_args!(
+                "vCPU {index}: TDVMCALL {r10:#x} {r11:#x}, {r12:#x}, {r13:#x}, {r14:#x}, {r15:#x}"
+            ));
         }
         self.clock.begin(&p.core);
         // The protocol's own state leaves with the vCPU's for the time of the call; the host needs the rest of it.
@@ -51,7 +51,7 @@ impl State {
             Some(answer) => protocol.complete(&mut p.core, &mut host, answer),
         };
         if self.machine.options.trace {
-            eprintln!("softkvm: vCPU {index}: {outcome:x?}, R10 {:#x}", p.core.gpr[10]);
+            super::say(format_args!("vCPU {index}: {outcome:x?}, R10 {:#x}", p.core.gpr[10]));
         }
         self.vcpus[index].processor = Some(p);
         if let Some(cpu) = &mut self.vcpus[index].td {

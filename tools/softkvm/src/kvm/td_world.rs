@@ -3,6 +3,7 @@
 use abi::tdx::{leaf, vmcall};
 
 use super::memory::Memory;
+use super::owed::Owed;
 use super::run_page::UserExit;
 use super::td::{Mapped, TdCpu};
 use super::world::{EXIT, Guest, memory, refuse};
@@ -350,14 +351,14 @@ impl Lent<'_> {
     }
 
     fn put(&mut self, gpa: u64, data: Option<&[u8]>) -> Result<(), MemoryFault> {
+        let Some(data) = data else {
+            let host = self.memory.owe(gpa, Owed::Zeros).ok_or(MemoryFault::EptViolation)?;
+            self.code.host_wrote(host, 4096);
+            return Ok(());
+        };
         let page = self.memory.private_bytes(gpa).ok_or(MemoryFault::EptViolation)?;
-        match data {
-            None => page.fill(0),
-            Some(data) => {
-                let at = (gpa & 0xfff) as usize;
-                page[at..at + data.len()].copy_from_slice(data);
-            }
-        }
+        let at = (gpa & 0xfff) as usize;
+        page[at..at + data.len()].copy_from_slice(data);
         self.code.host_wrote(page.as_ptr(), page.len());
         Ok(())
     }

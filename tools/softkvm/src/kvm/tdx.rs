@@ -286,6 +286,32 @@ fn add_page(state: &mut State, source: u64, gpa: u64, measure: bool) -> Answer {
     state.td_add(gpa, &page, measure).map_err(|status| state.bug("TDH.MEM.PAGE.ADD", status))
 }
 
+/// Says in the caller's command that the module has answered `status`.
+pub fn put_status(arg: u64, status: TdxStatus) -> Answer {
+    let mut command: TdxCmd = user::get(arg)?;
+    command.hw_error = status;
+    user::put(arg, &command)
+}
+
+/// INIT_MEM_REGION that fails with `errno` after `pages`, which are added by `work`.
+pub fn in_part(
+    arg: u64,
+    pages: u64,
+    errno: Errno,
+    work: impl FnOnce() -> Answer<i32>,
+) -> Answer<i32> {
+    let at = user::get::<TdxCmd>(arg)?.data;
+    let request: TdxInitMemRegion = user::get(at)?;
+    let Some(left) = request.nr_pages.checked_sub(pages).filter(|left| *left != 0) else {
+        return work();
+    };
+    user::put(at, &TdxInitMemRegion { nr_pages: pages, ..request })?;
+    let answer = work();
+    let done: TdxInitMemRegion = user::get(at)?;
+    user::put(at, &TdxInitMemRegion { nr_pages: done.nr_pages + left, ..done })?;
+    answer.and(Err(errno))
+}
+
 fn finalize(state: &mut State, command: &mut TdxCmd) -> Answer {
     Errno::require(is_building(state))?;
     state.add_hostile_td_pages();

@@ -60,6 +60,7 @@ plain!(
     abi::kvm_snp::SnpLaunchUpdate,
     abi::kvm_snp::SnpLaunchFinish,
     abi::kvm_snp::SevIssueCmd,
+    abi::kvm_snp::SevPlatformStatus,
     abi::kvm_snp::SnpPlatformStatus,
     abi::kvm_snp::SevGetId2,
     abi::kvm_tdx::TdxCmd,
@@ -144,6 +145,12 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: reading the bytes of an initialised value; the ABI structures have no padding that
     // matters.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// The bytes of a structure, to be changed.
+pub fn bytes_of_mut<T: Plain>(value: &mut T) -> &mut [u8] {
+    // SAFETY: as in `bytes_of`, and `Plain` has no invalid patterns.
+    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
 }
 
 /// Makes the page at `address` present, writable if asked: EFAULT where an access would crash.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    kvm_cpuid_entry2, kvm_guest_debug, kvm_msr_entry, kvm_sregs, kvm_translation, kvm_vcpu_events,
+    kvm_cpuid_entry2, kvm_guest_debug, kvm_msr_entry, kvm_sregs, kvm_sregs2, kvm_translation,
+    kvm_vcpu_events,
 };
 
-use super::caps::VmKind;
-use super::cpuid::Table;
+use super::caps::{DISABLE_HLT, VmKind};
+use super::cpuid::{Table, bare_c_bit};
 use super::errno::{Answer, Errno};
 use super::number::{self as nr, mp_state};
+use super::owed::Owed;
 use super::regs::{self, ApicPart};
 use super::state::State;
 use super::td::Mapped;
@@ -83,13 +85,8 @@ fn ioctl_locked(state: &mut State, index: usize, request: u64, arg: u64) -> Answ
             Ok(0)
         }
         nr::GET_SREGS | nr::GET_SREGS2 => get_sregs(state, index, request, arg).map(done),
-        nr::SET_SREGS => {
-            let sregs: kvm_sregs = user::get(arg)?;
-            set_sregs(state, index, &regs::sregs2_of(&sregs))?;
-            queue_bitmap(state, index, &sregs.interrupt_bitmap);
-            Ok(0)
-        }
-        nr::SET_SREGS2 => set_sregs(state, index, &user::get(arg)?).map(done),
+        nr::SET_SREGS => set_sregs(state, index, &user::get(arg)?).map(done),
+        nr::SET_SREGS2 => set_sregs2(state, index, &user::get(arg)?).map(done),
         nr::GET_FPU => user::put(arg, &regs::get_fpu(&state.vcpus[index].core()?.fpu)).map(done),
         nr::SET_FPU => {
             let fpu = user::get(arg)?;
@@ -121,7 +118,11 @@ fn ioctl_locked(state: &mut State, index: usize, request: u64, arg: u64) -> Answ
         nr::GET_MSRS => each_msr(state, index, arg, false),
         nr::SET_MSRS => each_msr(state, index, arg, true),
         nr::SET_CPUID2 => set_cpuid(state, index, arg).map(done),
-        nr::GET_CPUID2 => system::put_cpuid(arg, &state.vcpus[index].table.0).map(done),
+        nr::GET_CPUID2 => {
+            let mut entries = state.vcpus[index].table.0.clone();
+            update_entries(state, index, &mut entries)?;
+            system::put_cpuid(arg, &entries).map(done)
+        }
         nr::GET_LAPIC => {
             let now = state.clock.now();
             let image = state.chipset.save_lapic(index, now).map_err(|_| Errno::EINVAL)?;
@@ -134,7 +135,7 @@ fn ioctl_locked(state: &mut State, index: usize, request: u64, arg: u64) -> Answ
         }
         nr::GET_MP_STATE => user::put(arg, &state.vcpus[index].mp_state).map(done),
         nr::SET_MP_STATE => set_mp_state(state, index, user::get(arg)?).map(done),
-        nr::GET_VCPU_EVENTS => get_events(state, index, arg).map(done),
+        nr::GET_VCPU_EVENTS => user::put(arg, &events(state, index)?).map(done),
         nr::SET_VCPU_EVENTS => set_events(state, index, &user::get(arg)?).map(done),
         nr::GET_TSC_KHZ => Ok(state.tsc_khz as i32),
         // One clock serves all; another rate would need scaling.
@@ -157,7 +158,9 @@ fn ioctl_locked(state: &mut State, index: usize, request: u64, arg: u64) -> Answ
         nr::ENABLE_CAP => {
             let cap: kvm_bindings::kvm_enable_cap = user::get(arg)?;
             let known = cap.cap == kvm_bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID;
-            Errno::require(known && cap.flags == 0).map(done)
+            Errno::require(known && cap.flags == 0)?;
+            state.vcpus[index].pv_enforced = cap.args[0] != 0;
+            Ok(0)
         }
         nr::SMI => Err(Errno::EINVAL),
         abi::kvm::KVM_PRE_FAULT_MEMORY => pre_fault(state, arg).map(done),
@@ -170,8 +173,13 @@ fn apic_part(state: &State, index: usize) -> ApicPart {
     ApicPart { cr8: state.chipset.cr8(index), base: state.chipset.apic_base(index) }
 }
 
+/// KVM_GET_SREGS2.
+pub(super) fn sregs(state: &State, index: usize) -> Answer<kvm_sregs2> {
+    Ok(regs::get_sregs2(state.vcpus[index].core()?, apic_part(state, index)))
+}
+
 fn get_sregs(state: &State, index: usize, request: u64, arg: u64) -> Answer {
-    let sregs = regs::get_sregs2(state.vcpus[index].core()?, apic_part(state, index));
+    let sregs = sregs(state, index)?;
     if request == nr::GET_SREGS2 {
         user::put(arg, &sregs)
     } else {
@@ -179,7 +187,14 @@ fn get_sregs(state: &State, index: usize, request: u64, arg: u64) -> Answer {
     }
 }
 
-fn set_sregs(state: &mut State, index: usize, sregs: &kvm_bindings::kvm_sregs2) -> Answer {
+/// KVM_SET_SREGS.
+pub(super) fn set_sregs(state: &mut State, index: usize, sregs: &kvm_sregs) -> Answer {
+    set_sregs2(state, index, &regs::sregs2_of(sregs))?;
+    queue_bitmap(state, index, &sregs.interrupt_bitmap);
+    Ok(())
+}
+
+fn set_sregs2(state: &mut State, index: usize, sregs: &kvm_sregs2) -> Answer {
     let table = state.vcpus[index].table.clone();
     let vcpu = &mut state.vcpus[index];
     let before = vcpu.core()?.clone();
@@ -263,6 +278,7 @@ fn set_td_msr(state: &mut State, index: usize, p: &mut Processor, msr: u32, valu
 
 fn get_msr(state: &mut State, index: usize, msr: u32) -> Answer<Option<u64>> {
     let mut p = state.vcpus[index].processor.take().ok_or(Errno::EBUSY)?;
+    let features = lend_features(state, &mut p.core);
     let value = if state.kind == VmKind::Tdx {
         get_td_msr(state, index, &mut p, msr)
     } else if hidden_msr(state, index, &p.core, msr) {
@@ -274,12 +290,23 @@ fn get_msr(state: &mut State, index: usize, msr: u32) -> Answer<Option<u64>> {
             guest.read_msr(&mut p.core, msr)
         })
     };
+    p.core.features = features;
     state.vcpus[index].processor = Some(p);
     Ok(value)
 }
 
+/// User space reaches the registers of all that is supported, whatever the guest's CPUID says. Returns what the guest has.
+fn lend_features(state: &State, core: &mut Core) -> Features {
+    let guest = core.features;
+    if state.kind != VmKind::Tdx {
+        core.features |= state.features;
+    }
+    guest
+}
+
 fn set_msr(state: &mut State, index: usize, msr: u32, value: u64) -> Answer<bool> {
     let mut p = state.vcpus[index].processor.take().ok_or(Errno::EBUSY)?;
+    let features = lend_features(state, &mut p.core);
     let good = if state.kind == VmKind::Tdx {
         set_td_msr(state, index, &mut p, msr, value)
     } else if hidden_msr(state, index, &p.core, msr) {
@@ -292,27 +319,45 @@ fn set_msr(state: &mut State, index: usize, msr: u32, value: u64) -> Answer<bool
             }
             None => {
                 state.clock.begin(&p.core);
-                set_host_msr(state, index, msr, value, &mut p.core)
+                set_host_msr(state, index, msr, value)
             }
         }
     };
+    p.core.features = features;
     state.vcpus[index].processor = Some(p);
     state.vcpus[index].flush = true;
     Ok(good)
 }
 
-fn set_host_msr(state: &mut State, index: usize, msr: u32, value: u64, core: &mut Core) -> bool {
+fn set_host_msr(state: &mut State, index: usize, msr: u32, value: u64) -> bool {
     let now = state.clock.now();
     match msr {
-        super::msrs::TSC | super::msrs::TSC_ADJUST => {
-            let mut guest = Guest { state, me: index, end_turn: false, horizon: u64::MAX };
-            guest.write_msr(core, msr, value)
+        super::msrs::TSC => {
+            let offset = state.tsc_writes.write(value, now, state.tsc_khz);
+            state.chipset.set_tsc_offset(index, offset);
+            true
         }
+        // The counter stays where user space has put it.
+        super::msrs::TSC_ADJUST => state.vcpus[index].msrs.write(msr, value, true),
         _ => match state.chipset.msr_write(index, msr, value, true, now) {
             Some(answer) => answer.is_ok(),
             None => state.vcpus[index].msrs.write(msr, value, true),
         },
     }
+}
+
+/// Brings a CPUID table up to the vCPU's present state.
+fn update_entries(state: &State, index: usize, entries: &mut [kvm_cpuid_entry2]) -> Answer {
+    if state.kind == VmKind::Tdx {
+        return Ok(());
+    }
+    let core = state.vcpus[index].core()?;
+    for e in entries {
+        let mut words = [e.eax, e.ebx, e.ecx, e.edx];
+        state.update_cpuid(index, core, e.function, &mut words);
+        [e.eax, e.ebx, e.ecx, e.edx] = words;
+    }
+    Ok(())
 }
 
 fn set_cpuid(state: &mut State, index: usize, arg: u64) -> Answer {
@@ -321,12 +366,20 @@ fn set_cpuid(state: &mut State, index: usize, arg: u64) -> Answer {
         return Err(Errno::E2BIG);
     }
     let entries: Vec<kvm_cpuid_entry2> = user::get_many(arg + 8, count as usize)?;
-    let table = Table(entries);
-    let vcpu = &mut state.vcpus[index];
-    if vcpu.has_run {
-        // After the first KVM_RUN only the same table again is taken.
-        let same = table.0.len() == vcpu.table.0.len()
-            && table.0.iter().zip(&vcpu.table.0).all(|(new, old)| {
+    let mut table = Table(entries);
+    if state.machine.options.host_c_bit {
+        table.move_c_bit(bare_c_bit(), state.c_bit);
+    }
+    if state.switches.disabled_exits & DISABLE_HLT != 0 {
+        table.hide_unhalt();
+    }
+    if state.vcpus[index].has_run {
+        // After the first KVM_RUN only the same table again is taken, but for what changes by itself.
+        let mut present = state.vcpus[index].table.0.clone();
+        update_entries(state, index, &mut present)?;
+        update_entries(state, index, &mut table.0)?;
+        let same = table.0.len() == present.len()
+            && table.0.iter().zip(&present).all(|(new, old)| {
                 (new.function, new.index, new.flags, new.eax, new.ebx, new.ecx, new.edx)
                     == (old.function, old.index, old.flags, old.eax, old.ebx, old.ecx, old.edx)
             });
@@ -381,7 +434,8 @@ fn set_mp_state(state: &mut State, index: usize, wanted: u32) -> Answer {
     Ok(())
 }
 
-fn get_events(state: &State, index: usize, arg: u64) -> Answer {
+/// KVM_GET_VCPU_EVENTS.
+pub(super) fn events(state: &State, index: usize) -> Answer<kvm_vcpu_events> {
     let vcpu = &state.vcpus[index];
     let core = vcpu.core()?;
     let mut out: kvm_vcpu_events = user::zeroed();
@@ -405,10 +459,11 @@ fn get_events(state: &State, index: usize, arg: u64) -> Answer {
     out.sipi_vector = u32::from(vcpu.sipi_vector);
     // NMI_PENDING, SHADOW.
     out.flags = 1 | 4;
-    user::put(arg, &out)
+    Ok(out)
 }
 
-fn set_events(state: &mut State, index: usize, events: &kvm_vcpu_events) -> Answer {
+/// KVM_SET_VCPU_EVENTS.
+pub(super) fn set_events(state: &mut State, index: usize, events: &kvm_vcpu_events) -> Answer {
     const NMI_PENDING: u32 = 1;
     const SIPI_VECTOR: u32 = 2;
     const SHADOW: u32 = 4;
@@ -530,7 +585,10 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
         return Err(Errno::ENOENT);
     }
     if !state.memory.is_private(gpa >> 12) {
-        return state.memory.shared_page(gpa, true).map(|_| ());
+        return state.memory.shared_page(gpa, false).map(|_| ());
+    }
+    if state.kind == VmKind::SwProtected {
+        return state.memory.private_host(gpa).map(|_| ()).ok_or(Errno::EFAULT);
     }
     if let Some(td) = state.td() {
         if td.sept().state(gpa >> 12) != PageState::Free {
@@ -543,13 +601,10 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
         };
     }
     let asid = state.snp.asid();
-    state
-        .memory
-        .with_private_page(gpa, &mut |_, entry| {
-            if !entry.assigned() {
-                // Only an immutable page refuses, and that is assigned.
-                let _ = entry.make_private(gpa, asid, false);
-            }
-        })
-        .map(|_| ())
+    let entry = state.memory.rmp_entry(gpa).ok_or(Errno::EFAULT)?;
+    // Only an immutable page refuses, and that is assigned.
+    if !entry.assigned() && entry.make_private(gpa, asid, false).is_ok() {
+        state.memory.owe(gpa, Owed::Noise);
+    }
+    Ok(())
 }

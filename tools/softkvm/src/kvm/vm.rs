@@ -46,6 +46,11 @@ impl Vm {
         vm
     }
 
+    /// The machine it is on.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
     /// The state; a running vCPU gives way at the end of its turn.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.wanted.fetch_add(1, Ordering::SeqCst);
@@ -121,7 +126,7 @@ impl Drop for Vm {
         if let Some(hkid) = state.td.as_mut().and_then(|td| td.hkid.take()) {
             self.machine.free_id(hkid);
         }
-        self.machine.retire(state.statistics());
+        self.machine.retire(|| state.statistics());
     }
 }
 
@@ -186,16 +191,14 @@ fn ioctl_locked(state: &mut State, request: u64, arg: u64) -> Answer<i32> {
             state.switches.identity_map = user::get(arg)?;
             Ok(0)
         }
-        nr::SET_BOOT_CPU_ID => {
-            if !state.vcpus.is_empty() {
-                return Err(Errno::EBUSY);
-            }
-            state.switches.boot_cpu = arg as u32;
-            Ok(0)
-        }
+        nr::SET_BOOT_CPU_ID => set_boot_cpu(state, arg).map(done),
+        // Shadow pages are limited by nothing here.
+        nr::SET_NR_MMU_PAGES => Errno::require(arg >= nr::MIN_MMU_PAGES).map(done),
         nr::X86_SET_MSR_FILTER => set_filter(state, arg).map(done),
-        // Coalescing is an optimisation; every access exits here.
-        nr::REGISTER_COALESCED_MMIO | nr::UNREGISTER_COALESCED_MMIO => Ok(0),
+        nr::REGISTER_COALESCED_MMIO => state.coalesced.register(&user::get(arg)?).map(done),
+        nr::UNREGISTER_COALESCED_MMIO => state.coalesced.unregister(&user::get(arg)?).map(done),
+        nr::GET_DIRTY_LOG => get_dirty_log(state, arg).map(done),
+        nr::CLEAR_DIRTY_LOG => clear_dirty_log(state, arg).map(done),
         nr::MEMORY_ENCRYPT_REG_REGION | nr::MEMORY_ENCRYPT_UNREG_REGION => {
             let [address, size]: [u64; 2] = user::get(arg)?;
             sev::region(state, request == nr::MEMORY_ENCRYPT_REG_REGION, address, size).map(done)
@@ -207,6 +210,26 @@ fn ioctl_locked(state: &mut State, request: u64, arg: u64) -> Answer<i32> {
         nr::CREATE_DEVICE => Err(Errno::ENODEV),
         _ => Err(Errno::ENOTTY),
     }
+}
+
+fn set_boot_cpu(state: &mut State, id: u64) -> Answer {
+    if !state.vcpus.is_empty() {
+        return Err(Errno::EBUSY);
+    }
+    let most = state.switches.max_vcpu_id.unwrap_or(nr::MAX_VCPU_IDS);
+    Errno::require(id <= u64::from(most))?;
+    state.switches.boot_cpu = id as u32;
+    Ok(())
+}
+
+/// KVM_CAP_MAX_VCPU_ID: set once, and not below the boot processor.
+fn limit_vcpu_ids(state: &mut State, most: u64) -> Answer {
+    let boot = state.switches.boot_cpu;
+    let most = u32::try_from(most).map_err(|_| Errno::EINVAL)?;
+    Errno::require(most <= nr::MAX_VCPU_IDS && boot <= most)?;
+    Errno::require(state.switches.max_vcpu_id.is_none_or(|old| old == most))?;
+    state.switches.max_vcpu_id = Some(most).filter(|most| *most != 0);
+    Ok(())
 }
 
 fn check_extension(state: &State, cap: u32) -> i32 {
@@ -222,6 +245,7 @@ fn create_vcpu(front: &Front, vm: &Arc<Vm>, id: u64) -> Answer<i32> {
         let page = Arc::new(Mapping::of(fd, nr::VCPU_MMAP_SIZE)?);
         let mut state = vm.lock();
         state.alive()?;
+        state.coalesced.prepare()?;
         let index = state.add_vcpu(id, page)?;
         Ok(Object::Vcpu { vm: vm.clone(), index })
     })
@@ -235,11 +259,19 @@ fn create_gmem(front: &Front, vm: &Arc<Vm>, arg: u64) -> Answer<i32> {
         state.alive()?;
         state.memory.check_gmem(request.size, request.flags)?;
     }
-    front.objects.publish(c"kvm-gmem", request.size, |fd| {
+    let file = front.objects.publish(c"kvm-gmem", request.size, |fd| {
         let map = Arc::new(Mapping::of(fd, request.size as usize)?);
         let id = vm.lock().memory.add_gmem(map, request.flags);
-        let mappable = request.flags & abi::kvm::GUEST_MEMFD_FLAG_MMAP != 0;
-        Ok(Object::Gmem { vm: Arc::downgrade(vm), id, size: request.size, mappable })
+        Ok(Object::Gmem { vm: Arc::downgrade(vm), id, size: request.size, flags: request.flags })
+    })?;
+    // Reading and writing it fails (with another errno than the kernel's, EBADF).
+    Ok(match super::fd::bare(file) {
+        Ok(bare) => {
+            super::fd::close(file);
+            bare
+        }
+        // Without /proc there is no such descriptor.
+        Err(_) => file,
     })
 }
 
@@ -280,7 +312,7 @@ fn set_region(front: &Front, vm: &Arc<Vm>, request: u64, arg: u64) -> Answer {
 }
 
 fn set_attributes(state: &mut State, arg: u64) -> Answer {
-    if state.kind == VmKind::Plain {
+    if !state.kind.has_private_memory() {
         return Err(Errno::ENOTTY);
     }
     let request: MemoryAttributes = user::get(arg)?;
@@ -302,6 +334,29 @@ fn set_attributes(state: &mut State, arg: u64) -> Answer {
         state.zap_private(start..end);
     }
     state.memory.set_private(start, end, private);
+    state.memory_changed(Change::Translations);
+    Ok(())
+}
+
+/// `struct kvm_dirty_log`: slot, padding, bitmap.
+fn get_dirty_log(state: &mut State, arg: u64) -> Answer {
+    let [slot, bitmap]: [u64; 2] = user::get(arg)?;
+    let logged = state.memory.logged(slot as u32)?;
+    let bits = state.memory.dirty_log(logged)?;
+    state.memory_changed(Change::Translations);
+    user::put_many(bitmap, &bits)
+}
+
+/// `struct kvm_clear_dirty_log`: slot, pages, first page, bitmap.
+fn clear_dirty_log(state: &mut State, arg: u64) -> Answer {
+    let [head, first, bitmap]: [u64; 3] = user::get(arg)?;
+    let (slot, count) = (head as u32, head >> 32);
+    Errno::require(first.is_multiple_of(64))?;
+    let logged = state.memory.logged(slot)?;
+    let left = logged.pages.checked_sub(first).ok_or(Errno::EINVAL)?;
+    Errno::require(count == left || count < left && count.is_multiple_of(64))?;
+    let bits: Vec<u64> = user::get_many(bitmap, count.div_ceil(64) as usize)?;
+    state.memory.clear_dirty(logged, first, &bits)?;
     state.memory_changed(Change::Translations);
     Ok(())
 }
@@ -329,12 +384,22 @@ fn enable_cap(state: &mut State, cap: &kvm_enable_cap) -> Answer {
             Errno::require(arg & !caps::MSR_EXIT_REASONS == 0)?;
             state.switches.msr_exits = arg as u32;
         }
-        kb::KVM_CAP_X86_DISABLE_EXITS => Errno::require(arg & !caps::DISABLE_EXITS == 0)?,
-        kb::KVM_CAP_DISABLE_QUIRKS2 => Errno::require(arg & !caps::QUIRKS == 0)?,
-        kb::KVM_CAP_DISABLE_QUIRKS => {}
-        kb::KVM_CAP_MAX_VCPU_ID => {
-            Errno::require(state.vcpus.is_empty() && arg <= u64::from(nr::MAX_VCPUS))?;
+        kb::KVM_CAP_X86_DISABLE_EXITS => {
+            Errno::require(arg & !caps::DISABLE_EXITS == 0 && state.vcpus.is_empty())?;
+            state.switches.disabled_exits |= arg;
         }
+        kb::KVM_CAP_DISABLE_QUIRKS2 => {
+            Errno::require(arg & !caps::QUIRKS == 0)?;
+            state.switches.disabled_quirks |= arg;
+        }
+        kb::KVM_CAP_DISABLE_QUIRKS => state.switches.disabled_quirks |= arg & caps::QUIRKS,
+        kb::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => {
+            let allowed = if arg & 1 != 0 { caps::MANUAL_LOG } else { 1 };
+            Errno::require(arg & !allowed == 0)?;
+            state.memory.manual_log = arg;
+        }
+        kb::KVM_CAP_MAX_VCPU_ID => limit_vcpu_ids(state, arg)?,
+        kb::KVM_CAP_MSR_PLATFORM_INFO => state.switches.hides_platform_info = arg == 0,
         kb::KVM_CAP_X86_APIC_BUS_CYCLES_NS => set_bus_cycle(state, arg)?,
         _ => return Err(Errno::EINVAL),
     }
@@ -404,7 +469,7 @@ fn irqfd(state: &mut State, arg: u64) -> Answer {
     if state.chipset.mode() == Irqchip::None {
         return Err(Errno::EINVAL);
     }
-    state.eventfds.irqfd(&args, &mut state.chipset)
+    state.eventfds.irqfd(&args, &state.machine.irqfds, &mut state.chipset)
 }
 
 fn set_routing(state: &mut State, arg: u64) -> Answer {

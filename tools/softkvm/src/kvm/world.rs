@@ -1,15 +1,17 @@
 //! The machine as one of its processors sees it: memory, devices, MSRs, CPUID, intercepts.
 
+use super::caps::{QUIRK_FIX_HYPERCALL, VmKind};
 use super::errno::Errno;
 use super::memory::Backing;
 use super::msrs;
 use super::number::mp_state;
+use super::owed::Owed;
 use super::protection::Shield;
 use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
 use super::spin::Pause;
 use super::state::{Completion, State, Vcpu};
-use crate::chipset::Event;
+use crate::chipset::{Event, kvmclock};
 use crate::cpu::state::{RAX, RBX, RCX, RDX, RSI, cr4};
 use crate::cpu::{
     Access, Core, Exception, Exit, HostPage, Intercept, OwnerBit, PageAnswer, Stop, Tdcall, World,
@@ -143,8 +145,8 @@ impl Guest<'_> {
             match rmp::gate(&request) {
                 Gate::Shared => return self.shared_page(gpa, access),
                 Gate::Private => {
-                    return match self.state.memory.private_page(gpa) {
-                        Some((host, _)) => Ok(memory(host)),
+                    return match self.state.memory.private_host(gpa) {
+                        Some(host) => Ok(memory(host)),
                         None => self.stuck("private page without backing", gpa),
                     };
                 }
@@ -164,22 +166,13 @@ impl Guest<'_> {
     /// Assigns a private page on its first use: what it holds then is noise.
     fn fill(&mut self, gpa: u64) -> Result<(), Stop> {
         let asid = self.state.snp.asid();
-        let mut seed = self.state.machine.options.seed ^ gpa ^ 0x5851_f42d_4c95_7f2d;
-        let mut done = false;
-        let answer = self.state.memory.with_private_page(gpa, &mut |page, entry| {
-            for chunk in page.chunks_exact_mut(8) {
-                seed ^= seed << 13;
-                seed ^= seed >> 7;
-                seed ^= seed << 17;
-                chunk.copy_from_slice(&seed.to_le_bytes());
-            }
-            done = entry.make_private(gpa & !0xfff, asid, false).is_ok();
-        });
+        let entry = self.state.memory.rmp_entry(gpa);
+        let done = entry.is_some_and(|entry| entry.make_private(gpa & !0xfff, asid, false).is_ok());
         let cost = self.state.costs.rmpupdate + self.state.costs.exit;
         self.state.clock.charge(cost);
         self.vcpu().count("rmpupdate");
-        match answer {
-            Ok(host) if done => {
+        match self.state.memory.owe(gpa, Owed::Noise) {
+            Some(host) if done => {
                 self.state.code.host_wrote(host, 4096);
                 Ok(())
             }
@@ -226,16 +219,20 @@ impl Guest<'_> {
             self.after_chips(core);
             return true;
         }
-        self.ioeventfd(false, gpa, len, value)
+        self.taken_in_kernel(false, gpa, len, value)
     }
 
-    fn ioeventfd(&mut self, pio: bool, addr: u64, len: u8, value: u64) -> bool {
-        let hit = self.state.eventfds.write(pio, addr, len, value);
-        if hit {
-            self.state.clock.charge(self.state.costs.exit);
-            self.vcpu().count("ioeventfd");
-        }
-        hit
+    fn taken_in_kernel(&mut self, pio: bool, addr: u64, len: u8, value: u64) -> bool {
+        let event = if self.state.eventfds.write(pio, addr, len, value) {
+            "ioeventfd"
+        } else if self.state.coalesced.write(pio, addr, len, value) {
+            "coalesced"
+        } else {
+            return false;
+        };
+        self.state.clock.charge(self.state.costs.exit);
+        self.vcpu().count(event);
+        true
     }
 
     /// A port of a device in the kernel is read.
@@ -257,7 +254,7 @@ impl Guest<'_> {
             self.after_chips(core);
             return true;
         }
-        self.ioeventfd(true, u64::from(port), len, u64::from(value))
+        self.taken_in_kernel(true, u64::from(port), len, u64::from(value))
     }
 
     /// An MSR that KVM emulates; `None` if there is none.
@@ -269,6 +266,9 @@ impl Guest<'_> {
         }
         if index == msrs::FEATURE_CONTROL && self.state.machine.xeon.is_some() {
             return Some(msrs::FEATURES_LOCKED);
+        }
+        if self.hides_pv_msr(index) {
+            return None;
         }
         if let Some(answer) = self.state.chipset.msr_read(self.me, index, now) {
             self.after_chips(core);
@@ -282,7 +282,11 @@ impl Guest<'_> {
         let now = self.now(core);
         match index {
             msrs::TSC => {
-                self.state.chipset.set_tsc_offset(self.me, value.wrapping_sub(now));
+                let offset = self.state.chipset.tsc_offset(self.me);
+                let moved = value.wrapping_sub(now.wrapping_add(offset));
+                let adjust = self.vcpu().msrs.read(msrs::TSC_ADJUST).unwrap_or(0);
+                self.vcpu().msrs.write(msrs::TSC_ADJUST, adjust.wrapping_add(moved), false);
+                self.state.chipset.set_tsc_offset(self.me, offset.wrapping_add(moved));
                 self.after_chips(core);
                 return true;
             }
@@ -297,11 +301,20 @@ impl Guest<'_> {
             }
             _ => {}
         }
+        if self.hides_pv_msr(index) {
+            return false;
+        }
         if let Some(answer) = self.state.chipset.msr_write(self.me, index, value, false, now) {
             self.after_chips(core);
             return answer.is_ok();
         }
         self.vcpu().msrs.write(index, value, false)
+    }
+
+    /// Whether a paravirtual register belongs to a feature that the guest is not to use.
+    fn hides_pv_msr(&self, index: u32) -> bool {
+        let feature = kvmclock::feature(index);
+        feature.is_some_and(|feature| !self.state.vcpus[self.me].pv_has(feature))
     }
 
     pub(super) fn msr_exit_reason(&self, index: u32, write: bool, unknown: bool) -> Option<u32> {
@@ -322,18 +335,22 @@ impl Guest<'_> {
 
     /// CPUID with what changes at run time.
     pub fn cpuid_now(&mut self, core: &Core, leaf: u32, subleaf: u32) -> [u32; 4] {
-        let enabled = self.state.chipset.apic_base(self.me) & crate::chipset::BASE_ENABLE != 0;
         let mut words = self.state.vcpus[self.me].table.answer(leaf, subleaf);
-        match leaf {
-            1 => {
-                words[3] = words[3] & !(1 << 9) | u32::from(enabled) << 9;
-                let osxsave = core.cr4 & cr4::OSXSAVE != 0;
-                words[2] = words[2] & !(1 << 27) | u32::from(osxsave) << 27;
-            }
-            0x8000_0001 => words[3] = words[3] & !(1 << 9) | u32::from(enabled) << 9,
-            _ => {}
-        }
+        self.state.update_cpuid(self.me, core, leaf, &mut words);
         words
+    }
+}
+
+impl State {
+    /// What changes at run time in the answer to a function of CPUID (Linux arch/x86/kvm/cpuid.c
+    /// `kvm_update_cpuid_runtime`).
+    pub fn update_cpuid(&self, index: usize, core: &Core, leaf: u32, words: &mut [u32; 4]) {
+        let enabled = self.chipset.apic_base(index) & crate::chipset::BASE_ENABLE != 0;
+        if leaf == 1 {
+            words[3] = words[3] & !(1 << 9) | u32::from(enabled) << 9;
+            let osxsave = core.cr4 & cr4::OSXSAVE != 0;
+            words[2] = words[2] & !(1 << 27) | u32::from(osxsave) << 27;
+        }
     }
 }
 
@@ -348,6 +365,15 @@ impl World for Guest<'_> {
             Shield::Snp => return self.snp_page(gpa, access, private),
             Shield::Td => return self.td_page(gpa, access, private),
             Shield::None => {}
+        }
+        if self.state.kind == VmKind::SwProtected && self.state.memory.is_private(gpa >> 12) {
+            return match self.state.memory.private_host(gpa) {
+                Some(host) => Ok(memory(host)),
+                None => {
+                    self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private: true });
+                    Err(EXIT)
+                }
+            };
         }
         let write = matches!(access, Access::Write | Access::WalkWrite);
         match self.state.memory.slot(gpa) {
@@ -379,11 +405,37 @@ impl World for Guest<'_> {
     }
 
     fn rdmsr_first(&mut self, core: &mut Core, index: u32) -> Result<Option<u64>, Stop> {
-        if self.shield() == Shield::Td { self.td_rdmsr(core, index) } else { Ok(None) }
+        match self.shield() {
+            Shield::Td => self.td_rdmsr(core, index),
+            Shield::Snp => Ok(None),
+            Shield::None => {
+                // The filter may have changed since user space was asked.
+                let asked = self.vcpu().replay.find(core, Touch::Rdmsr(index));
+                self.vcpu().replay.rewind();
+                let filtered = !self.state.switches.filter.allows(index, false);
+                if asked.is_some() || filtered {
+                    self.rdmsr(core, index).map(Some)
+                } else {
+                    Ok(None)
+                }
+            }
+        }
     }
 
     fn wrmsr_first(&mut self, core: &mut Core, index: u32, value: u64) -> Result<bool, Stop> {
-        if self.shield() == Shield::Td { self.td_wrmsr(core, index, value) } else { Ok(false) }
+        match self.shield() {
+            Shield::Td => self.td_wrmsr(core, index, value),
+            Shield::Snp => Ok(false),
+            Shield::None => {
+                let asked = self.vcpu().replay.find(core, Touch::Wrmsr(index, value));
+                self.vcpu().replay.rewind();
+                let filtered = !self.state.switches.filter.allows(index, true);
+                if !filtered && asked.is_none() {
+                    return Ok(false);
+                }
+                self.wrmsr(core, index, value).map(|()| true)
+            }
+        }
     }
 
     fn tdcall(&mut self, core: &mut Core) -> Result<Tdcall, Stop> {
@@ -433,6 +485,34 @@ impl World for Guest<'_> {
         }
     }
 
+    fn port_in_ahead(
+        &mut self,
+        core: &mut Core,
+        port: u16,
+        len: u8,
+        count: u64,
+    ) -> Result<u32, Stop> {
+        // The first item is the answer to what was asked, the others have been read ahead.
+        if let Some(value) = self.known(core, Touch::In { port, len }) {
+            return Ok(value as u32);
+        }
+        if let Some(value) = self.vcpu().ahead.next(port, len) {
+            return Ok(value);
+        }
+        let result = self.port_in(core, port, len);
+        let vcpu = self.vcpu();
+        if let Some(UserExit::Io { data: None, count: items, .. }) = &mut vcpu.exit
+            && result == Err(EXIT)
+        {
+            *items = vcpu.ahead.ask(port, len, count);
+        }
+        result
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.state.vcpus[self.me].ahead.waits()
+    }
+
     fn port_out(&mut self, core: &mut Core, port: u16, len: u8, value: u32) -> Result<(), Stop> {
         if self.protected() {
             return self.vc_fault(vc::IOIO, core.rip);
@@ -455,6 +535,9 @@ impl World for Guest<'_> {
         }
         self.state.clock.charge(self.state.costs.exit);
         self.vcpu().count("cpuid");
+        if core.cpl != 0 && self.vcpu().msrs.cpuid_faults() {
+            return refuse();
+        }
         Ok(self.cpuid_now(core, leaf, subleaf))
     }
 
@@ -477,7 +560,9 @@ impl World for Guest<'_> {
         }
         self.state.clock.charge(self.state.costs.exit);
         self.vcpu().count("rdmsr");
-        let allowed = self.state.switches.filter.allows(index, false);
+        let switches = &self.state.switches;
+        let hidden = index == msrs::PLATFORM_INFO && switches.hides_platform_info;
+        let allowed = switches.filter.allows(index, false) && !hidden;
         if allowed && let Some(value) = self.read_msr(core, index) {
             self.answered(touch, value);
             return Ok(value);
@@ -592,6 +677,10 @@ impl World for Guest<'_> {
         Ok(())
     }
 
+    fn fixes_hypercalls(&mut self) -> bool {
+        self.state.switches.disabled_quirks & QUIRK_FIX_HYPERCALL == 0
+    }
+
     fn vmgexit(&mut self, _core: &mut Core) -> Result<(), Stop> {
         Ok(())
     }
@@ -606,7 +695,7 @@ impl World for Guest<'_> {
         self.state.clock.charge(self.state.costs.pvalidate);
         self.vcpu().count("pvalidate");
         self.own_page(gpa, private)?;
-        let Some((_, entry)) = self.state.memory.private_page(gpa) else {
+        let Some(entry) = self.state.memory.rmp_entry(gpa) else {
             return self.stuck("PVALIDATE of a page without backing", gpa).map(|_| (0, false));
         };
         let answer = entry.pvalidate(huge, validate);
@@ -625,7 +714,7 @@ impl World for Guest<'_> {
         {
             return self.vc_fault(vc::PAGE_NOT_VALIDATED, gpa);
         }
-        let Some((_, entry)) = self.state.memory.private_page(gpa) else {
+        let Some(entry) = self.state.memory.rmp_entry(gpa) else {
             return self.stuck("RMPADJUST of a page without backing", gpa).map(|_| 0);
         };
         let answer = entry.rmpadjust(huge, rdx);
@@ -637,6 +726,8 @@ impl World for Guest<'_> {
         let vector = self.state.chipset.take_interrupt(self.me);
         if vector.is_some() {
             self.vcpu().count("interrupt");
+        } else if self.state.awaits_window(self.me) {
+            self.end_turn = true;
         }
         vector
     }
@@ -714,6 +805,10 @@ impl Guest<'_> {
     /// KVM's hypercalls that the kernel handles (Linux arch/x86/kvm/x86.c
     /// `____kvm_emulate_hypercall`).
     pub fn kvm_hypercall(&mut self, nr: u64, args: [u64; 4], cpl: u8) -> i64 {
+        /// Their features' bits in CPUID.
+        const PV_UNHALT: u32 = 7;
+        const PV_SEND_IPI: u32 = 11;
+        const PV_SCHED_YIELD: u32 = 13;
         const VAPIC_POLL_IRQ: u64 = 1;
         const KICK_CPU: u64 = 5;
         const SEND_IPI: u64 = 10;
@@ -723,9 +818,12 @@ impl Guest<'_> {
             return KVM_EPERM;
         }
         let [a0, a1, a2, a3] = args;
+        let has = |feature| self.state.vcpus[self.me].pv_has(feature);
+        let (unhalt, send_ipi, sched_yield) =
+            (has(PV_UNHALT), has(PV_SEND_IPI), has(PV_SCHED_YIELD));
         match nr {
             VAPIC_POLL_IRQ => 0,
-            KICK_CPU => {
+            KICK_CPU if unhalt => {
                 let target = self.state.vcpus.iter_mut().find(|v| u64::from(v.id) == a1);
                 if let Some(vcpu) = target
                     && vcpu.mp_state == mp_state::HALTED
@@ -735,12 +833,12 @@ impl Guest<'_> {
                 self.end_turn = true;
                 0
             }
-            SEND_IPI => {
+            SEND_IPI if send_ipi => {
                 let bitmap = u128::from(a1) << 64 | u128::from(a0);
                 self.end_turn = true;
                 self.state.chipset.pv_send_ipi(bitmap, a2 as u32, a3 as u32)
             }
-            SCHED_YIELD => {
+            SCHED_YIELD if sched_yield => {
                 self.end_turn = true;
                 0
             }

@@ -146,6 +146,7 @@ impl Processor {
         let answer = self.world().page(t.gpa & !0xfff, Access::Fetch, t.private);
         match self.lift_at(answer, la)? {
             PageAnswer::Memory(page) => {
+                self.tlb.note_size(la, t.page_size);
                 self.tlb.fill_fetch(user, la, page.host);
                 Ok(page.host)
             }
@@ -161,8 +162,11 @@ impl Processor {
 
     /// Forgets the translation of one linear address.
     pub fn flush_page(&mut self, la: u64) {
-        self.tlb.flush_page(la);
-        self.left_mapping();
+        if self.tlb.flush_page(la) {
+            self.left_page(la);
+        } else {
+            self.left_mapping();
+        }
     }
 
     /// The data table of accesses as user or as supervisor.
@@ -329,6 +333,7 @@ impl Processor {
                 } else {
                     Right::Write
                 };
+                self.tlb.note_size(la, t.page_size);
                 self.tlb.fill(table, la, page.host, right);
                 // SAFETY: the world lent the whole page; the offset stays inside it.
                 Ok(Target::Memory(unsafe { page.host.add((la & 0xfff) as usize) }))

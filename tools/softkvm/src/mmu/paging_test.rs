@@ -303,6 +303,24 @@ fn flush_page_and_flush_tlb_forget() {
 }
 
 #[test]
+fn flush_page_forgets_all_of_a_large_page() {
+    let mut world = tables();
+    world.put64(0x3000, P | RW | PS);
+    world.put64(0x9000, 1);
+    let mut p = Processor::new(long_mode());
+    let read = |p: &mut Processor, world: &mut Bare| {
+        p.with_world(world, |p| p.load::<u64>(Seg::Ds, 0x9000))
+    };
+    assert_eq!(read(&mut p, &mut world), Ok(1));
+    // The same linear page from now on through a table, elsewhere.
+    world.put64(0x3000, 0x4000 | P | RW);
+    world.put64(0x4000 + 9 * 8, 0xa000 | P | RW);
+    world.put64(0xa000, 2);
+    p.flush_page(0x1f_f000);
+    assert_eq!(read(&mut p, &mut world), Ok(2), "any address of the page names it");
+}
+
+#[test]
 fn device_memory_goes_to_the_world() {
     let mut world = tables();
     world.put64(0x4000, 0xfee0_0000 | P | RW);

@@ -19,6 +19,8 @@ pub(crate) const SUPERVISOR_AC: usize = 2;
 const TABLES: usize = 3;
 /// Longest list of slots to forget one by one.
 const LISTED: usize = 1024;
+/// Slots of the data tables and instruction tables that one large page of 4 MiB may fill.
+const LARGE_PAGES: u64 = 1024;
 /// Counters of write tags.
 const WRITERS: usize = 4096;
 
@@ -72,7 +74,39 @@ pub struct Tlb {
     /// How many write tags lead to host pages of each hash: withholding writes from a page that
     /// none leads to needs no search.
     writers: Box<[u32]>,
+    /// Where large pages (2 and 4 MiB) and giant ones (1 GiB) have been met since the last flush: forgetting one address
+    /// of such a page forgets all of it.
+    large: Marks,
+    giant: Marks,
     pub(crate) stats: TlbStats,
+}
+
+/// A set of numbers that may claim to hold more than it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks([u64; 16]);
+
+impl Marks {
+    fn bit(number: u64) -> (usize, u64) {
+        let hash = number ^ number >> 10;
+        ((hash >> 6) as usize % 16, 1 << (hash % 64))
+    }
+
+    /// Adds a number.
+    pub fn add(&mut self, number: u64) {
+        let (word, bit) = Self::bit(number);
+        self.0[word] |= bit;
+    }
+
+    /// Whether a number may have been added.
+    pub fn may_hold(&self, number: u64) -> bool {
+        let (word, bit) = Self::bit(number);
+        self.0[word] & bit != 0
+    }
+
+    /// Empties it.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 #[inline(always)]
@@ -93,6 +127,8 @@ impl Default for Tlb {
             touched: Vec::with_capacity(LISTED),
             fetched: Vec::with_capacity(LISTED),
             writers: vec![0; WRITERS].into(),
+            large: Marks::default(),
+            giant: Marks::default(),
             stats: TlbStats::default(),
         }
     }
@@ -145,6 +181,16 @@ impl Tlb {
         }
     }
 
+    /// The translation about to be entered for `la` is of a page of this size.
+    #[inline]
+    pub(crate) fn note_size(&mut self, la: u64, page_size: u64) {
+        match page_size {
+            0..=0x1000 => {}
+            0x1001..=0x40_0000 => self.large.add(la >> 22),
+            _ => self.giant.add(la >> 30),
+        }
+    }
+
     /// Host page of instructions at `la`.
     #[inline]
     pub(crate) fn fetch(&self, user: bool, la: u64) -> Option<*mut u8> {
@@ -167,6 +213,8 @@ impl Tlb {
             return;
         }
         self.stats.flushes += 1;
+        self.large.clear();
+        self.giant.clear();
         if self.touched.len() < LISTED {
             while let Some(at) = self.touched.pop() {
                 let before = std::mem::replace(&mut self.tables[usize::from(at)], EMPTY);
@@ -187,8 +235,22 @@ impl Tlb {
         }
     }
 
-    /// Forgets one linear page.
-    pub(crate) fn flush_page(&mut self, la: u64) {
+    /// Forgets the page of a linear address, whatever its size; answers whether it was an ordinary one (AMD APM vol. 3, INVLPG).
+    pub(crate) fn flush_page(&mut self, la: u64) -> bool {
+        if self.giant.may_hold(la >> 30) {
+            self.flush();
+            return false;
+        }
+        if self.large.may_hold(la >> 22) {
+            let first = la & !0x3f_ffff;
+            (0..LARGE_PAGES).for_each(|page| self.flush_small(first + (page << 12)));
+            return false;
+        }
+        self.flush_small(la);
+        true
+    }
+
+    fn flush_small(&mut self, la: u64) {
         for table in 0..TABLES {
             let entry = &mut self.tables[slot(table, la)];
             let before = std::mem::replace(entry, EMPTY);

@@ -26,6 +26,8 @@ const FORBIDDEN: &[(u32, Option<u32>, Reg, u32)] = &[
     (0x8000_0008, None, Reg::Ebx, 1 << 25),                // VIRT_SSBD
     (0x8000_0021, None, Reg::Eax, 1 << 9),                 // NO_SMM_CTL_MSR
     (0x8000_0021, None, Reg::Ecx, !0),
+    // Caches: what is not defined. Their sizes are not compared: QEMU's EPYC-v4 boots on later parts with those of the first.
+    (0x8000_001d, None, Reg::Edx, !3),
 ];
 
 /// Feature words: a guest may see only what the part has. The mask names bits that depend on more
@@ -43,10 +45,6 @@ const FEATURES: &[(u32, Option<u32>, Reg, u32)] = &[
     (0x8000_0008, None, Reg::Ebx, 0),
     (0x8000_0021, None, Reg::Eax, 0),
 ];
-
-/// Cache geometry must be the part's own.
-const EQUAL: &[(u32, Option<u32>, Reg)] =
-    &[(0x8000_001d, None, Reg::Ebx), (0x8000_001d, None, Reg::Ecx), (0x8000_001d, None, Reg::Edx)];
 
 /// Bytes of the legacy region and the XSAVE header.
 const XSAVE_BASE: u32 = 0x240;
@@ -87,11 +85,6 @@ fn correct(platform: &Platform, mut f: CpuidFunction) -> CpuidFunction {
         for &(leaf, sub, reg, free) in FEATURES {
             if applies(&f, leaf, sub) {
                 *register(&mut f, reg) &= *register(&mut host, reg) | free;
-            }
-        }
-        for &(leaf, sub, reg) in EQUAL {
-            if applies(&f, leaf, sub) {
-                *register(&mut f, reg) = *register(&mut host, reg);
             }
         }
     }

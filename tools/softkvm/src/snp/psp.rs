@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use abi::kvm_snp::{SnpPlatformStatus, status_flags};
+use abi::kvm_snp::{SevPlatformStatus, SnpPlatformStatus, status_flags};
 use abi::snp::{
     ALGO_ECDSA_P384_SHA384, FirmwareStatus, IdAuth, IdBlock, PageType, SecretsPage, SevFeatures,
     SnpPolicy, TcbVersion,
@@ -111,6 +111,18 @@ impl Psp {
     /// Cycles that commands have taken since the last call.
     pub fn take_cycles(&mut self) -> u64 {
         std::mem::take(&mut self.cycles)
+    }
+
+    /// PLATFORM_STATUS: nobody owns the platform, and its guests are all of SNP.
+    pub fn legacy_status(&self) -> SevPlatformStatus {
+        SevPlatformStatus {
+            api_major: self.platform.api.0,
+            api_minor: self.platform.api.1,
+            state: 1,
+            flags: SevPlatformStatus::CONFIG_ES,
+            build: self.platform.build,
+            guest_count: 0,
+        }
     }
 
     /// SNP_PLATFORM_STATUS.

@@ -81,3 +81,22 @@ fn row_07_exit_hypercall_takes_one_bit() {
     assert_eq!(vm.enable(kvm::KVM_CAP_EXIT_HYPERCALL, 0x1000), Ok(()));
     assert_eq!(vm.enable(kvm::KVM_CAP_EXIT_HYPERCALL, 0x2000), Err(EINVAL));
 }
+
+#[test]
+fn the_device_tells_of_the_platform_to_monitors_that_know_sev_es() {
+    let host = Host::new();
+    let mut status = kvm_snp::SevPlatformStatus::default();
+    let issue = |host: &Host, status: &mut kvm_snp::SevPlatformStatus| {
+        let mut command = kvm_snp::SevIssueCmd {
+            cmd: kvm_snp::platform_cmd::PLATFORM_STATUS,
+            data: std::ptr::from_mut(status) as u64,
+            error: 7,
+        };
+        let answer = host.with(host.sev, kvm_snp::SEV_ISSUE_CMD, &mut command);
+        (answer, { command.error })
+    };
+    assert_eq!(issue(&host, &mut status), (Ok(0), 0));
+    let (state, flags, guests) = (status.state, status.flags, status.guest_count);
+    assert_eq!((state, flags, guests), (1, kvm_snp::SevPlatformStatus::CONFIG_ES, 0));
+    assert!((status.api_major, status.api_minor) >= (1, 51), "1.51 is the first with SNP");
+}

@@ -3,6 +3,7 @@
 use abi::kvm_snp::SnpLaunchUpdate;
 use abi::snp::{CpuidFunction, CpuidPage, FirmwareStatus, PageType, SecretsPage};
 use libc::{EINVAL, EIO};
+use softkvm::kvm::fd::Owned;
 use softkvm::snp::LaunchDigest;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -188,7 +189,11 @@ fn row_41_firmware_writes_the_secrets() {
     let mut page = [0; 4096];
     // Where hardware would show ciphertext the memory file shows plain text.
     // SAFETY: reads into a local buffer.
-    let got = unsafe { libc::pread(launch.memfd, page.as_mut_ptr().cast(), 4096, 0x7000) };
+    let refused = unsafe { libc::pread(launch.memfd, page.as_mut_ptr().cast(), 4096, 0x7000) };
+    assert_eq!(refused, -1, "guest memory descriptors cannot be read");
+    let file = Owned::writable(launch.memfd).unwrap();
+    // SAFETY: reads into a local buffer.
+    let got = unsafe { libc::pread(file.number(), page.as_mut_ptr().cast(), 4096, 0x7000) };
     assert_eq!(got, 4096);
     let secrets = SecretsPage::read_from_bytes(&page).unwrap();
     assert!(secrets.version >= 2);

@@ -297,6 +297,26 @@ fn features_that_the_part_lacks_are_clamped() {
 }
 
 #[test]
+fn caches_may_be_of_another_size_but_say_nothing_undefined() {
+    let cache = |ecx, edx| CpuidFunction {
+        eax_in: 0x8000_001d,
+        ecx_in: 3,
+        eax: 0x163,
+        ebx: 0x03c0_003f,
+        ecx,
+        edx,
+        ..Default::default()
+    };
+    let platform = Platform { host_cpuid: vec![cache(0x7fff, 1)], ..Platform::default() };
+    let mut page = cpuid_page(&[cache(0x1fff, 2)]);
+    assert!(softkvm::snp::cpuid::check(&platform, &mut page), "8 MiB on a part with 32");
+    let mut page = cpuid_page(&[cache(0x1fff, 6)]);
+    assert!(!softkvm::snp::cpuid::check(&platform, &mut page));
+    let out = CpuidPage::read_from_bytes(&page).unwrap();
+    assert_eq!((out.functions[0].ecx, out.functions[0].edx), (0x1fff, 2));
+}
+
+#[test]
 fn secrets_are_made_by_firmware() {
     let mut bench = Bench::started();
     bench.add(PageType::SECRETS, 7, pattern(3)).unwrap();

@@ -12,6 +12,8 @@ pub const RESET_VALUE: u8 = 1;
 pub const S5_SLEEP_TYPE: u8 = 5;
 /// SLP_EN of SLEEP_CONTROL_REG.
 const SLEEP_ENABLE: u8 = 1 << 5;
+/// What a guest writes to [`SLEEP_CONTROL_PORT`] to be switched off.
+pub const POWER_OFF: u8 = SLEEP_ENABLE | S5_SLEEP_TYPE << 2;
 
 /// What the guest asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::marks::{ConsoleFilter, Filtered};
+use crate::sys::terminal::{self, Patience};
 
 /// COM1's first port.
 pub const BASE_PORT: u16 = 0x3f8;
@@ -44,6 +47,8 @@ pub struct ConsoleOutput {
     failure: Option<io::Error>,
 }
 
+/// How long the end of a run waits for somebody to take the last output.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Output is handed on at line ends, when this much waits, or when the run loop says so.
 const PENDING_MAX: usize = 4096;
 
@@ -61,22 +66,22 @@ impl ConsoleOutput {
         }
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, patience: Patience) {
         if self.pending.is_empty() {
             return;
         }
-        let result = match &mut self.sink {
-            Sink::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(&self.pending).and_then(|()| out.flush())
-            }
-            Sink::File(file) => file.write_all(&self.pending),
-            Sink::Nowhere => Ok(()),
+        let result = match &self.sink {
+            Sink::Stdout => terminal::write(io::stdout().as_raw_fd(), &self.pending, patience),
+            Sink::File(file) => terminal::write(file.as_raw_fd(), &self.pending, patience),
+            Sink::Nowhere => Ok(self.pending.len()),
         };
-        self.pending.clear();
-        if let Err(error) = result {
-            // Said once, at the end of the run: a full disk must not flood stderr nor kill the guest.
-            self.failure.get_or_insert(error);
+        match result {
+            Ok(written) => drop(self.pending.drain(..written)),
+            Err(error) => {
+                self.pending.clear();
+                // Said once, at the end of the run: a full disk must not flood stderr nor kill the guest.
+                self.failure.get_or_insert(error);
+            }
         }
     }
 }
@@ -86,7 +91,7 @@ impl Write for ConsoleOutput {
         for byte in bytes {
             match self.filter.step(*byte) {
                 Filtered::Held => {}
-                Filtered::Output(bytes) => self.put(&bytes),
+                Filtered::Output(bytes) => self.put(&bytes, Patience::Run),
                 Filtered::Mark(value) => self.mark = Some(value),
             }
         }
@@ -100,7 +105,7 @@ impl Write for ConsoleOutput {
 }
 
 impl ConsoleOutput {
-    fn put(&mut self, bytes: &[u8]) {
+    fn put(&mut self, bytes: &[u8], patience: Patience) {
         for byte in bytes {
             self.matched = match PANIC.get(self.matched) == Some(byte) {
                 true => self.matched + 1,
@@ -110,7 +115,7 @@ impl ConsoleOutput {
             self.pending.push(*byte);
             self.written += 1;
             if *byte == b'\n' || self.pending.len() >= PENDING_MAX {
-                self.drain();
+                self.drain(patience);
             }
         }
     }
@@ -171,17 +176,20 @@ impl Com1 {
         }
     }
 
-    /// Hands waiting output on.
+    /// Hands waiting output on, as far as somebody takes it.
     pub fn flush(&mut self) {
-        self.uart.writer_mut().drain();
+        self.uart.writer_mut().drain(Patience::None);
     }
 
     /// Hands on what may still have become a mark, too: the guest has ended.
     pub fn finish(&mut self) {
         let output = self.uart.writer_mut();
         let held = output.filter.release();
-        output.put(&held);
-        output.drain();
+        output.put(&held, Patience::None);
+        output.drain(Patience::Time(LAST_WORDS));
+        if !output.pending.is_empty() {
+            output.failure.get_or_insert(io::ErrorKind::TimedOut.into());
+        }
     }
 
     /// Did the kernel say that it panicked?

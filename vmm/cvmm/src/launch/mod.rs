@@ -25,6 +25,16 @@ use crate::sys::vcpu::Vcpu;
 use crate::sys::vm::{Visibility, Vm};
 use crate::sys::{SysError, snp::SevDevice};
 
+/// What every launch insists on.
+pub const PLAIN_CAPABILITIES: [Capability; 2] = [Capability::IRQCHIP, Capability::IRQFD];
+pub use snp::CAPABILITIES as SNP_CAPABILITIES;
+pub use tdx::CAPABILITIES as TDX_CAPABILITIES;
+
+/// What any launch insists on.
+pub fn capabilities() -> Vec<Capability> {
+    [PLAIN_CAPABILITIES.as_slice(), &SNP_CAPABILITIES, &TDX_CAPABILITIES].concat()
+}
+
 /// A guest that is ready to run. The VM goes before the memory it uses: fields are dropped in this order.
 #[derive(Debug)]
 pub struct Guest {
@@ -80,13 +90,15 @@ pub struct GuestMemory {
 /// # Errors
 /// Something is missing.
 pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Result<HostCaps, Error> {
-    system.require(recorder, Capability::IRQCHIP)?;
-    system.require(recorder, Capability::IRQFD)?;
+    for capability in PLAIN_CAPABILITIES {
+        system.require(recorder, capability)?;
+    }
     let cpuid = CpuidTable::from_kvm(&system.supported_cpuid(recorder)?);
     let cpus = usize::from(config.cpus.get());
-    if cpus > system.max_vcpus() {
+    let max = system.max_vcpus(recorder)?;
+    if cpus > max {
         return Err(SysError::Missing {
-            what: format!("its KVM gives a guest at most {} vCPUs, not {cpus}", system.max_vcpus()),
+            what: format!("its KVM gives a guest at most {max} vCPUs, not {cpus}"),
             cure: "give fewer --cpus",
         }
         .into());

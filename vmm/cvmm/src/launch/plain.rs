@@ -27,16 +27,18 @@ pub(super) fn launch(
     recorder: &mut Recorder,
 ) -> Result<Guest, Error> {
     let vm = system.create_vm(recorder, VM_TYPE_DEFAULT)?;
+    // Memory first: a slot waits for the readers of the table it replaces, and while those of the interrupt controllers are
+    // waited for as well, that takes a tick of the kernel's clock (Linux 7.2 virt/kvm/kvm_main.c kvm_swap_active_memslots).
+    let ram = GuestRam::map(recorder, &ranges(plan))?;
+    for (slot, region) in ram.regions().iter().enumerate() {
+        vm.set_plain_region(recorder, slot as u32, region)?;
+    }
     if plan.cpuid.is_intel() {
         vm.set_tss_address(recorder)?;
     }
     vm.create_irqchip(recorder)?;
     let serial_interrupt = serial_interrupt(&vm, recorder)?;
 
-    let ram = GuestRam::map(recorder, &ranges(plan))?;
-    for (slot, region) in ram.regions().iter().enumerate() {
-        vm.set_plain_region(recorder, slot as u32, region)?;
-    }
     for region in &plan.regions {
         recorder.record(Op::CopyIn, region.tag, region.bytes.len() as u64, || {
             ram.write(region.gpa, &region.bytes)
@@ -50,6 +52,7 @@ pub(super) fn launch(
     let mut vcpus = Vec::new();
     for id in 0..plan.cpus.get() {
         let vcpu = create_vcpu(plan, &vm, id, recorder)?;
+        vcpu.enable_mtrrs(recorder)?;
         // The others wait for INIT and SIPI, as on a real machine.
         if id == 0 {
             vcpu.set_sregs(recorder, &plan.boot.sregs)?;

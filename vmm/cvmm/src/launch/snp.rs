@@ -18,18 +18,20 @@ use crate::sys::snp::{self, FinishParams, SevDevice, UpdateParams, VM_TYPE_SNP};
 use crate::sys::system::{Capability, System};
 use crate::sys::vm::Vm;
 
+/// What such a guest's launch insists on beside the VM type.
+pub const CAPABILITIES: [Capability; 3] =
+    [Capability::GUEST_MEMFD, Capability::USER_MEMORY2, Capability::EXIT_HYPERCALL];
+
 /// Insists on SEV-SNP.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
-    if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_SNP == 0 {
+    if system.check(recorder, Capability::VM_TYPES)? & 1 << VM_TYPE_SNP == 0 {
         return Err(not_offered(
             "its KVM does not offer SEV-SNP guests",
             "use an EPYC 7003 or newer with SEV-SNP enabled in BIOS and Linux 6.11 or newer (`dmesg | grep -i sev` says \
              what is missing), or add --emulate for a guest that is not confidential",
         ));
     }
-    for capability in
-        [Capability::GUEST_MEMFD, Capability::USER_MEMORY2, Capability::EXIT_HYPERCALL]
-    {
+    for capability in CAPABILITIES {
         system.require(recorder, capability)?;
     }
     Ok(())
@@ -57,6 +59,7 @@ pub(super) fn launch(
     let mut vcpus = Vec::new();
     for id in 0..plan.cpus.get() {
         let vcpu = create_vcpu(plan, &vm, id, recorder)?;
+        vcpu.enable_mtrrs(recorder)?;
         vcpu.set_sregs(recorder, &plan.registers(id).sregs)?;
         vcpu.set_regs(recorder, &plan.registers(id).regs)?;
         if id != 0 && plan.firmware.is_none() {
@@ -115,6 +118,7 @@ fn add_region(
             if *kind == PageKind::Cpuid =>
         {
             Err(SysError::CpuidRefused {
+                gpa: *gpa,
                 differences: cpuid::differences(bytes, source.bytes_mut()),
             })
         }

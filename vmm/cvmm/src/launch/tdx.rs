@@ -26,9 +26,19 @@ const APIC_BUS_CYCLE_NS: u64 = 40;
 /// A TD's TSC runs at a multiple of 25 MHz (ABI specification, TD_PARAMS.TSC_FREQUENCY).
 const TSC_UNIT_KHZ: u32 = 25_000;
 
+/// What such a guest's launch insists on beside the VM type.
+pub const CAPABILITIES: [Capability; 6] = [
+    Capability::SPLIT_IRQCHIP,
+    Capability::APIC_BUS_CYCLES_NS,
+    Capability::GUEST_MEMFD,
+    Capability::MEMORY_ATTRIBUTES,
+    Capability::USER_MEMORY2,
+    Capability::EXIT_HYPERCALL,
+];
+
 /// Insists on TDX.
 pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), SysError> {
-    if system.check(recorder, Capability::VM_TYPES) & 1 << VM_TYPE_TDX == 0 {
+    if system.check(recorder, Capability::VM_TYPES)? & 1 << VM_TYPE_TDX == 0 {
         return Err(not_offered(
             "its KVM does not offer TDX guests",
             "use a Xeon of the 4th generation or newer with TDX enabled in BIOS and Linux 6.16 or newer, booted with \
@@ -36,14 +46,7 @@ pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), Sy
              that is not confidential",
         ));
     }
-    for capability in [
-        Capability::SPLIT_IRQCHIP,
-        Capability::APIC_BUS_CYCLES_NS,
-        Capability::GUEST_MEMFD,
-        Capability::MEMORY_ATTRIBUTES,
-        Capability::USER_MEMORY2,
-        Capability::EXIT_HYPERCALL,
-    ] {
+    for capability in CAPABILITIES {
         system.require(recorder, capability)?;
     }
     Ok(())
@@ -129,7 +132,7 @@ fn no_vcpu() -> SysError {
 
 /// A TD may have as many vCPUs as the host has processors.
 fn check_vcpus(vm: &Vm, plan: &Plan) -> Result<(), SysError> {
-    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus());
+    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus()?);
     if wanted <= max {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
+use crate::sys::signals;
 use crate::sys::terminal::{self, RawTerminal};
 
 const CTRL_A: u8 = 1;
@@ -25,7 +26,7 @@ pub struct Keyboard {
     open: bool,
     escape: Escape,
     queue: VecDeque<u8>,
-    _raw: Option<RawTerminal>,
+    terminal: Option<RawTerminal>,
 }
 
 /// Finds Ctrl-A x in what is typed; Ctrl-A Ctrl-A types one Ctrl-A.
@@ -65,16 +66,41 @@ impl Keyboard {
     /// # Errors
     /// The terminal's.
     pub fn open(stdio: bool) -> io::Result<Keyboard> {
-        let raw = if stdio { RawTerminal::enter()? } else { None };
-        if raw.is_some() {
+        let terminal = if stdio { RawTerminal::enter()? } else { None };
+        if terminal.is_some() {
             tracing::info!("the console is yours; Ctrl-A x quits");
         }
-        Ok(Keyboard { open: stdio, escape: Escape::default(), queue: VecDeque::new(), _raw: raw })
+        Ok(Keyboard { open: stdio, escape: Escape::default(), queue: VecDeque::new(), terminal })
     }
 
-    /// What to poll; negative when nothing more can come or fits.
-    pub fn descriptor(&self) -> RawFd {
-        if self.open && self.queue.len() < QUEUE_MAX { io::stdin().as_raw_fd() } else { -1 }
+    /// What to poll; negative when nothing more can come or fits, or what is typed is for another job.
+    pub fn descriptor(&mut self) -> RawFd {
+        let ours = match &mut self.terminal {
+            // A terminal that went away is found out by reading it.
+            Some(terminal) => terminal.refresh().is_err() || terminal.is_raw(),
+            None => true,
+        };
+        let room = self.queue.len() < QUEUE_MAX;
+        if self.open && ours && room { io::stdin().as_raw_fd() } else { -1 }
+    }
+
+    /// Stops the process, with the terminal as it was before the run.
+    ///
+    /// # Errors
+    /// The system calls'.
+    pub fn suspend(&mut self) -> io::Result<()> {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.release();
+        }
+        signals::suspend()
+    }
+
+    /// The process goes on after a stop.
+    pub fn resumed(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            // A terminal that went away meanwhile is found out by reading it.
+            let _ = terminal.resumed();
+        }
     }
 
     /// Reads what was typed.

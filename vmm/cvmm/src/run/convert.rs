@@ -5,11 +5,10 @@
 //! probe for flash memory touch pages as shared without a request (edk2 OvmfPkg/ResetVector/Ia32/AmdSev.nasm.inc,
 //! OvmfPkg/QemuFlashFvbServicesRuntimeDxe). It validates what it takes back, so that it notices what it did not ask for.
 
-use std::io;
-
 use serde::Serialize;
 
 use crate::launch::GuestMemory;
+use crate::sys::SysError;
 use crate::sys::vm::{Visibility, Vm, punch_private};
 
 /// What changed owner, and how often.
@@ -76,31 +75,31 @@ impl ConvertRequest {
 }
 
 /// Carries a request out: routing first, then the pages of the side that lost them are freed, so that they neither cost
-/// memory nor come back with old contents.
+/// memory nor come back with old contents. False: the range is not memory that could be converted.
 ///
 /// # Errors
-/// The range is not memory, or the host refuses.
-pub fn convert(vm: &Vm, memory: &GuestMemory, request: ConvertRequest) -> io::Result<()> {
+/// The host's.
+pub fn convert(vm: &Vm, memory: &GuestMemory, request: ConvertRequest) -> Result<bool, SysError> {
     let ConvertRequest { gpa, len, visibility } = request;
     if visibility == Visibility::Shared && memory.ram.misses(gpa, len) {
         // What is not memory is shared already: OVMF says it of its device hole.
-        return Ok(());
+        return Ok(true);
     }
     if memory.private.is_empty() || !memory.ram.covers(gpa, len) {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        return Ok(false);
     }
-    vm.set_visibility(gpa, len, visibility).map_err(io::Error::other)?;
+    vm.set_visibility(gpa, len, visibility)?;
     match visibility {
-        Visibility::Private => memory.ram.discard_shared(gpa, len),
+        Visibility::Private => memory.ram.discard_shared(gpa, len)?,
         Visibility::Shared => {
             for (region, memfd) in memory.ram.regions().iter().zip(&memory.private) {
                 if let Some((begin, len)) = region.intersect(gpa, len) {
                     punch_private(memfd, begin - region.gpa(), len)?;
                 }
             }
-            Ok(())
         }
     }
+    Ok(true)
 }
 
 impl Conversions {

@@ -8,8 +8,9 @@ pub mod quote_message;
 mod tdx;
 mod vcpu;
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use crate::launch::{Guest, GuestMemory};
 use crate::outcome::Outcome;
 use crate::recorder::{GuestNs, MarkEvent, Op, Recorder, Started, WallNs};
 use crate::sys::kick::{self, ThreadId};
+use crate::sys::signals::{Request, Signals};
 use crate::sys::vm::Vm;
 use console::Keyboard;
 pub use convert::Conversions;
@@ -134,7 +136,7 @@ pub fn run(
 ) -> Result<RunRecord, Error> {
     let setup = |what| move |source| Error::Setup { what, source };
     let Guest { vcpus, vm, serial_interrupt, memory, services } = guest;
-    let signals = crate::sys::terminal::stop_signals().map_err(setup("signal handling"))?;
+    let signals = Signals::take().map_err(setup("signal handling"))?;
     kick::install().map_err(setup("signal handling"))?;
     let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
     let mut keyboard =
@@ -164,6 +166,8 @@ pub fn run(
     };
     let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
     let guest_begin = shared.guest_clock();
+    // From here on a signal ends the run with a report.
+    tracing::info!("running");
     let begin = recorder.now();
 
     let records = thread::scope(|scope| {
@@ -187,7 +191,8 @@ pub fn run(
             .collect();
         while !shared.stopping() {
             if let Err(error) = supervise(shared, &mut keyboard, &signals, deadline) {
-                shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
+                let error = Error::Setup { what: "the run loop", source: error };
+                shared.stop(Outcome::MonitorFailed(error.complaint()));
             }
         }
         // A thread may be anywhere between the kernel and our own code: kick until it has noticed.
@@ -240,15 +245,18 @@ pub fn run(
 fn supervise(
     shared: &Shared,
     keyboard: &mut Keyboard,
-    signals: &std::fs::File,
+    signals: &Signals,
     deadline: Option<Instant>,
 ) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
     let left = deadline.map_or(TICK, |d| d.saturating_duration_since(Instant::now()).min(TICK));
-    let fds = [keyboard.descriptor(), signals.as_raw_fd(), shared.wake.as_raw_fd()];
+    let fds = [keyboard.descriptor(), signals.descriptor(), shared.wake.as_raw_fd()];
     let [typed, signalled, _] = crate::sys::terminal::wait_readable(fds, left)?;
-    if signalled {
-        shared.stop(Outcome::Interrupted);
+    while signalled && let Some(request) = signals.request()? {
+        match request {
+            Request::End => shared.stop(Outcome::Interrupted),
+            Request::Suspend => keyboard.suspend()?,
+            Request::GoOn => keyboard.resumed(),
+        }
     }
     if deadline.is_some_and(|d| Instant::now() >= d) {
         shared.stop(Outcome::Timeout);
@@ -256,7 +264,12 @@ fn supervise(
     if typed && keyboard.read()? == console::Wish::Quit {
         shared.stop(Outcome::Interrupted);
     }
-    let mut bus = lock(&shared.bus);
+    // A vCPU that has it may be waiting for somebody to take the guest's output. Signals must not wait with it.
+    let mut bus = match shared.bus.try_lock() {
+        Ok(bus) => bus,
+        Err(TryLockError::Poisoned(bus)) => bus.into_inner(),
+        Err(TryLockError::WouldBlock) => return Ok(()),
+    };
     keyboard.deliver(|bytes| bus.com1.receive(bytes));
     bus.com1.flush();
     Ok(())

@@ -87,7 +87,10 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
             Err(error) if shared.td.is_some() && error.raw_os_error() == Some(libc::EIO) => {
                 shared.stop(Outcome::TdDead { vcpu: id });
             }
-            Err(error) => shared.stop(Outcome::RunFailed { vcpu: id, problem: error.to_string() }),
+            Err(error) => shared.stop(Outcome::RunFailed {
+                vcpu: id,
+                errno: error.raw_os_error().unwrap_or_default(),
+            }),
         }
     }
     drop(target);
@@ -236,7 +239,7 @@ impl Loop<'_, '_> {
         }
         let routes = bus.ioapic.as_ref().map(|ioapic| ioapic.routes()).unwrap_or_default();
         if let Err(error) = shared.vm.route(&routes) {
-            shared.stop(Outcome::MonitorFailed { problem: error.to_string() });
+            shared.stop(Outcome::MonitorFailed(error.complaint()));
         }
     }
 
@@ -259,11 +262,13 @@ impl Loop<'_, '_> {
     fn convert(&mut self, args: [u64; 6], now: WallNs) {
         let shared = self.shared;
         let request = ConvertRequest::parse(args);
-        let result = match request {
-            Some(request) => convert(shared.vm, shared.memory, request),
-            None => Err(std::io::Error::from_raw_os_error(libc::EINVAL)),
-        };
-        let done = result.is_ok();
+        let result =
+            request.map_or(Ok(false), |request| convert(shared.vm, shared.memory, request));
+        // The guest cannot go on without: its kernel would end itself, and nobody knew why.
+        let done = result.unwrap_or_else(|error| {
+            shared.stop(Outcome::MonitorFailed(error.complaint()));
+            false
+        });
         if let (true, Some(request)) = (done, request) {
             let (gpa, len, visibility) = request.range();
             lock(&shared.ownership).set(gpa, len, visibility);
@@ -280,13 +285,14 @@ impl Loop<'_, '_> {
         let visibility = if private { Visibility::Private } else { Visibility::Shared };
         let request = ConvertRequest::of_touched(gpa, visibility);
         let (page, len, _) = request.range();
-        let memory = shared.memory.ram.covers(page, len);
-        if !shared.converts_touched
-            || !memory
-            || convert(shared.vm, shared.memory, request).is_err()
-        {
-            shared.stop(Outcome::WrongKindOfAccess { vcpu: self.vcpu.id(), gpa, private });
-            return;
+        let may = shared.converts_touched && shared.memory.ram.covers(page, len);
+        match may.then(|| convert(shared.vm, shared.memory, request)) {
+            Some(Ok(true)) => {}
+            Some(Err(error)) => return shared.stop(Outcome::MonitorFailed(error.complaint())),
+            Some(Ok(false)) | None => {
+                let vcpu = self.vcpu.id();
+                return shared.stop(Outcome::WrongKindOfAccess { vcpu, gpa, private });
+            }
         }
         lock(&shared.ownership).set(page, len, visibility);
         lock(&shared.conversions).touched_pages += 1;

@@ -12,11 +12,14 @@ use std::ptr;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 thread_local! {
+    /// Whether this thread has been kicked.
+    static KICKED: Cell<bool> = const { Cell::new(false) };
     /// Where this thread's vCPU has its `immediate_exit` byte.
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
 }
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    KICKED.with(|kicked| kicked.set(true));
     IMMEDIATE_EXIT.with(|target| {
         let target = target.get();
         if !target.is_null() {
@@ -33,6 +36,11 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 /// The system call's.
 pub fn install() -> io::Result<()> {
     register_signal_handler(SIGRTMIN(), on_kick).map_err(io::Error::from)
+}
+
+/// Has this thread been kicked? Then the run is about to end, and nothing is worth waiting for.
+pub fn was_kicked() -> bool {
+    KICKED.with(Cell::get)
 }
 
 /// While this lives, a kick of the current thread stops its vCPU.

@@ -8,9 +8,11 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
+use vm_memory::mmap::{FromRangesError, MmapRegionError};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::SysError;
+use super::target::Target;
 use crate::device::fw_cfg::SharedMemory;
 use crate::recorder::{Op, Recorder};
 
@@ -65,19 +67,22 @@ impl GuestRam {
     /// The mapping's.
     pub fn map(recorder: &mut Recorder, ranges: &[(u64, u64)]) -> Result<GuestRam, SysError> {
         let total: u64 = ranges.iter().map(|r| r.1).sum();
-        let fail = |problem: String| SysError::MapMemory { mib: total >> 20, problem };
+        let fail = |source| SysError::MapMemory { mib: total >> 20, source };
         let wanted: Vec<(GuestAddress, usize)> = ranges
             .iter()
             .map(|(gpa, len)| usize::try_from(*len).map(|len| (GuestAddress(*gpa), len)))
             .collect::<Result<_, _>>()
-            .map_err(|e| fail(e.to_string()))?;
+            .map_err(|e| fail(io::Error::other(e)))?;
         let memory = recorder
             .record(Op::MapMemory, "mmap", total, || GuestMemoryMmap::<()>::from_ranges(&wanted))
-            .map_err(|e| fail(e.to_string()))?;
+            .map_err(|e| match e {
+                FromRangesError::MmapRegion(MmapRegionError::Mmap(source)) => fail(source),
+                other => fail(io::Error::other(other)),
+            })?;
         let mut regions = Vec::new();
         for region in memory.iter() {
             let gpa = region.start_addr();
-            let hva = memory.get_host_address(gpa).map_err(|e| fail(e.to_string()))?;
+            let hva = memory.get_host_address(gpa).map_err(|e| fail(io::Error::other(e)))?;
             regions.push(RamRegion { gpa: gpa.0, len: region.len(), hva: hva as u64 });
         }
         Ok(GuestRam { memory, regions })
@@ -139,7 +144,7 @@ impl GuestRam {
     ///
     /// # Errors
     /// The system call's.
-    pub fn discard_shared(&self, gpa: u64, len: u64) -> io::Result<()> {
+    pub fn discard_shared(&self, gpa: u64, len: u64) -> Result<(), SysError> {
         for region in &self.regions {
             let Some((begin, len)) = region.intersect(gpa, len) else { continue };
             let address = region.hva + (begin - region.gpa);
@@ -149,7 +154,8 @@ impl GuestRam {
                 libc::madvise(address as *mut libc::c_void, len as usize, libc::MADV_DONTNEED)
             };
             if result != 0 {
-                return Err(io::Error::last_os_error());
+                let target = Target::Range { gpa: begin, len, what: ", shared, to be freed" };
+                return Err(SysError::on("madvise", target)(io::Error::last_os_error()));
             }
         }
         Ok(())

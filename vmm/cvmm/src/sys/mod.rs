@@ -3,14 +3,21 @@
 //! Built on `kvm-ioctls` and `kvm-bindings`. What they lack or get in the way of is wrapped in this folder, with the
 //! reason beside the code. Nothing outside this folder issues an ioctl.
 
+pub mod child;
 pub mod clock;
+pub mod cpuid;
+pub mod cure;
+pub mod errno;
 pub mod kick;
 pub mod memory;
 pub mod preloaded;
 pub mod sev_status;
+pub mod signals;
 pub mod snp;
+pub mod snp_platform;
 pub mod socket;
 pub mod system;
+pub mod target;
 pub mod tdx;
 pub mod tdx_status;
 pub mod terminal;
@@ -25,6 +32,7 @@ use thiserror::Error;
 use crate::error::{Complaint, ExitCode};
 use crate::plan::cpuid::CpuidDifference;
 use sev_status::FirmwareStatus;
+use target::Target;
 
 /// A call to the host that failed.
 #[derive(Debug, Error)]
@@ -45,43 +53,57 @@ pub enum SysError {
         /// What makes it appear.
         cure: &'static str,
     },
-    /// An ioctl failed.
-    #[error("{ioctl} failed{operand}")]
-    Ioctl {
-        /// The ioctl's name.
-        ioctl: &'static str,
-        /// On what; empty or starting with a blank.
-        operand: String,
+    /// There is no further one of what the host has few of.
+    #[error("no {what} is left")]
+    NoneLeft {
+        /// Of what.
+        what: &'static str,
+        /// The command that wanted one.
+        command: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What makes one free.
+        cure: &'static str,
+    },
+    /// An ioctl, or another call on what ioctls have made, failed.
+    #[error("{call} failed{target}")]
+    Call {
+        /// The ioctl's name, or which other call it was.
+        call: &'static str,
+        /// On what.
+        target: Target,
         /// The kernel's answer.
         source: io::Error,
     },
     /// A launch command failed.
-    #[error("{command} was refused{operand}")]
+    #[error("{command} was refused{target}")]
     Launch {
         /// The command's name.
         command: &'static str,
-        /// On what; empty or starting with a blank.
-        operand: String,
+        /// On what.
+        target: Target,
         /// The kernel's answer.
         source: io::Error,
         /// The firmware's answer.
         status: FirmwareStatus,
     },
     /// A launch command of a TD failed.
-    #[error("{command} was refused{operand}")]
+    #[error("{command} was refused{target}")]
     TdLaunch {
         /// The command's name.
         command: &'static str,
-        /// On what; empty or starting with a blank.
-        operand: String,
+        /// On what.
+        target: Target,
         /// The kernel's answer.
         source: io::Error,
         /// The TDX module's answer, where the kernel hands it on; else 0.
         status: TdxStatus,
     },
     /// The firmware refused the CPUID page.
-    #[error("the firmware refused the CPUID page")]
+    #[error("the firmware refused the CPUID page at {gpa:#x}")]
     CpuidRefused {
+        /// Where it is.
+        gpa: u64,
         /// The rows it would have accepted, beside ours.
         differences: Vec<CpuidDifference>,
     },
@@ -99,7 +121,7 @@ pub enum SysError {
         /// How much.
         mib: u64,
         /// Why.
-        problem: String,
+        source: io::Error,
     },
     /// Guest memory could not be written or read.
     #[error("cannot access {len} bytes of guest memory at {gpa:#x}")]
@@ -114,28 +136,38 @@ pub enum SysError {
 }
 
 impl SysError {
-    /// An ioctl without operand.
-    pub(crate) fn ioctl(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> SysError {
-        move |e| SysError::Ioctl { ioctl, operand: String::new(), source: e.into() }
+    /// An ioctl on the whole VM or host.
+    pub(crate) fn ioctl(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> SysError {
+        SysError::on(call, Target::Whole)
     }
 
-    /// An ioctl with an operand worth naming.
+    /// An ioctl on what these words name.
     pub(crate) fn ioctl_on(
-        ioctl: &'static str,
-        operand: String,
+        call: &'static str,
+        words: String,
     ) -> impl FnOnce(kvm_ioctls::Error) -> SysError {
-        move |e| SysError::Ioctl { ioctl, operand: format!(" {operand}"), source: e.into() }
+        SysError::on(call, Target::Words(words))
+    }
+
+    /// A call on `target`.
+    pub(crate) fn on<E: Into<io::Error>>(
+        call: &'static str,
+        target: Target,
+    ) -> impl FnOnce(E) -> SysError {
+        move |e| SysError::Call { call, target, source: e.into() }
     }
 
     /// The exit code of this failure.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            SysError::Open { .. } | SysError::Missing { .. } => ExitCode::Host,
+            SysError::Open { .. } | SysError::Missing { .. } | SysError::NoneLeft { .. } => {
+                ExitCode::Host
+            }
             SysError::Launch { .. }
             | SysError::TdLaunch { .. }
             | SysError::CpuidRefused { .. }
             | SysError::PagesChanged { .. } => ExitCode::Launch,
-            SysError::Ioctl { .. } | SysError::MapMemory { .. } | SysError::WriteMemory { .. } => {
+            SysError::Call { .. } | SysError::MapMemory { .. } | SysError::WriteMemory { .. } => {
                 ExitCode::Io
             }
         }
@@ -144,30 +176,29 @@ impl SysError {
     /// The three lines for the user.
     pub fn complaint(&self) -> Complaint {
         let (cause, cure) = match self {
-            SysError::Open { device, source } => (source.to_string(), open_cure(device, source)),
+            SysError::Open { device, source } => (errno::tell(source), open_cure(device, source)),
             SysError::Missing { cure, .. } => (
                 "the kernel, processor, BIOS, firmware or emulator below cvmm does not offer it".into(),
                 (*cure).into(),
             ),
-            SysError::Ioctl { source, .. } => (
-                format!("the kernel says: {source}"),
-                "check `dmesg`; update the host's kernel if it is older than 6.11".into(),
+            SysError::NoneLeft { command, source, cure, .. } => {
+                (format!("{command} answers {}", errno::tell(source)), (*cure).into())
+            }
+            SysError::Call { call, source, .. } => {
+                (errno::tell(source), cure::of(call, source).into())
+            }
+            SysError::Launch { command, source, status, .. } => (
+                format!("{}; {status}", errno::tell(source)),
+                sev_status::cure(command, *status, source).into(),
             ),
-            SysError::Launch { source, status, .. } => (
-                format!("{status} (the kernel says: {source})"),
-                sev_status::describe(status.0).map_or_else(
-                    || "check `dmesg` for the reason".to_owned(),
-                    |text| text.cure.to_owned(),
-                ),
-            ),
-            SysError::TdLaunch { source, status, .. } => (
+            SysError::TdLaunch { command, source, status, .. } => (
                 match tdx_status::sentence(*status) {
-                    Some(sentence) => format!("{sentence} (the kernel says: {source})"),
-                    None => format!("the kernel says: {source}"),
+                    Some(sentence) => format!("{}; {sentence}", errno::tell(source)),
+                    None => errno::tell(source),
                 },
-                tdx_status::cure(*status, source).into(),
+                tdx_status::cure(command, *status, source).into(),
             ),
-            SysError::CpuidRefused { differences } if differences.is_empty() => (
+            SysError::CpuidRefused { differences, .. } if differences.is_empty() => (
                 "it would accept the page that cvmm gave to the kernel, so something on the host changed the page on its way"
                     .into(),
                 "do not trust this host".into(),
@@ -178,15 +209,15 @@ impl SysError {
                 ),
                 "do not trust this host".into(),
             ),
-            SysError::CpuidRefused { differences } => {
+            SysError::CpuidRefused { differences, .. } => {
                 let rows: Vec<String> = differences.iter().map(ToString::to_string).collect();
                 (
                     format!("it would give other values than the host's KVM offers: {}", rows.join("; ")),
                     "update the host's kernel or SEV firmware; cvmm does not start a guest with values it did not choose".into(),
                 )
             }
-            SysError::MapMemory { problem, .. } => {
-                (problem.clone(), "give less --memory, or raise the host's limits".into())
+            SysError::MapMemory { source, .. } => {
+                (errno::tell(source), cure::of("mmap of guest memory", source).into())
             }
             SysError::WriteMemory { problem, .. } => (problem.clone(), "give more --memory".into()),
         };
@@ -195,9 +226,8 @@ impl SysError {
 }
 
 fn open_cure(device: &str, source: &io::Error) -> String {
-    if crate::emulate::profile_in_use().is_some() {
-        return "softkvm says why, above; `softkvm info` lists the profiles for --emulate=PROFILE"
-            .into();
+    if crate::emulate::profile_in_use().is_some() && source.kind() == io::ErrorKind::NotFound {
+        return "choose the profile of a processor that has it; `softkvm info` lists them".into();
     }
     match source.kind() {
         io::ErrorKind::NotFound => {
@@ -205,9 +235,13 @@ fn open_cure(device: &str, source: &io::Error) -> String {
                 "load the module that makes {device} (kvm_amd and ccp, or kvm_intel), or add --emulate to run on a processor in software"
             )
         }
-        io::ErrorKind::PermissionDenied => {
-            format!("get access to {device} (for /dev/kvm: join group kvm), or add --emulate")
+        io::ErrorKind::PermissionDenied if device == "/dev/kvm" => {
+            "join the group kvm (sudo usermod -aG kvm $USER, then log in again), or add --emulate"
+                .into()
         }
-        _ => "add --emulate to run on a processor in software".into(),
+        io::ErrorKind::PermissionDenied => format!(
+            "let your group use {device} (sudo chgrp kvm {device} && sudo chmod 660 {device}), or add --emulate"
+        ),
+        _ => cure::of(device, source).into(),
     }
 }

@@ -1,6 +1,6 @@
-//! Whether softkvm's library is loaded into this process, and the one thing that it says of itself.
+//! Whether softkvm's library is loaded into this process, and the two things that it says of its machine.
 //!
-//! UNSAFETY: symbol look-ups by name; one symbol is called, as a function of the type that both sides agree on.
+//! UNSAFETY: symbol look-ups by name; two symbols are called, as functions of the types that both sides agree on.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -31,4 +31,21 @@ pub fn placeholder_costs() -> Option<Vec<String>> {
     // SAFETY: a C string that lives as long as the process, by the same agreement.
     let names = unsafe { CStr::from_ptr(names) }.to_string_lossy();
     Some(names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+/// Asks the library for CPUID of its machine. Older libraries do not say.
+pub fn cpuid(leaf: u32, subleaf: u32) -> Option<[u32; 4]> {
+    if !softkvm() {
+        return None;
+    }
+    // SAFETY: the name is a C string.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"softkvm_cpuid".as_ptr()) };
+    if symbol.is_null() {
+        return None;
+    }
+    // SAFETY: softkvm is loaded, and defines the symbol as a function that takes leaf, subleaf and room for four words.
+    let ask: extern "C" fn(u32, u32, *mut [u32; 4]) -> libc::c_int =
+        unsafe { std::mem::transmute(symbol) };
+    let mut out = [0; 4];
+    (ask(leaf, subleaf, &mut out) == 0).then_some(out)
 }

@@ -3,7 +3,9 @@
 //! Linux 7.2 include/uapi/linux/psp-sev.h (`sev_ret_code`); meanings from the SEV-SNP firmware ABI, 56860 rev 1.57,
 //! section 4.5.
 
-use std::fmt;
+use std::{fmt, io};
+
+use super::cure::{self, Cure};
 
 /// A firmware status: an open value, since newer firmware may return what this table does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,10 +159,63 @@ pub fn describe(code: u32) -> Option<StatusText> {
     TABLE.iter().find(|row| row.code == code).copied()
 }
 
+/// What to do where the firmware was not the cause, or said nothing that is known.
+const CURES: &[Cure] = &[
+    (
+        &["KVM_SEV_INIT2"],
+        libc::ENOTTY,
+        "give SEV-SNP guests ASIDs in the BIOS (minimum SEV non-ES ASID above 1), and restart the host",
+    ),
+    (
+        &["KVM_SEV_SNP_LAUNCH_START"],
+        libc::ENOTTY,
+        "the security processor made no context: `dmesg | grep -i -e ccp -e sev` says whether SEV-SNP is initialised on it",
+    ),
+    (
+        &["KVM_SEV_SNP_LAUNCH_START"],
+        libc::EINVAL,
+        "give another --snp=policy=…: KVM knows not all of its bits, or bit 17 is missing",
+    ),
+    (
+        &["KVM_SEV_SNP_ENABLE_REQ_CERTS"],
+        libc::EINVAL,
+        "leave out --snp=certs=…, or update the host's kernel: older ones cannot hand certificates on",
+    ),
+    (
+        &["KVM_SEV_SNP_LAUNCH_UPDATE"],
+        libc::EIO,
+        "KVM does not say why: free memory on the host, and look whether the reverse map table covers it (`dmesg | grep -i -e rmp -e sev`)",
+    ),
+    (
+        &["KVM_SEV_SNP_LAUNCH_FINISH"],
+        libc::EIO,
+        "the security processor cannot be reached: `dmesg | grep -i -e ccp -e sev` on the host says why",
+    ),
+    (&["KVM_SEV_SNP_LAUNCH_START", "KVM_SEV_SNP_LAUNCH_FINISH"], libc::EBUSY, DEAD),
+    (
+        &["KVM_SEV_SNP_LAUNCH_UPDATE"],
+        libc::EAGAIN,
+        "report this as a bug: the kernel says that it has done something, and has not",
+    ),
+    (&[], libc::EPERM, ORDER),
+    (&[], libc::EIO, "`dmesg | grep -i -e ccp -e sev` on the host says why"),
+];
+
+const DEAD: &str = "look at `dmesg | grep -i ccp`: if the security processor is dead, restart the host; else try again";
+const ORDER: &str = "report this as a bug: cvmm issued launch commands out of order";
+
+/// What to do about a command that was refused.
+pub fn cure(command: &str, status: FirmwareStatus, source: &io::Error) -> &'static str {
+    match describe(status.0) {
+        Some(text) => text.cure,
+        None => cure::find(command, source, &[CURES]),
+    }
+}
+
 impl fmt::Display for FirmwareStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0, describe(self.0)) {
-            (0, _) => write!(f, "the firmware was not the cause"),
+            (0, _) => write!(f, "the firmware named no reason"),
             (u32::MAX, _) => write!(f, "the firmware was never called"),
             (code, Some(text)) => {
                 write!(f, "firmware status {code:#x} {}: {}", text.name, text.meaning)

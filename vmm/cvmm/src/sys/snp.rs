@@ -14,6 +14,7 @@ use kvm_bindings::{
 
 use super::SysError;
 use super::sev_status::FirmwareStatus;
+use super::target::{LaunchPages, Target};
 use super::vm::Vm;
 use crate::recorder::{Op, Recorder};
 
@@ -55,6 +56,11 @@ impl SevDevice {
             })
             .map(|file| SevDevice { file })
             .map_err(|source| SysError::Open { device: "/dev/sev", source })
+    }
+
+    /// The device.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     fn number(&self) -> u32 {
@@ -105,9 +111,9 @@ fn issue<T>(
 fn check(
     (result, status): (Result<(), io::Error>, FirmwareStatus),
     command: &'static str,
-    operand: impl FnOnce() -> String,
+    target: impl FnOnce() -> Target,
 ) -> Result<(), SysError> {
-    result.map_err(|source| SysError::Launch { command, operand: operand(), source, status })
+    result.map_err(|source| SysError::Launch { command, target: target(), source, status })
 }
 
 /// KVM_SEV_INIT2: makes the VM an SEV-SNP one, GHCB protocol 2, no optional VMSA features.
@@ -119,15 +125,15 @@ pub fn init2(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice) -> Result<(), Sy
         kvm_sev_init { vmsa_features: 0, flags: 0, ghcb_version: 2, ..Default::default() };
     let answer = recorder
         .record(Op::SecurityInit, "KVM_SEV_INIT2", 0, || issue(vm, KVM_SEV_INIT2, &mut init, sev));
-    if let (Err(e), _) = &answer
-        && e.raw_os_error() == Some(libc::EBUSY)
-    {
-        return Err(SysError::Missing {
-            what: "every ASID for confidential guests is in use".into(),
+    match answer {
+        (Err(source), _) if source.raw_os_error() == Some(libc::EBUSY) => Err(SysError::NoneLeft {
+            what: "ASID for a confidential guest",
+            command: "KVM_SEV_INIT2",
+            source,
             cure: "stop another confidential guest, or give the misc cgroup a higher sev_es limit",
-        });
+        }),
+        answer => check(answer, "KVM_SEV_INIT2", || Target::Whole),
     }
-    check(answer, "KVM_SEV_INIT2", String::new)
 }
 
 /// KVM_SEV_SNP_ENABLE_REQ_CERTS: certificate requests of the guest exit to user space.
@@ -142,7 +148,7 @@ pub fn enable_certificate_exit(
     let answer = recorder.record(Op::EnableCerts, "KVM_SEV_SNP_ENABLE_REQ_CERTS", 0, || {
         issue(vm, KVM_SEV_SNP_ENABLE_REQ_CERTS, &mut 0u64, sev)
     });
-    check(answer, "KVM_SEV_SNP_ENABLE_REQ_CERTS", String::new)
+    check(answer, "KVM_SEV_SNP_ENABLE_REQ_CERTS", || Target::Whole)
 }
 
 /// KVM_SEV_SNP_LAUNCH_START.
@@ -159,7 +165,7 @@ pub fn launch_start(
     let answer = recorder.record(Op::LaunchStart, "LAUNCH_START", 0, || {
         issue(vm, KVM_SEV_SNP_LAUNCH_START, &mut start, sev)
     });
-    check(answer, "KVM_SEV_SNP_LAUNCH_START", || format!(" for policy {policy:#x}"))
+    check(answer, "KVM_SEV_SNP_LAUNCH_START", || Target::Words(format!("for policy {policy:#x}")))
 }
 
 /// KVM_SEV_SNP_LAUNCH_UPDATE for a whole region. The kernel may stop part of the way, having rewritten the request to
@@ -176,7 +182,18 @@ pub fn launch_update(
     params: UpdateParams,
     source: &mut [u8],
 ) -> Result<(), SysError> {
+    const COMMAND: &str = "KVM_SEV_SNP_LAUNCH_UPDATE";
     let len = source.len() as u64;
+    // The request says where it stopped: at the page that was refused.
+    let stopped = |gfn: u64| {
+        Target::Pages(LaunchPages {
+            gpa: gfn << 12,
+            kind: page_kind(params.page_type),
+            tag: params.tag,
+            done: gfn.saturating_sub(params.gpa >> 12),
+            count: len >> 12,
+        })
+    };
     let mut request = kvm_sev_snp_launch_update {
         gfn_start: params.gpa >> 12,
         uaddr: source.as_mut_ptr() as u64,
@@ -197,21 +214,12 @@ pub fn launch_update(
                 let again = matches!(&answer.0, Err(e) if e.raw_os_error() == Some(libc::EAGAIN))
                     && request.len < left;
                 if !again {
-                    check(answer, "KVM_SEV_SNP_LAUNCH_UPDATE", || {
-                        format!(" for the page at {:#x} ({})", request.gfn_start << 12, params.tag)
-                    })?;
+                    check(answer, COMMAND, || stopped(request.gfn_start))?;
                 }
                 if request.len >= left && request.len != 0 {
-                    return Err(SysError::Launch {
-                        command: "KVM_SEV_SNP_LAUNCH_UPDATE",
-                        operand: format!(
-                            " for the page at {:#x} ({}): no progress",
-                            request.gfn_start << 12,
-                            params.tag
-                        ),
-                        source: io::Error::from_raw_os_error(libc::EAGAIN),
-                        status: FirmwareStatus::SUCCESS,
-                    });
+                    let source = io::Error::from_raw_os_error(libc::EAGAIN);
+                    let answer = (Err(source), FirmwareStatus::SUCCESS);
+                    return check(answer, COMMAND, || stopped(request.gfn_start));
                 }
             }
             Ok(())
@@ -244,7 +252,20 @@ pub fn launch_finish(
         || vm.clock(),
         || issue(vm, KVM_SEV_SNP_LAUNCH_FINISH, &mut finish, sev),
     );
-    check(answer, "KVM_SEV_SNP_LAUNCH_FINISH", || {
-        if params.id_block.is_some() { " with an ID block".into() } else { String::new() }
+    check(answer, "KVM_SEV_SNP_LAUNCH_FINISH", || match params.id_block {
+        Some(_) => Target::Words("with an ID block".into()),
+        None => Target::Whole,
     })
+}
+
+/// A page type in words (firmware ABI, table 67).
+fn page_kind(page_type: u8) -> &'static str {
+    match page_type {
+        1 => "measured",
+        3 => "zero",
+        4 => "unmeasured",
+        5 => "secrets",
+        6 => "CPUID",
+        _ => "unknown",
+    }
 }

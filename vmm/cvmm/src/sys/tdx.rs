@@ -20,6 +20,7 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use zerocopy::FromZeros;
 
 use super::SysError;
+use super::target::{LaunchPages, Target};
 use super::vcpu::Vcpu;
 use super::vm::Vm;
 use crate::plan::cpuid::CpuidRow;
@@ -112,9 +113,9 @@ fn on_vcpu(vcpu: &Vcpu, id: u32, flags: u32, data: u64) -> io::Result<()> {
 fn check(
     (result, status): (io::Result<()>, TdxStatus),
     command: &'static str,
-    operand: impl FnOnce() -> String,
+    target: impl FnOnce() -> Target,
 ) -> Result<(), SysError> {
-    result.map_err(|source| SysError::TdLaunch { command, operand: operand(), source, status })
+    result.map_err(|source| SysError::TdLaunch { command, target: target(), source, status })
 }
 
 fn too_small(result: &io::Result<()>) -> bool {
@@ -138,7 +139,7 @@ pub fn capabilities(recorder: &mut Recorder, vm: &Vm) -> Result<Capabilities, Sy
             room *= 2;
         }
     });
-    check(answer, "KVM_TDX_CAPABILITIES", String::new)?;
+    check(answer, "KVM_TDX_CAPABILITIES", || Target::Whole)?;
     let configurable = request.filled(request.head.cpuid.nent).iter().map(|entry| CpuidRow {
         function: entry.function,
         index: Some(entry.index),
@@ -170,7 +171,7 @@ pub fn init_vm(recorder: &mut Recorder, vm: &Vm, params: &InitParams) -> Result<
     if count > ENTRIES_MAX {
         // KVM's own check, before our buffer's end.
         let source = io::Error::from_raw_os_error(libc::E2BIG);
-        return check((Err(source), TdxStatus::SUCCESS), "KVM_TDX_INIT_VM", String::new);
+        return check((Err(source), TdxStatus::SUCCESS), "KVM_TDX_INIT_VM", || Target::Whole);
     }
     request.head.cpuid.nent = count as u32;
     for (entry, row) in request.entries.iter_mut().zip(params.cpuid) {
@@ -199,18 +200,27 @@ pub fn init_vm(recorder: &mut Recorder, vm: &Vm, params: &InitParams) -> Result<
             }
         }
     });
-    match answer.0.as_ref().err().and_then(io::Error::raw_os_error) {
-        Some(libc::ENOSPC) => Err(SysError::Missing {
-            what: "every private KeyID for TDX guests is in use".into(),
-            cure: "stop another TDX guest, or give TDX more KeyIDs in the BIOS (the misc cgroup's misc.capacity tells how \
+    match (answer, "KVM_TDX_INIT_VM") {
+        ((Err(source), _), command) if source.raw_os_error() == Some(libc::ENOSPC) => {
+            Err(SysError::NoneLeft {
+                what: "private KeyID for a TDX guest",
+                command,
+                source,
+                cure: "stop another TDX guest, or give TDX more KeyIDs in the BIOS (the misc cgroup's misc.capacity tells how \
                    many there are)",
-        }),
-        Some(libc::EBUSY) => Err(SysError::Missing {
-            what: "its misc cgroup allows no further TDX guest".into(),
-            cure: "stop another TDX guest, or give the misc cgroup a higher tdx limit",
-        }),
-        _ => check(answer, "KVM_TDX_INIT_VM", || {
-            format!(" for attributes {:#x} and XFAM {:#x}", params.attributes.0, params.xfam.0)
+            })
+        }
+        ((Err(source), _), command) if source.raw_os_error() == Some(libc::EBUSY) => {
+            Err(SysError::NoneLeft {
+                what: "place for a TDX guest in the misc cgroup",
+                command,
+                source,
+                cure: "stop another TDX guest, or give the misc cgroup a higher tdx limit",
+            })
+        }
+        (answer, command) => check(answer, command, || {
+            let (attributes, xfam) = (params.attributes.0, params.xfam.0);
+            Target::Words(format!("for attributes {attributes:#x} and XFAM {xfam:#x}"))
         }),
     }
 }
@@ -225,7 +235,7 @@ pub fn get_cpuid(recorder: &mut Recorder, vcpu: &Vcpu) -> Result<Vec<kvm_cpuid_e
     let result = recorder.record(Op::SecurityInit, "KVM_TDX_GET_CPUID", 0, || {
         on_vcpu(vcpu, cmd::GET_CPUID, 0, std::ptr::from_mut(&mut *request) as u64)
     });
-    check((result, TdxStatus::SUCCESS), "KVM_TDX_GET_CPUID", String::new)?;
+    check((result, TdxStatus::SUCCESS), "KVM_TDX_GET_CPUID", || Target::vcpu(vcpu.id()))?;
     let entries = request.filled(request.head.nent).iter().map(|entry| kvm_cpuid_entry2 {
         function: entry.function,
         index: entry.index,
@@ -246,7 +256,7 @@ pub fn get_cpuid(recorder: &mut Recorder, vcpu: &Vcpu) -> Result<Vec<kvm_cpuid_e
 pub fn init_vcpu(recorder: &mut Recorder, vcpu: &Vcpu, rcx: u64) -> Result<(), SysError> {
     let result = recorder
         .record(Op::SecurityInit, "KVM_TDX_INIT_VCPU", 0, || on_vcpu(vcpu, cmd::INIT_VCPU, 0, rcx));
-    check((result, TdxStatus::SUCCESS), "KVM_TDX_INIT_VCPU", || format!(" on vCPU {}", vcpu.id()))
+    check((result, TdxStatus::SUCCESS), "KVM_TDX_INIT_VCPU", || Target::vcpu(vcpu.id()))
 }
 
 /// Interruptions without any progress that are taken for an endless loop.
@@ -304,7 +314,13 @@ pub fn init_mem_region(
                 }
                 let result = result.and(Err(io::Error::other("success without an end")));
                 return check((result, TdxStatus::SUCCESS), "KVM_TDX_INIT_MEM_REGION", || {
-                    format!(" for the page at {:#x} ({tag})", request.gpa)
+                    Target::Pages(LaunchPages {
+                        gpa: request.gpa,
+                        kind: "measured",
+                        tag,
+                        done: request.gpa.saturating_sub(gpa) / PAGE,
+                        count: len / PAGE,
+                    })
                 });
             }
             Ok(())
@@ -326,5 +342,5 @@ pub fn finalize_vm(recorder: &mut Recorder, vm: &Vm) -> Result<(), SysError> {
         || vm.clock(),
         || on_vm(vm, cmd::FINALIZE_VM, 0),
     );
-    check(answer, "KVM_TDX_FINALIZE_VM", String::new)
+    check(answer, "KVM_TDX_FINALIZE_VM", || Target::Whole)
 }

@@ -4,6 +4,8 @@ use std::io;
 
 use abi::tdx::{TdxStatus, operand};
 
+use super::cure::{self, Cure};
+
 /// One sentence; nothing where the module was not the cause.
 pub fn sentence(status: TdxStatus) -> Option<String> {
     if status == TdxStatus::SUCCESS {
@@ -26,8 +28,48 @@ pub fn operand_of(status: TdxStatus) -> Option<&'static str> {
         .flatten()
 }
 
-/// What to do about it.
-pub fn cure(status: TdxStatus, source: &io::Error) -> &'static str {
+const MODULE: &str =
+    "`dmesg | grep -i tdx` on the host has the TDX module's answer; update the module if it is old";
+
+/// What to do where the module said nothing, or nothing that is known.
+const CURES: &[Cure] = &[
+    (
+        &["KVM_TDX_INIT_VM"],
+        libc::EAGAIN,
+        "try again: the processor's random number generator has run dry",
+    ),
+    (
+        &["KVM_TDX_INIT_VM"],
+        libc::EINVAL,
+        "leave out --tdx=attributes=…; if that does not help, report this as a bug, with `cpuid -r` and `dmesg | grep -i tdx`",
+    ),
+    (
+        &["KVM_TDX_INIT_VM"],
+        libc::EIO,
+        "every processor package needs a processor that is online; `dmesg | grep -i tdx` on the host says more",
+    ),
+    (
+        &["KVM_TDX_INIT_MEM_REGION"],
+        libc::EINTR,
+        "find out who sends signals to cvmm without end, and start the guest again",
+    ),
+    (&["KVM_TDX_INIT_MEM_REGION", "KVM_TDX_INIT_VCPU", "KVM_TDX_FINALIZE_VM"], libc::EIO, MODULE),
+    (&["KVM_TDX_CAPABILITIES", "KVM_TDX_GET_CPUID"], libc::EIO, MODULE),
+    (
+        &["KVM_TDX_CAPABILITIES", "KVM_TDX_GET_CPUID"],
+        libc::E2BIG,
+        "report this as a bug, with the TDX module's version (`dmesg | grep -i tdx`)",
+    ),
+    (&["KVM_TDX_CAPABILITIES"], libc::EINVAL, "update the host's kernel if it is older than 6.16"),
+    (
+        &[],
+        libc::EINVAL,
+        "update the host's kernel if it is older than 6.16; else report this as a bug, with its version (uname -r)",
+    ),
+];
+
+/// What to do about a command that was refused.
+pub fn cure(command: &str, status: TdxStatus, source: &io::Error) -> &'static str {
     if status.code() == TdxStatus::OPERAND_INVALID {
         return match status.details() {
             operand::ATTRIBUTES => {
@@ -45,13 +87,9 @@ pub fn cure(status: TdxStatus, source: &io::Error) -> &'static str {
             _ => "report this as a bug",
         };
     }
-    match (status.code(), source.raw_os_error()) {
-        (TdxStatus::OPERAND_BUSY | TdxStatus::RND_NO_ENTROPY, _) => "try again",
-        (_, Some(libc::EIO)) => {
-            "the guest is lost and nothing more can be asked of it: `dmesg | grep -i tdx` on the host says more"
-        }
-        (_, Some(libc::ENOMEM)) => "free memory on the host, or give less --memory",
-        _ => "check `dmesg | grep -i tdx`; update the host's kernel if it is older than 6.16",
+    match status.code() {
+        TdxStatus::OPERAND_BUSY | TdxStatus::RND_NO_ENTROPY => "try again",
+        _ => cure::find(command, source, &[CURES]),
     }
 }
 

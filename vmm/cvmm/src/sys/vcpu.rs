@@ -13,13 +13,14 @@ use abi::tdx::vmcall;
 use kvm_bindings::{
     CpuId, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR,
     KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO,
-    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_MP_STATE_HALTED, kvm_mp_state, kvm_regs,
-    kvm_sregs,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_MP_STATE_HALTED, Msrs, kvm_mp_state,
+    kvm_msr_entry, kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
 
 use super::SysError;
 use super::kick::KickTarget;
+use super::target::Target;
 use crate::recorder::{Op, Recorder};
 
 /// KVM_EXIT_SNP_REQ_CERTS (Linux 7.2 include/uapi/linux/kvm.h); not in kvm-bindings 0.14.
@@ -28,6 +29,10 @@ const KVM_EXIT_CERTIFICATES: u32 = 43;
 const KVM_EXIT_UNKNOWN: u32 = 0;
 /// The port data of one exit: KVM gives one page.
 const IO_MAX: usize = 4096;
+/// IA32_MTRR_DEF_TYPE.
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+/// Enabled, fixed ranges too; write-back where no range says otherwise.
+const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 1 << 10 | 6;
 
 /// Why KVM_RUN returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +229,7 @@ impl Vcpu {
     pub fn set_cpuid(&self, recorder: &mut Recorder, cpuid: &CpuId) -> Result<(), SysError> {
         recorder
             .record(Op::SetCpuid, "KVM_SET_CPUID2", 0, || self.fd.set_cpuid2(cpuid))
-            .map_err(SysError::ioctl_on("KVM_SET_CPUID2", format!("on vCPU {}", self.id)))
+            .map_err(SysError::on("KVM_SET_CPUID2", Target::vcpu(self.id)))
     }
 
     /// Sets control, segment and descriptor-table registers; APIC base and CR8 stay KVM's.
@@ -232,16 +237,15 @@ impl Vcpu {
     /// # Errors
     /// The ioctl's.
     pub fn set_sregs(&self, recorder: &mut Recorder, sregs: &kvm_sregs) -> Result<(), SysError> {
-        recorder
-            .record(Op::SetRegs, "KVM_SET_SREGS", 0, || {
-                let current = self.fd.get_sregs()?;
-                self.fd.set_sregs(&kvm_sregs {
-                    apic_base: current.apic_base,
-                    cr8: current.cr8,
-                    ..*sregs
-                })
-            })
-            .map_err(SysError::ioctl_on("KVM_SET_SREGS", format!("on vCPU {}", self.id)))
+        recorder.record(Op::SetRegs, "KVM_SET_SREGS", 0, || {
+            let current = self
+                .fd
+                .get_sregs()
+                .map_err(SysError::on("KVM_GET_SREGS", Target::vcpu(self.id)))?;
+            self.fd
+                .set_sregs(&kvm_sregs { apic_base: current.apic_base, cr8: current.cr8, ..*sregs })
+                .map_err(SysError::on("KVM_SET_SREGS", Target::vcpu(self.id)))
+        })
     }
 
     /// Sets the general registers.
@@ -251,7 +255,30 @@ impl Vcpu {
     pub fn set_regs(&self, recorder: &mut Recorder, regs: &kvm_regs) -> Result<(), SysError> {
         recorder
             .record(Op::SetRegs, "KVM_SET_REGS", 0, || self.fd.set_regs(regs))
-            .map_err(SysError::ioctl_on("KVM_SET_REGS", format!("on vCPU {}", self.id)))
+            .map_err(SysError::on("KVM_SET_REGS", Target::vcpu(self.id)))
+    }
+
+    /// Turns the memory type ranges on, all of memory write-back, as firmware leaves them. Linux before 6.2 takes a processor
+    /// with MTRRs off for one without PAT, and then cannot map memory write-protected, which it needs to decrypt
+    /// (arch/x86/kernel/cpu/mtrr/mtrr.c mtrr_bp_init, arch/x86/mm/mem_encrypt_amd.c __sme_early_enc_dec).
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn enable_mtrrs(&self, recorder: &mut Recorder) -> Result<(), SysError> {
+        let target = format!("for IA32_MTRR_DEF_TYPE on vCPU {}", self.id);
+        let entry = kvm_msr_entry {
+            index: MTRR_DEF_TYPE,
+            data: MTRR_ENABLED_WRITE_BACK,
+            ..Default::default()
+        };
+        let set = Msrs::from_entries(&[entry]).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG));
+        recorder
+            .record(Op::SetMsrs, "KVM_SET_MSRS", 0, || match self.fd.set_msrs(&set?)? {
+                1 => Ok(()),
+                // KVM stops at the first MSR that it refuses.
+                _ => Err(kvm_ioctls::Error::new(libc::EINVAL)),
+            })
+            .map_err(SysError::ioctl_on("KVM_SET_MSRS", target))
     }
 
     /// Puts the vCPU to sleep until an event for it arrives.
@@ -263,7 +290,7 @@ impl Vcpu {
             .record(Op::SetMpState, "KVM_SET_MP_STATE", 0, || {
                 self.fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_HALTED })
             })
-            .map_err(SysError::ioctl_on("KVM_SET_MP_STATE", format!("on vCPU {}", self.id)))
+            .map_err(SysError::on("KVM_SET_MP_STATE", Target::vcpu(self.id)))
     }
 
     /// Where it stands, and whether it is halted; `None` for a guest whose registers nobody may see.

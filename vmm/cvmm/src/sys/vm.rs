@@ -18,6 +18,8 @@ use vmm_sys_util::ioctl::ioctl_with_val;
 
 use super::SysError;
 use super::memory::RamRegion;
+use super::system::Capability;
+use super::target::Target;
 use super::vcpu::Vcpu;
 use crate::recorder::{GuestNs, Op, Recorder};
 
@@ -33,6 +35,8 @@ pub struct Msi {
     pub data: u32,
 }
 
+/// _IO(KVMIO, 0x41).
+const KVM_CREATE_VCPU: libc::c_ulong = 0xae41;
 /// _IO(KVMIO, 0xa2) and 0xa3; kvm-ioctls has them for vCPUs only.
 const KVM_SET_TSC_KHZ: libc::c_ulong = 0xaea2;
 const KVM_GET_TSC_KHZ: libc::c_ulong = 0xaea3;
@@ -71,7 +75,7 @@ impl Vm {
         cap.args[0] = 1 << KVM_HC_MAP_GPA_RANGE;
         recorder
             .record(Op::EnableCap, "KVM_CAP_EXIT_HYPERCALL", 0, || self.fd.enable_cap(&cap))
-            .map_err(SysError::ioctl_on("KVM_ENABLE_CAP", "KVM_CAP_EXIT_HYPERCALL".into()))
+            .map_err(SysError::ioctl_on("KVM_ENABLE_CAP", "for KVM_CAP_EXIT_HYPERCALL".into()))
     }
 
     /// Tells KVM which three pages of guest address space it may use for itself: old Intel processors need them.
@@ -122,13 +126,20 @@ impl Vm {
         cap.args[0] = argument;
         recorder
             .record(op, name, 0, || self.fd.enable_cap(&cap))
-            .map_err(SysError::ioctl_on("KVM_ENABLE_CAP", name.into()))
+            .map_err(SysError::ioctl_on("KVM_ENABLE_CAP", format!("for {name}")))
     }
 
     /// How many vCPUs this VM may have: fewer than `/dev/kvm` says for some types of VM.
-    pub fn max_vcpus(&self) -> usize {
-        const KVM_CAP_MAX_VCPUS: libc::c_ulong = 66;
-        usize::try_from(self.fd.check_extension_raw(KVM_CAP_MAX_VCPUS)).unwrap_or(0)
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn max_vcpus(&self) -> Result<usize, SysError> {
+        let Capability { name, number } = Capability::MAX_VCPUS;
+        // Negative for a failure.
+        usize::try_from(self.fd.check_extension_raw(number)).map_err(|_| {
+            let target = Target::Words(format!("for {name}"));
+            SysError::on("KVM_CHECK_EXTENSION", target)(kvm_ioctls::Error::last())
+        })
     }
 
     /// The frequency that the TSC of vCPUs will have, in kHz.
@@ -156,7 +167,7 @@ impl Vm {
                 _ => Err(kvm_ioctls::Error::last()),
             }
         });
-        answer.map_err(SysError::ioctl_on("KVM_SET_TSC_KHZ", format!("to {khz}")))
+        answer.map_err(SysError::ioctl_on("KVM_SET_TSC_KHZ", format!("for {khz} kHz")))
     }
 
     /// Says which interrupt lines lead to which interrupts; lines not named lead nowhere.
@@ -178,7 +189,7 @@ impl Vm {
             })
             .collect();
         let problem =
-            SysError::ioctl_on("KVM_SET_GSI_ROUTING", format!("of {} lines", routes.len()));
+            SysError::ioctl_on("KVM_SET_GSI_ROUTING", format!("for {} lines", routes.len()));
         // More lines than KVM has room for are a mistake of ours.
         let Ok(table) = KvmIrqRouting::from_entries(&entries) else {
             return Err(problem(kvm_ioctls::Error::new(libc::E2BIG)));
@@ -192,7 +203,10 @@ impl Vm {
     /// The ioctl's. A guest that does not take it is no error.
     pub fn signal(&self, msi: Msi) -> Result<(), SysError> {
         let request = kvm_msi { address_lo: msi.address, data: msi.data, ..Default::default() };
-        self.fd.signal_msi(request).map(drop).map_err(SysError::ioctl("KVM_SIGNAL_MSI"))
+        self.fd
+            .signal_msi(request)
+            .map(drop)
+            .map_err(SysError::ioctl_on("KVM_SIGNAL_MSI", format!("for {msi:x?}")))
     }
 
     /// Lets `event` raise the interrupt line `gsi`.
@@ -220,7 +234,10 @@ impl Vm {
             .record(Op::CreateGuestMemfd, "KVM_CREATE_GUEST_MEMFD", len, || {
                 self.fd.create_guest_memfd(request)
             })
-            .map_err(SysError::ioctl_on("KVM_CREATE_GUEST_MEMFD", format!("of {len:#x} bytes")))?;
+            .map_err(SysError::ioctl_on(
+                "KVM_CREATE_GUEST_MEMFD",
+                format!("for {} MiB", len >> 20),
+            ))?;
         // SAFETY: the kernel has just returned this descriptor to us; nobody else owns it.
         Ok(unsafe { File::from_raw_fd(fd) })
     }
@@ -248,10 +265,7 @@ impl Vm {
                 // `Vm` live in the same `Guest`, which drops the VM first).
                 unsafe { self.fd.set_user_memory_region(request) }
             })
-            .map_err(SysError::ioctl_on(
-                "KVM_SET_USER_MEMORY_REGION",
-                format!("at {:#x}", region.gpa()),
-            ))
+            .map_err(SysError::on("KVM_SET_USER_MEMORY_REGION", range_of(region)))
     }
 
     /// Gives the guest a region of memory whose private half is `memfd`.
@@ -280,10 +294,7 @@ impl Vm {
                 // SAFETY: as in `set_plain_region`.
                 unsafe { self.fd.set_user_memory_region2(request) }
             })
-            .map_err(SysError::ioctl_on(
-                "KVM_SET_USER_MEMORY_REGION2",
-                format!("at {:#x}", region.gpa()),
-            ))
+            .map_err(SysError::on("KVM_SET_USER_MEMORY_REGION2", range_of(region)))
     }
 
     /// Says whether `[gpa, gpa + len)` is private. Routing only: neither half's pages are touched.
@@ -301,10 +312,14 @@ impl Vm {
             Visibility::Shared => 0,
         };
         let request = kvm_memory_attributes { address: gpa, size: len, attributes, flags: 0 };
-        self.fd.set_memory_attributes(request).map_err(SysError::ioctl_on(
-            "KVM_SET_MEMORY_ATTRIBUTES",
-            format!("at {gpa:#x} for {len:#x} bytes"),
-        ))
+        let what = match visibility {
+            Visibility::Private => ", to be private",
+            Visibility::Shared => ", to be shared",
+        };
+        let target = Target::Range { gpa, len, what };
+        self.fd
+            .set_memory_attributes(request)
+            .map_err(SysError::on("KVM_SET_MEMORY_ATTRIBUTES", target))
     }
 
     /// Makes a vCPU. Its id is its APIC id.
@@ -312,10 +327,19 @@ impl Vm {
     /// # Errors
     /// The ioctl's.
     pub fn create_vcpu(&self, recorder: &mut Recorder, id: u16) -> Result<Vcpu, SysError> {
-        let fd = recorder
-            .record(Op::CreateVcpu, "KVM_CREATE_VCPU", 0, || self.fd.create_vcpu(u64::from(id)))
-            .map_err(SysError::ioctl_on("KVM_CREATE_VCPU", id.to_string()))?;
-        Ok(Vcpu::new(fd, id, self.fd.run_size()))
+        recorder.record(Op::CreateVcpu, "KVM_CREATE_VCPU", 0, || {
+            // SAFETY: the argument is a number; no memory is touched.
+            let fd = unsafe { ioctl_with_val(&self.fd, KVM_CREATE_VCPU, libc::c_ulong::from(id)) };
+            if fd < 0 {
+                let failure = kvm_ioctls::Error::last();
+                return Err(SysError::on("KVM_CREATE_VCPU", Target::vcpu(id))(failure));
+            }
+            // In two steps, to tell which of them failed.
+            // SAFETY: the kernel has just returned this descriptor of a vCPU; nobody else owns it.
+            let fd = unsafe { self.fd.create_vcpu_from_rawfd(fd) }
+                .map_err(SysError::ioctl_on("mmap", format!("for the run page of vCPU {id}")))?;
+            Ok(Vcpu::new(fd, id, self.fd.run_size()))
+        })
     }
 
     /// The guest's clock.
@@ -324,11 +348,21 @@ impl Vm {
     }
 }
 
+fn range_of(region: &RamRegion) -> Target {
+    Target::Range { gpa: region.gpa(), len: region.len(), what: "" }
+}
+
 /// Frees the private pages of `[offset, offset + len)`; what is not allocated is left alone.
 ///
 /// # Errors
 /// The system call's.
-pub fn punch_private(memfd: &File, offset: u64, len: u64) -> io::Result<()> {
+pub fn punch_private(memfd: &File, offset: u64, len: u64) -> Result<(), SysError> {
+    let what = ", of a guest_memfd, to be freed";
+    punch(memfd, offset, len)
+        .map_err(SysError::on("fallocate", Target::Range { gpa: offset, len, what }))
+}
+
+fn punch(memfd: &File, offset: u64, len: u64) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     let to_off =
         |v: u64| libc::off_t::try_from(v).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));

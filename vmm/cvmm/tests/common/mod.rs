@@ -1,13 +1,14 @@
 //! What the tests of the command share: a scratch directory, and running cvmm in it.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used)]
 
 pub mod hostile;
+pub mod pty;
 mod test_guest;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-pub use test_guest::{test_guest, test_guest_code};
+pub use test_guest::{elf, test_guest, test_guest_code};
 
 /// A scratch directory with the test guest in it.
 pub struct Bench {
@@ -37,8 +38,14 @@ impl Bench {
 
     /// Runs cvmm here; `kernel` says whether the test guest is the kernel.
     pub fn cvmm(&self, args: &[&str]) -> Output {
+        self.cvmm_with(&[], args)
+    }
+
+    /// The same with variables in its environment.
+    pub fn cvmm_with(&self, environment: &[(&str, &str)], args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_cvmm"))
             .args(args)
+            .envs(environment.iter().copied())
             .current_dir(self.dir.path())
             .env_remove("LD_PRELOAD")
             .env_remove("CVMM_SOFTKVM")

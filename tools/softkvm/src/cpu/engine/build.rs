@@ -23,7 +23,7 @@ struct Builder {
     compare: Option<Chosen>,
 }
 
-/// Decodes `code`, the rest of the page from `key.rip` on. `None` when not even the first
+/// Decodes `code`, the rest of the page from `key.rip` on, or of two pages for a bridge. `None` when not even the first
 /// instruction lies wholly in it. Also answers the length in bytes.
 pub(crate) fn build(
     code: &[u8],
@@ -31,8 +31,10 @@ pub(crate) fn build(
     mode: Mode,
     features: Features,
 ) -> Option<(Block, usize)> {
+    let most = if key.is_bridge() { 1 } else { MOST };
     let mut decoder = Decoder::with_ip(bitness(mode), code, key.rip, DecoderOptions::NONE);
-    let head = Head { rip: key.rip, count: 0, page: key.page, mode: key.mode };
+    let head =
+        Head { rip: key.rip, count: 0, page: key.page, mode: key.mode, bridge: key.is_bridge() };
     let mut builder =
         Builder { slots: Vec::with_capacity(16), rip: key.rip, features, compare: None };
     builder.slots.push(Slot { head });
@@ -40,7 +42,7 @@ pub(crate) fn build(
     let mut count = 0;
     let mut end = key.rip;
     let closed = loop {
-        if count == MOST || !decoder.can_decode() {
+        if count == most || !decoder.can_decode() {
             break false;
         }
         decoder.decode_out(&mut insn);
@@ -107,6 +109,10 @@ impl Builder {
         let chosen = if mode == Mode::Long64 { select(insn, &mut op, self.features) } else { None };
         match chosen {
             Some(Chosen::Plain) => self.push(op),
+            Some(Chosen::Work(work)) => {
+                self.push(op);
+                self.slots.push(Slot { work });
+            }
             Some(Chosen::Compare { .. }) => {
                 self.compare = chosen;
                 self.push(op);

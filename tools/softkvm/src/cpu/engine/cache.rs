@@ -39,6 +39,15 @@ pub(crate) struct Key {
     pub rip: u64,
     pub page: u64,
     pub mode: u32,
+    /// The host page that a bridge ends in; else 0.
+    pub second: u64,
+}
+
+impl Key {
+    /// One instruction that lies on two pages.
+    pub fn is_bridge(&self) -> bool {
+        self.second != 0
+    }
 }
 
 /// A decoded block.
@@ -131,16 +140,25 @@ impl CodeCache {
 
     /// Adds a block of `len` bytes.
     pub(crate) fn add(&mut self, key: Key, block: Block, len: usize) -> *const Head {
-        let page = self.pages.entry(key.page).or_default();
-        if page.keys.is_empty() {
-            self.log.push(key.page);
+        let first = len.min(4096 - (key.rip & 0xfff) as usize);
+        self.note(key, key.page, lines(key.rip & 0xfff, first));
+        if key.is_bridge() {
+            self.note(key, key.second, lines(0, len - first));
         }
-        page.lines |= lines(key.rip & 0xfff, len);
-        page.keys.push(key);
         self.stats.blocks += 1;
         let head = block.head();
         self.blocks.insert(key, block);
         head
+    }
+
+    /// Lines of a page belong to a block.
+    fn note(&mut self, key: Key, page: u64, lines: u64) {
+        let entry = self.pages.entry(page).or_default();
+        if entry.keys.is_empty() {
+            self.log.push(page);
+        }
+        entry.lines |= lines;
+        entry.keys.push(key);
     }
 
     /// Whether a host page holds code.

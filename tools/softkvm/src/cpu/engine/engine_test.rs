@@ -254,6 +254,48 @@ fn an_instruction_on_two_pages() {
 }
 
 #[test]
+fn an_instruction_on_two_pages_changes_with_its_second() {
+    let start = assemble(CODE, |a| {
+        a.mov(byte_ptr(CODE + 0x1002), 0x55)?;
+        a.jmp(CODE + 0xffe)
+    });
+    let mut code = vec![0x90; 0xffe];
+    code[..start.len()].copy_from_slice(&start);
+    code.extend_from_slice(&[0xb8, 0x44, 0x33, 0x22, 0x11, 0xf4]); // mov eax, 0x11223344; hlt
+    for mut m in both(&code) {
+        for (from, expected) in [(CODE + 0xffe, 0x1122_3344), (CODE, 0x5522_3344)] {
+            m.p.core.rip = from;
+            assert_eq!(m.run(10_000), Exit::Halt);
+            assert_eq!(m.p.core.gpr[RAX], expected);
+        }
+    }
+}
+
+#[test]
+fn an_instruction_on_two_pages_follows_its_mapping() {
+    let mut code = vec![0x90; 0xffe];
+    code.extend_from_slice(&[0xb8, 0x44, 0x33, 0x22, 0x11, 0xf4]); // mov eax, 0x11223344; hlt
+    for mut m in both(&code) {
+        // The page tables of `identity_map` are large pages: one table more makes small ones.
+        let (table, other) = (0x9_0000, 0x6_0000);
+        for page in 0..512u64 {
+            m.world.put64(table + page * 8, page << 12 | 3);
+        }
+        m.world.put64(TABLES + 0x2000, table | 3);
+        m.world.put(other, &[0x33, 0x22, 0x77, 0xf4]);
+        let run = |m: &mut Machine| {
+            m.p.core.rip = CODE + 0xffe;
+            assert_eq!(m.run(10_000), Exit::Halt);
+            m.p.core.gpr[RAX]
+        };
+        assert_eq!(run(&mut m), 0x1122_3344);
+        m.world.put64(table + (CODE >> 12) * 8 + 8, other | 3);
+        m.p.flush_page(CODE + 0x1000);
+        assert_eq!(run(&mut m), 0x7722_3344);
+    }
+}
+
+#[test]
 fn stack_depth_is_constant() {
     let code = assemble(CODE, |a| {
         let mut top = a.create_label();
@@ -325,6 +367,36 @@ const SINGLE: &[u8] = &[
     0xa5, 0xaa, 0xab, 0xac, 0xad,
 ];
 
+/// SSE opcodes with a ModRM byte, after 0x0f; those of the other two maps have a byte more.
+const SSE: &[&[u8]] = &[
+    &[0x10],
+    &[0x11],
+    &[0x28],
+    &[0x29],
+    &[0x6f],
+    &[0x7f],
+    &[0x64],
+    &[0x74],
+    &[0x76],
+    &[0xd4],
+    &[0xda],
+    &[0xdb],
+    &[0xdf],
+    &[0xeb],
+    &[0xef],
+    &[0xf4],
+    &[0xfa],
+    &[0xfe],
+    &[0x38, 0x00],
+    &[0x38, 0x1c],
+    &[0x38, 0x40],
+    &[0x38, 0xcb],
+    &[0x38, 0xcc],
+    &[0x38, 0xcd],
+];
+/// Likewise, with an 8-bit immediate.
+const SSE_IMM8: &[&[u8]] = &[&[0x70], &[0x3a, 0x0e], &[0x3a, 0x0f]];
+
 fn random_instruction(r: &mut Random, code: &mut Vec<u8>) {
     if r.below(4) == 0 {
         // A register that points into data, sometimes across a page.
@@ -339,12 +411,14 @@ fn random_instruction(r: &mut Random, code: &mut Vec<u8>) {
         return;
     }
     let rep = r.below(12) == 0;
-    let kind = r.below(20);
+    let kind = r.below(26);
     if rep && (16..18).contains(&kind) {
         code.push(0xf3);
     }
-    if r.below(8) == 0 {
+    if r.below(8) == 0 || kind >= 20 && r.below(2) == 0 {
         code.push(0x66);
+    } else if kind >= 20 && r.below(3) == 0 {
+        code.push(0xf3);
     }
     if r.below(24) == 0 {
         code.push(0x67);
@@ -392,6 +466,17 @@ fn random_instruction(r: &mut Random, code: &mut Vec<u8>) {
         }
         16..18 => code.push(SINGLE[r.below(SINGLE.len() as u64) as usize]),
         18 => code.extend_from_slice(&[0x70 | r.below(16) as u8, r.below(12) as u8]),
+        20..25 => {
+            code.push(0x0f);
+            code.extend_from_slice(SSE[r.below(SSE.len() as u64) as usize]);
+            modrm(r, code);
+        }
+        25 => {
+            code.push(0x0f);
+            code.extend_from_slice(SSE_IMM8[r.below(SSE_IMM8.len() as u64) as usize]);
+            modrm(r, code);
+            code.push(r.next() as u8 & 0x3f);
+        }
         _ => {
             code.extend_from_slice(&[0x0f, 0x80 | r.below(16) as u8, r.below(12) as u8, 0, 0, 0]);
         }
@@ -412,8 +497,11 @@ fn engines_agree_on_random_code() {
         let seeds: Vec<u64> = (0..16)
             .map(|_| if r.below(2) == 0 { DATA + r.below(0x1ff0) } else { r.next() << r.below(48) })
             .collect();
+        let vectors: [u128; 16] =
+            std::array::from_fn(|_| u128::from(r.next()) << 64 | u128::from(r.next()));
         let flags = r.next();
         let first_turn = r.below(40);
+        let no_sse = r.below(16);
         for m in [&mut fast, &mut reference] {
             m.code.clear();
             m.world.put(CODE, &code);
@@ -424,6 +512,12 @@ fn engines_agree_on_random_code() {
                 Features::default()
             };
             m.p.core.gpr[..16].copy_from_slice(&seeds);
+            m.p.core.fpu.xmm = vectors;
+            match no_sse {
+                0 => m.p.core.cr4 &= !cr4::OSFXSR,
+                1 => m.p.core.cr0 |= cr0::TS,
+                _ => {}
+            }
             m.p.core.gpr[RSP] = STACK;
             m.p.core.set_rflags(flags & (flags::ARITH_MASK | flags::DF));
             if m.run(first_turn) == Exit::Turn {
@@ -436,7 +530,8 @@ fn engines_agree_on_random_code() {
             && a.rip == b.rip
             && a.rflags() == b.rflags()
             && a.instructions == b.instructions
-            && a.cr2 == b.cr2;
+            && a.cr2 == b.cr2
+            && a.fpu.xmm == b.fpu.xmm;
         assert!(
             same,
             "round {round}: code {code:02x?}\nfast {:x?} rip {:x} flags {:x} n {}\nreference {:x?} rip {:x} \

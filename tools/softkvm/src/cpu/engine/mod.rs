@@ -13,13 +13,14 @@ mod cache;
 mod handlers;
 pub(crate) mod op;
 mod select;
+mod select_simd;
 pub(crate) mod step;
 
 pub use cache::{CodeCache, CodeStats, Kind};
 
-use self::cache::Key;
+use self::cache::{Block, Key};
 use self::handlers::generic::head;
-use self::op::{Head, Hot, Leave, Link, Slot};
+use self::op::{FAR, Head, Hot, Leave, Link, Slot};
 use super::exec::breakpoints;
 use super::state::Seg;
 use super::world::{Exit, Step, Stop, Trapped};
@@ -182,8 +183,9 @@ fn take_event(p: &mut Processor) -> Step<bool> {
             deliver::interrupt(p, vector).map(|()| true)
         }
         None => {
-            p.core.attention = false;
-            Ok(false)
+            // User space may wait for the moment at which an interrupt could be taken.
+            p.core.attention = p.world().end_turn();
+            Ok(p.core.attention)
         }
     }
 }
@@ -247,8 +249,7 @@ impl Processor {
     fn find_block(&mut self, code: &mut CodeCache) -> *const Head {
         let link = std::mem::replace(&mut self.hot.link, std::ptr::null());
         let rip = self.core.rip;
-        let slot = Hot::jump_slot(rip);
-        let mut head = self.hot.jumps[slot];
+        let mut head = self.hot.jumps[Hot::jump_slot(rip)];
         // SAFETY: the jump cache holds live blocks (it is emptied before any is freed).
         let known = unsafe { (*head).rip == rip && (*head).mode == self.hot.mode };
         if !known {
@@ -256,8 +257,7 @@ impl Processor {
             if head.is_null() {
                 return head;
             }
-            self.hot.jumps[slot] = head;
-            self.hot.jumps_used = true;
+            self.hot.remember(rip, head);
         }
         if !link.is_null() {
             // SAFETY: the link belongs to the block left last; nothing has been freed since.
@@ -271,17 +271,53 @@ impl Processor {
             return std::ptr::null();
         }
         let Ok(page) = self.fetch_page(rip) else { return std::ptr::null() };
-        let key = Key { rip, page: page as u64, mode: self.hot.mode };
+        let key = Key { rip, page: page as u64, mode: self.hot.mode, second: 0 };
         if let Some(head) = code.find(&key) {
             return head;
         }
         let offset = (rip & 0xfff) as usize;
         // SAFETY: the world lent the whole page, and nobody writes to it meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(page.add(offset), 4096 - offset) };
-        let Some((block, len)) = build::build(bytes, &key, self.core.mode, self.core.features)
-        else {
-            return std::ptr::null();
+        match build::build(bytes, &key, self.core.mode, self.core.features) {
+            Some(built) => self.keep(code, key, built),
+            None => self.bridge(code, key, bytes),
+        }
+    }
+
+    /// The block of an instruction that begins with `bytes`, the last ones of its page. Null when the fetch has faulted.
+    #[cold]
+    fn bridge(&mut self, code: &mut CodeCache, key: Key, bytes: &[u8]) -> *const Head {
+        let next = (key.rip | 0xfff).wrapping_add(1);
+        let inside = match self.core.mode {
+            Mode::Long64 => self.canonical(next),
+            _ => next <= u64::from(u32::MAX),
         };
+        if !inside {
+            return std::ptr::null();
+        }
+        let Ok(second) = self.fetch_page(next) else { return std::ptr::null() };
+        let key = Key { second: second as u64, ..key };
+        if let Some(head) = code.find(&key) {
+            return head;
+        }
+        // An instruction has at most 15 bytes, and begins with all of `bytes`.
+        let mut both = [0; 30];
+        both[..bytes.len()].copy_from_slice(bytes);
+        // SAFETY: the world lent the whole page, and nobody writes to it meanwhile.
+        let more = unsafe { std::slice::from_raw_parts(second, both.len() - bytes.len()) };
+        both[bytes.len()..].copy_from_slice(more);
+        match build::build(&both, &key, self.core.mode, self.core.features) {
+            Some(built) => self.keep(code, key, built),
+            None => std::ptr::null(),
+        }
+    }
+
+    fn keep(
+        &mut self,
+        code: &mut CodeCache,
+        key: Key,
+        (block, len): (Block, usize),
+    ) -> *const Head {
         // SAFETY: the first slot of a block is its head.
         code.stats.decoded += unsafe { block.slots[0].head.count } as u64;
         let head = code.add(key, block, len);
@@ -292,6 +328,13 @@ impl Processor {
     /// Translations have gone, and with them what is known about virtual addresses.
     pub(crate) fn left_mapping(&mut self) {
         self.hot.forget_jumps();
+    }
+
+    /// As [`Processor::left_mapping`], for one linear page.
+    pub(crate) fn left_page(&mut self, la: u64) {
+        if self.hot.jump_pages.may_hold(la >> 12) {
+            self.hot.forget_jumps();
+        }
     }
 
     /// Whether a host page holds cached code.
@@ -323,7 +366,7 @@ unsafe fn connect(link: *mut Link, head: *const Head) {
     // SAFETY: as the caller promises; blocks are only ever changed through their links.
     unsafe {
         if (*link).rip == (*head).rip {
-            (*link).target = head;
+            (*link).target = if (*head).bridge { FAR as *const Head } else { head };
         }
     }
 }

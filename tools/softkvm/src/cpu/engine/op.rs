@@ -1,7 +1,7 @@
 //! The records a block is made of, and how handlers pass control from one to the next.
 //!
 //! A block is an array of 40-byte slots: a head, then operations; some operations own the slot
-//! behind them, for branch links or for a decoded instruction. A handler does its work and ends by
+//! behind them, for branch links, a decoded instruction or a vector function. A handler does its work and ends by
 //! calling the next operation's handler. In release builds that is a sibling call (all handlers
 //! have one signature and nothing to drop); in debug builds the handler returns the next operation
 //! to the loop in [`super::run`] instead, because unoptimised code would use up the stack.
@@ -17,9 +17,10 @@
 use iced_x86::Instruction;
 
 use crate::cpu::alu::Word;
+use crate::cpu::sse::Work;
 use crate::cpu::state::ZERO;
-use crate::cpu::{Core, Processor};
-use crate::mmu::tlb::{ENTRIES, Entry};
+use crate::cpu::{Core, Int, Processor};
+use crate::mmu::tlb::{ENTRIES, Entry, Marks};
 
 /// Handlers call each other instead of returning to a loop.
 pub(crate) const TAIL: bool = !cfg!(debug_assertions);
@@ -74,6 +75,9 @@ pub(crate) struct Head {
     pub page: u64,
     /// Mode it was decoded for.
     pub mode: u32,
+    /// It is one instruction on two pages: only the jump cache leads to it, because the second may come to be mapped
+    /// elsewhere.
+    pub bridge: bool,
 }
 
 /// A link that leads to another page: the way goes through the jump cache, because the other page
@@ -99,6 +103,7 @@ pub(crate) union Slot {
     /// Taken, not taken.
     pub links: [Link; 2],
     pub insn: Instruction,
+    pub work: Work,
 }
 
 const _: () = assert!(size_of::<Slot>() == 40 && size_of::<Op>() == 40);
@@ -121,7 +126,7 @@ pub(crate) enum Leave {
 const JUMPS: usize = 4096;
 
 /// No block: never matches an address and mode.
-static NOWHERE: Head = Head { rip: 1 << 62, count: 0, page: 0, mode: u32::MAX };
+static NOWHERE: Head = Head { rip: 1 << 62, count: 0, page: 0, mode: u32::MAX, bridge: false };
 
 /// The part of a processor that the fast engine keeps at hand.
 pub(crate) struct Hot {
@@ -143,7 +148,8 @@ pub(crate) struct Hot {
     pub link: *const Link,
     /// Blocks by virtual address.
     pub jumps: Box<[*const Head; JUMPS]>,
-    pub jumps_used: bool,
+    /// Linear pages with blocks in `jumps`.
+    pub jump_pages: Marks,
     /// The machine's blocks, during [`super::run`].
     pub code: *mut super::CodeCache,
     /// Drops of the code cache that this processor knows of.
@@ -166,7 +172,7 @@ impl Default for Hot {
             at: std::ptr::null(),
             link: std::ptr::null(),
             jumps: Box::new([&raw const NOWHERE; JUMPS]),
-            jumps_used: false,
+            jump_pages: Marks::default(),
             code: std::ptr::null_mut(),
             seen_drops: 0,
             seen_pages: 0,
@@ -182,10 +188,20 @@ impl Hot {
         (rip ^ rip >> 12) as usize % JUMPS
     }
 
+    /// Remembers a live block.
+    pub fn remember(&mut self, rip: u64, head: *const Head) {
+        self.jumps[Self::jump_slot(rip)] = head;
+        self.jump_pages.add(rip >> 12);
+        // SAFETY: the caller has just found the block.
+        if unsafe { (*head).bridge } {
+            self.jump_pages.add((rip >> 12).wrapping_add(1));
+        }
+    }
+
     /// Forgets all virtual addresses.
     pub fn forget_jumps(&mut self) {
-        if self.jumps_used {
-            self.jumps_used = false;
+        if self.jump_pages != Marks::default() {
+            self.jump_pages.clear();
             self.jumps.fill(&raw const NOWHERE);
         }
     }
@@ -239,7 +255,7 @@ pub(crate) unsafe fn address<const FULL: bool>(p: &Processor, op: *const Op) -> 
 
 /// Host address for reading a `T`, or null if the reference engine must do it.
 #[inline(always)]
-pub(crate) fn readable<T: Word>(p: &mut Processor, la: u64) -> *const T {
+pub(crate) fn readable<T: Int>(p: &mut Processor, la: u64) -> *const T {
     // SAFETY: the table has `ENTRIES` entries.
     let entry = unsafe { &*p.hot.table.add((la >> 12) as usize % ENTRIES) };
     if entry.read == la.wrapping_add(T::LEN as u64 - 1) & !0xfff {
@@ -251,7 +267,7 @@ pub(crate) fn readable<T: Word>(p: &mut Processor, la: u64) -> *const T {
 
 /// Host address for reading and writing a `T`, or null if the reference engine must do it.
 #[inline(always)]
-pub(crate) fn writable<T: Word>(p: &mut Processor, la: u64) -> *mut T {
+pub(crate) fn writable<T: Int>(p: &mut Processor, la: u64) -> *mut T {
     // SAFETY: the table has `ENTRIES` entries.
     let entry = unsafe { &*p.hot.table.add((la >> 12) as usize % ENTRIES) };
     if entry.write == la.wrapping_add(T::LEN as u64 - 1) & !0xfff {

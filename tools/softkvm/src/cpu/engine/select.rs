@@ -6,12 +6,14 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::handlers::{alu, bits, branch, mov, stack, string};
 use super::op::{Handler, Op, ZERO_OFFSET, gpr_offset};
+use super::select_simd;
 use crate::cpu::Features;
 use crate::cpu::alu::{Word, shift_count};
+use crate::cpu::sse::Work;
 use crate::cpu::state::{Core, Seg, Segment};
 
 /// What kind of operation was chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Chosen {
     /// Falls through to the next operation.
     Plain,
@@ -23,6 +25,8 @@ pub(crate) enum Chosen {
     Direct,
     /// An indirect jump, call or return.
     Indirect,
+    /// An SSE instruction; what it computes is to stand behind it.
+    Work(Work),
 }
 
 /// Picks a generic function for a width in bytes.
@@ -167,6 +171,10 @@ pub(crate) fn select(insn: &Instruction, op: &mut Op, features: Features) -> Opt
         | M::Prefetcht1
         | M::Prefetcht2
         | M::Prefetchw => plain(op, mov::nop),
+        M::Clflush => {
+            memory(insn, op, 0)?;
+            plain(op, mov::touch)
+        }
         M::Cdqe => plain(op, mov::cdqe),
         M::Cwde => plain(op, mov::cwde),
         M::Cqo => plain(op, mov::cqo),
@@ -193,7 +201,7 @@ pub(crate) fn select(insn: &Instruction, op: &mut Op, features: Features) -> Opt
         M::Movsb | M::Movsw | M::Movsd | M::Movsq => rep_movs(insn, op),
         M::Stosb | M::Stosw | M::Stosd | M::Stosq => rep_stos(insn, op),
         M::Jmp | M::Call | M::Ret => transfer(insn, op),
-        _ => conditional(insn, op),
+        _ => conditional(insn, op).or_else(|| select_simd::select(insn, op, features)),
     }
 }
 
@@ -224,7 +232,7 @@ fn immediate_at(insn: &Instruction, n: u32) -> Option<u64> {
 }
 
 /// Fills the address fields. `Some(full)` says which address formula is needed.
-fn memory(insn: &Instruction, op: &mut Op, n: u32) -> Option<bool> {
+pub(super) fn memory(insn: &Instruction, op: &mut Op, n: u32) -> Option<bool> {
     if insn.op_kind(n) != OpKind::Memory {
         return None;
     }

@@ -39,24 +39,28 @@ pub(crate) fn bitness(mode: Mode) -> u32 {
 /// Fetches and decodes the instruction at RIP.
 pub(crate) fn decode(p: &mut Processor) -> Step<Instruction> {
     let mut bytes = [0; 15];
-    let len = p.fetch(&mut bytes)?;
+    let mut len = p.fetch(&mut bytes)?;
     let (rip, mode) = (p.core.rip, p.core.mode);
     let mut hash = Mix::default();
     hash.write_u64(rip);
     let slot = hash.finish() as usize >> 20 & (ENTRIES - 1);
-    let entry = &p.hot.decoded.entries[slot];
-    if entry.rip == rip && entry.mode == mode {
-        let size = entry.insn.len();
-        if size != 0 && size <= len && entry.bytes[..size] == bytes[..size] {
-            return Ok(entry.insn);
+    let Entry { rip: at, mode: within, bytes: known, insn } = p.hot.decoded.entries[slot];
+    let size = insn.len();
+    let first = size.min(len);
+    if size != 0 && at == rip && within == mode && known[..first] == bytes[..first] {
+        if size > len {
+            // It begins as the known one does, so it reaches into the second page as well.
+            len = p.fetch_more(&mut bytes, len)?;
+        }
+        if size <= len && known[first..size] == bytes[first..size] {
+            return Ok(insn);
         }
     }
     let mut insn = Instruction::default();
     let error = decode_bytes(&bytes[..len], rip, mode, &mut insn);
     if error == DecoderError::NoMoreBytes && len < 15 {
-        let len = p.fetch_more(&mut bytes, len)?;
+        len = p.fetch_more(&mut bytes, len)?;
         decode_bytes(&bytes[..len], rip, mode, &mut insn);
-        return Ok(insn);
     }
     p.hot.decoded.entries[slot] = Entry { rip, mode, bytes, insn };
     Ok(insn)

@@ -46,6 +46,14 @@ pub(super) fn port_in(p: &mut Processor, port: u16, size: usize) -> Step<u32> {
     p.lift(answer)
 }
 
+/// Reads a port in a repeated instruction that has `count` iterations to go.
+pub(super) fn port_in_ahead(p: &mut Processor, port: u16, size: usize, count: u64) -> Step<u32> {
+    breakpoints::port(p, port, size);
+    let (core, world) = p.parts();
+    let answer = world.port_in_ahead(core, port, size as u8, count);
+    p.lift(answer)
+}
+
 /// Writes a port.
 pub(super) fn port_out(p: &mut Processor, port: u16, size: usize, value: u32) -> Step {
     breakpoints::port(p, port, size);

@@ -40,7 +40,8 @@ use super::{Core, Exception, Exit, Features, Mode, Processor, Step, Stop, sse};
 /// left in [`Core::stop`] for [`super::deliver::exception`].
 pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
     let before = p.core.rflags & flags::TF != 0;
-    if breakpoints::enabled(p) {
+    let held = std::mem::take(&mut p.core.debug_held);
+    if breakpoints::enabled(p) && !held {
         breakpoints::instruction(p)?;
     }
     let shadow = std::mem::take(&mut p.core.shadow);
@@ -49,6 +50,7 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
     if result.is_err() {
         if p.core.rip == at {
             p.core.shadow = shadow;
+            p.core.debug_held = held;
         }
         // A repeated instruction traps between its iterations; other faults forget the traps.
         if p.core.stop == Some(Stop::Exit(Exit::Turn)) {
@@ -63,8 +65,9 @@ pub fn execute(p: &mut Processor, insn: &Instruction) -> Step {
         M::Int | M::Int3 | M::Into | M::Int1 | M::Syscall | M::Sysret | M::Sysretq => false,
         _ => before,
     };
-    // MOV SS holds the trap off.
-    if !p.core.shadow || insn.mnemonic() == M::Sti {
+    // MOV SS holds the trap off, and a breakpoint on the next instruction.
+    p.core.debug_held = p.core.shadow && insn.mnemonic() != M::Sti;
+    if !p.core.debug_held {
         breakpoints::trap(p, step);
     }
     Ok(())
@@ -85,7 +88,12 @@ fn checked(p: &mut Processor, insn: &Instruction) -> Step {
 
 /// Whether an instruction exists on a processor with these extensions.
 pub(crate) fn offered(features: Features, insn: &Instruction) -> bool {
-    !insn.is_invalid() && (features.offer(insn) || is_older_in_disguise(insn))
+    !insn.is_invalid() && (features.offer(insn) || is_older_in_disguise(insn) || is_hypercall(insn))
+}
+
+/// Hypercalls are for guests, which mostly see neither SVM nor VMX.
+fn is_hypercall(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), M::Vmcall | M::Vmmcall)
 }
 
 /// Executes an instruction that is known to exist, with neither TF set nor an interrupt shadow.
@@ -250,10 +258,15 @@ fn system_instruction(p: &mut Processor, insn: &Instruction) -> Step {
         M::Wbinvd | M::Wbnoinvd | M::Invd => system::cache(p, insn),
         M::Clflush | M::Clflushopt | M::Clwb => system::cache_line(p, insn),
         M::Clzero => system::clzero(p, insn),
-        M::Vmmcall if !p.core.features.contains(Features::TDX) => system::hypercall(p),
-        // Intel's form is undefined on AMD processors, but every hypervisor answers it; a guest of
-        // SEV-ES gets what the processor gives.
-        M::Vmcall if !p.core.features.contains(Features::SEV_ES) => system::hypercall(p),
+        M::Vmmcall if p.core.features.contains(Features::TDX) => Err(p.fault(Exception::UD)),
+        M::Vmcall if p.core.features.contains(Features::SEV_ES) => Err(p.fault(Exception::UD)),
+        M::Vmmcall if p.core.features.contains(Features::SYSENTER_LM) => {
+            system::foreign_hypercall(p)
+        }
+        M::Vmcall if !p.core.features.contains(Features::SYSENTER_LM) => {
+            system::foreign_hypercall(p)
+        }
+        M::Vmmcall | M::Vmcall => system::hypercall(p),
         M::Pvalidate => system::pvalidate(p, insn),
         M::Rmpadjust => system::rmpadjust(p),
         M::Nop | M::Reservednop | M::Endbr32 | M::Endbr64 | M::Rdsspd | M::Rdsspq => Ok(()),
@@ -268,7 +281,7 @@ fn system_instruction(p: &mut Processor, insn: &Instruction) -> Step {
         | M::Prefetchit0
         | M::Prefetchit1 => Ok(()),
         M::Monitor | M::Mwait | M::Pconfig => system::declined(p, insn),
-        M::Ud0 | M::Ud1 | M::Ud2 | M::Rsm | M::Vmcall | M::Vmmcall => Err(p.fault(Exception::UD)),
+        M::Ud0 | M::Ud1 | M::Ud2 | M::Rsm => Err(p.fault(Exception::UD)),
         // SEAM mode is the module's; a guest of it has none.
         M::Seamcall | M::Seamops | M::Seamret => Err(p.fault(Exception::UD)),
         _ => elsewhere(p, insn),

@@ -4,7 +4,7 @@ use iced_x86::code_asm::*;
 
 use crate::cpu::state::*;
 use crate::cpu::testing::*;
-use crate::cpu::{Exit, Mode, Seg};
+use crate::cpu::{Exit, Features, Mode, Seg};
 
 #[test]
 fn from_reset_to_long_mode() {
@@ -120,6 +120,42 @@ fn syscall_and_sysret() {
     assert_eq!(m.vector(), 6);
     let mut m = Machine::long().user().asm(|a| a.sysretq().unwrap());
     assert_eq!(m.vector(), 13);
+}
+
+#[test]
+fn vendors_differ_in_syscall_outside_64_bit_mode_and_in_bad_targets_of_sysret() {
+    let compatible = |features| {
+        let mut m = Machine::long().asm(|a| a.sysret().unwrap());
+        m.p.core.features = features;
+        m.p.core.star = u64::from(USER_CODE32) << 48 | u64::from(KERNEL_CODE) << 32;
+        m.p.core.cstar = DATA + 0x100;
+        m.p.core.gpr[RCX] = DATA;
+        m.p.core.gpr[11] = 0x202;
+        // SYSCALL
+        m.world.put(DATA, &[0x0f, 0x05]);
+        m.step().unwrap();
+        assert_eq!(m.p.core.mode, Mode::Prot32);
+        m
+    };
+    let (intel, amd) = (Features::all(), Features::all() - Features::SYSENTER_LM);
+    assert_eq!(compatible(intel).vector(), 6);
+    let mut m = compatible(amd);
+    m.step().unwrap();
+    assert_eq!((m.p.core.rip, m.p.core.mode), (DATA + 0x100, Mode::Long64));
+
+    let bad = |features| {
+        let mut m = Machine::long().asm(|a| a.sysretq().unwrap());
+        m.p.core.features = features;
+        m.p.core.star = u64::from(USER_CODE32) << 48;
+        m.p.core.gpr[RCX] = 1 << 47;
+        m.p.core.gpr[11] = 0x202;
+        m
+    };
+    let mut m = bad(intel);
+    assert_eq!((m.vector(), m.stack64(0), m.stack64(1)), (13, 0, CODE), "still in the kernel");
+    let mut m = bad(amd);
+    m.step().unwrap();
+    assert_eq!((m.p.core.cpl, m.p.core.rip), (3, 1 << 47));
 }
 
 #[test]

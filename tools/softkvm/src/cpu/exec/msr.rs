@@ -82,10 +82,11 @@ impl Core {
     /// After a change of EFER the caller drops translations and calls [`Core::update_mode`].
     pub fn wrmsr_local(&mut self, index: u32, value: u64) -> Option<Result<(), Exception>> {
         let refused = Some(Err(Exception::gp(0)));
-        let address = matches!(
-            index,
-            SYSENTER_ESP | SYSENTER_EIP | LSTAR | CSTAR | FS_BASE | GS_BASE | KERNEL_GS_BASE
-        );
+        // AMD's SYSENTER registers are 32 bits wide, and upper halves are dropped; elsewhere TSC_AUX refuses one.
+        let intel = self.features.contains(Features::SYSENTER_LM);
+        let address = matches!(index, LSTAR | CSTAR | FS_BASE | GS_BASE | KERNEL_GS_BASE)
+            || intel && matches!(index, SYSENTER_ESP | SYSENTER_EIP);
+        let narrow = if intel { u64::MAX } else { 0xffff_ffff };
         if address && !self.canonical(value) {
             return refused;
         }
@@ -97,8 +98,9 @@ impl Core {
                 self.spec_ctrl = value;
             }
             SYSENTER_CS => self.sysenter_cs = value & 0xffff_ffff,
-            SYSENTER_ESP => self.sysenter_esp = value,
-            SYSENTER_EIP => self.sysenter_eip = value,
+            SYSENTER_ESP => self.sysenter_esp = value & narrow,
+            SYSENTER_EIP => self.sysenter_eip = value & narrow,
+            TSC_AUX if intel && value >> 32 != 0 => return refused,
             DEBUGCTL => {
                 if value & !DEBUGCTL_BITS != 0 {
                     return refused;

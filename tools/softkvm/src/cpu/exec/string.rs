@@ -84,7 +84,7 @@ fn advance(p: &mut Processor, register: usize, form: &Form) {
     set_gpr(p, register, form.width, value);
 }
 
-fn iterate(p: &mut Processor, form: &Form) -> Step {
+fn iterate(p: &mut Processor, form: &Form, count: u64) -> Step {
     let size = form.size;
     let from = gpr(p, RSI, form.width);
     let to = gpr(p, RDI, form.width);
@@ -115,7 +115,15 @@ fn iterate(p: &mut Processor, form: &Form) -> Step {
             // A fault of the destination comes before the port is read.
             let la = p.linear(Seg::Es, to, size, Access::Write)?;
             p.probe_write(la, size, p.core.cpl == 3)?;
-            let value = io::port_in(p, gpr(p, RDX, 2) as u16, size)?;
+            let port = gpr(p, RDX, 2) as u16;
+            let upwards = form.step == size as u64;
+            let value = if count > 1 && upwards {
+                // KVM never reads ahead beyond the page that the data goes to.
+                let room = (0x1000 - (to & 0xfff)) / size as u64;
+                io::port_in_ahead(p, port, size, count.min(room.max(1)))?
+            } else {
+                io::port_in(p, port, size)?
+            };
             store(p, Seg::Es, to, size, u64::from(value))?;
         }
         Action::Out => {
@@ -159,7 +167,7 @@ pub(super) fn run(p: &mut Processor, insn: &Instruction) -> Step {
         }
     }
     if !repeats {
-        return iterate(p, &form);
+        return iterate(p, &form, 1);
     }
     let compares = matches!(action, Action::Compare | Action::Scan);
     let while_equal = !insn.has_repne_prefix();
@@ -176,11 +184,14 @@ pub(super) fn run(p: &mut Processor, insn: &Instruction) -> Step {
         if done > 0 {
             p.core.instructions += 1;
             let io = matches!(action, Action::In | Action::Out);
-            if io || p.core.attention || done >= room || breakpoints::interrupts_repeat(p) {
+            let goes_on = io && p.world().reads_ahead();
+            if goes_on {
+                // What has been read must not be lost.
+            } else if io || p.core.attention || done >= room || breakpoints::interrupts_repeat(p) {
                 return Err(p.exit(Exit::Turn));
             }
         }
-        iterate(p, &form)?;
+        iterate(p, &form, count)?;
         let left = count.wrapping_sub(1) & mask(form.width);
         set_gpr(p, RCX, form.width, left);
         if left == 0 || (compares && p.core.flags.zf() != while_equal) {

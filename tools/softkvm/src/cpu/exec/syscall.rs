@@ -22,11 +22,18 @@ fn enter(p: &mut Processor, cs: u16, ss: u16, code: u16, cpl: u8) {
     p.core.update_mode();
 }
 
+/// #UD where SYSCALL and SYSRET are off. Intel's exist in 64-bit mode only (Intel SDM volume 2, "SYSCALL").
 fn enabled(p: &mut Processor) -> Step {
-    if p.core.efer & efer::SCE == 0 {
+    let absent = is_intel(p) && p.core.mode != Mode::Long64;
+    if p.core.efer & efer::SCE == 0 || absent {
         return Err(p.fault(Exception::UD));
     }
     Ok(())
+}
+
+/// The vendors differ where SYSENTER and SYSCALL do.
+fn is_intel(p: &Processor) -> bool {
+    p.core.features.contains(Features::SYSENTER_LM)
 }
 
 /// SYSCALL (AMD APM vol. 3).
@@ -58,7 +65,7 @@ fn trap(p: &mut Processor) {
     }
 }
 
-/// SYSRET. RCX is not checked: a bad address faults when it is fetched, as on AMD.
+/// SYSRET. On AMD RCX is not checked: a bad address faults when it is fetched.
 pub(super) fn sysret(p: &mut Processor, insn: &Instruction) -> Step {
     enabled(p)?;
     if p.core.cr0 & cr0::PE == 0 {
@@ -71,6 +78,9 @@ pub(super) fn sysret(p: &mut Processor, insn: &Instruction) -> Step {
         let value = p.core.gpr[R11] & !(flags::RF | flags::VM);
         if insn.mnemonic() == Mnemonic::Sysretq {
             let target = p.core.gpr[RCX];
+            if is_intel(p) && !p.canonical(target) {
+                return Err(p.fault(Exception::gp(0)));
+            }
             enter(p, base.wrapping_add(16) | 3, ss, FLAT_CODE64, 3);
             p.core.rip = target;
         } else {
@@ -92,7 +102,7 @@ pub(super) fn sysret(p: &mut Processor, insn: &Instruction) -> Step {
 
 /// #UD where SYSENTER and SYSEXIT do not exist: in long mode of AMD processors.
 fn sysenter_exists(p: &mut Processor) -> Step {
-    if p.core.long_mode() && !p.core.features.contains(Features::SYSENTER_LM) {
+    if p.core.long_mode() && !is_intel(p) {
         return Err(p.fault(Exception::UD));
     }
     if p.core.cr0 & cr0::PE == 0 || p.core.sysenter_cs & 0xfffc == 0 {

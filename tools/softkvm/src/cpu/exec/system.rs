@@ -202,6 +202,23 @@ pub(super) fn hypercall(p: &mut Processor) -> Step {
     p.lift(answer)
 }
 
+/// The other vendor's form of a hypercall. It is undefined here, but a hypervisor answers it: as KVM does, by putting the native
+/// form in its place (Linux arch/x86/kvm/x86.c `emulator_fix_hypercall`), unless it is told not to.
+pub(super) fn foreign_hypercall(p: &mut Processor) -> Step {
+    const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
+    const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
+    if !p.world().fixes_hypercalls() {
+        return Err(p.fault(Exception::UD));
+    }
+    let native = if p.core.features.contains(Features::SYSENTER_LM) { VMCALL } else { VMMCALL };
+    let (rip, user) = (p.core.rip, p.core.cpl == 3);
+    for (at, byte) in native.into_iter().enumerate() {
+        let la = p.linear(Seg::Cs, rip.wrapping_add(at as u64), 1, Access::Fetch)?;
+        p.store_linear(la, user, byte)?;
+    }
+    hypercall(p)
+}
+
 /// VMGEXIT: VMMCALL unless the processor is an SEV-ES guest. Leaves with RIP past it.
 pub(super) fn vmgexit(p: &mut Processor, next: u64) -> Step {
     if !p.core.features.contains(Features::SEV_ES) {
@@ -244,19 +261,18 @@ pub(super) fn declined(p: &mut Processor, insn: &Instruction) -> Step {
     Err(p.unknown("MONITOR, MWAIT or PCONFIG"))
 }
 
-/// The page that rAX names for PVALIDATE and RMPADJUST: its linear and guest-physical address and
-/// whether it is mapped private. #GP(0) above CPL 0 or if the address of a large page is not aligned
+/// The page that rAX names for PVALIDATE and RMPADJUST: its guest-physical address and whether it
+/// is mapped private. #GP(0) above CPL 0 or if the address of a large page is not aligned
 /// to it (AMD APM vol. 3). Bits 11:0 do not count: edk2's check for VMPL0 names a byte inside of a
 /// page (OvmfPkg/Library/BaseMemEncryptSevLib/X64/SecSnpSystemRamValidate.c), and runs on hardware.
-fn named_page(p: &mut Processor, size: usize, huge: bool) -> Step<(u64, u64, bool)> {
+fn named_page(p: &mut Processor, size: usize, huge: bool) -> Step<(u64, bool)> {
     supervisor_only(p)?;
     let la = gpr(p, RAX, size) & !0xfff;
     let page = if huge { 0x20_0000 } else { 0x1000 };
     if la & (page - 1) != 0 || (p.core.mode == Mode::Long64 && !p.canonical(la)) {
         return Err(p.fault(Exception::gp(0)));
     }
-    let (gpa, private) = p.translate(la, Access::Read, false)?;
-    Ok((la, gpa, private))
+    p.translate(la, Access::Read, false)
 }
 
 /// PVALIDATE.
@@ -268,24 +284,18 @@ pub(super) fn pvalidate(p: &mut Processor, insn: &Instruction) -> Step {
     };
     let huge = p.core.gpr[RCX] & 1 != 0;
     let validate = p.core.gpr[RDX] & 1 != 0;
-    let (la, gpa, private) = named_page(p, size, huge)?;
+    let (gpa, private) = named_page(p, size, huge)?;
     let answer = p.world().pvalidate(gpa, private, huge, validate);
     let (eax, carry) = p.lift(answer)?;
     p.world().charge(cost::PVALIDATE);
     set_gpr(p, RAX, 4, u64::from(eax));
     // The other arithmetic flags are cleared, as the instruction's description says.
     p.core.flags.load(if carry { flags::CF } else { 0 });
-    drop_translation(p, la, validate);
-    Ok(())
-}
-
-/// Rights shrink for every alias of the page, so all translations go when they may have shrunk.
-fn drop_translation(p: &mut Processor, la: u64, only_grown: bool) {
-    if only_grown {
-        p.flush_page(la);
-    } else {
+    // Rights shrink for every alias of the page. Where they grow there was no translation.
+    if !validate {
         p.flush_tlb();
     }
+    Ok(())
 }
 
 /// RMPADJUST.
@@ -294,12 +304,12 @@ pub(super) fn rmpadjust(p: &mut Processor) -> Step {
         return Err(p.fault(Exception::UD));
     }
     let huge = p.core.gpr[RCX] & 1 != 0;
-    let (la, gpa, private) = named_page(p, 8, huge)?;
+    let (gpa, private) = named_page(p, 8, huge)?;
     let rdx = p.core.gpr[RDX];
     let answer = p.world().rmpadjust(gpa, private, huge, rdx);
     let eax = p.lift(answer)?;
     set_gpr(p, RAX, 4, u64::from(eax));
-    drop_translation(p, la, false);
+    p.flush_tlb();
     Ok(())
 }
 

@@ -212,8 +212,8 @@ fn time_stamps_and_random_numbers() {
 }
 
 #[test]
-fn pages_named_for_the_rmp_must_be_aligned() {
-    for (page, huge, vector) in [(DATA, 0, 6), (DATA + 8, 0, 13), (DATA, 1, 13), (0, 1, 6)] {
+fn large_pages_named_for_the_rmp_must_be_aligned() {
+    for (page, huge, vector) in [(DATA, 0, 6), (DATA + 8, 0, 6), (DATA, 1, 13), (8, 1, 6)] {
         // The bare world has no RMP: it answers #UD once the operands have been accepted.
         let mut m = Machine::long().code(&[0xf2, 0x0f, 0x01, 0xff]);
         m.p.core.gpr[RAX] = page;
@@ -349,6 +349,17 @@ fn breakpoints_on_data_trap_behind_the_access() {
     m.p.core.cr4 |= cr4::DE;
     assert_eq!(m.vector(), 1);
     assert_eq!(m.stack64(0), CODE + 2);
+}
+
+#[test]
+fn mov_ss_holds_breakpoints_off_for_one_instruction() {
+    // DR0: the memory that SS is loaded from. DR1: the instruction behind. Only the first is met, after that instruction.
+    let mut m = watched(0xf_0000, DATA).code(&[0x8e, 0x10, 0x90, 0xf4]);
+    m.p.core.gpr[RAX] = DATA;
+    m.p.core.dr[1] = CODE + 2;
+    m.p.core.dr[7] |= 4;
+    assert_eq!(m.vector(), 1);
+    assert_eq!((m.stack64(0), m.p.core.dr[6] & 15), (CODE + 3, 1));
 }
 
 #[test]

@@ -163,14 +163,16 @@ fn small_sigma1(x: u32) -> u32 {
     x.rotate_right(17) ^ x.rotate_right(19) ^ x >> 10
 }
 
-fn sha256_message1(a: u128, b: u128) -> u128 {
+/// SHA256MSG1.
+pub(super) fn sha256_message1(a: u128, b: u128) -> u128 {
     let (w, w4) = (dwords(a), dwords(b)[0]);
     from_dwords(std::array::from_fn(|i| {
         w[i].wrapping_add(small_sigma0(if i < 3 { w[i + 1] } else { w4 }))
     }))
 }
 
-fn sha256_message2(a: u128, b: u128) -> u128 {
+/// SHA256MSG2.
+pub(super) fn sha256_message2(a: u128, b: u128) -> u128 {
     let (a, b) = (dwords(a), dwords(b));
     let w16 = a[0].wrapping_add(small_sigma1(b[2]));
     let w17 = a[1].wrapping_add(small_sigma1(b[3]));
@@ -180,7 +182,7 @@ fn sha256_message2(a: u128, b: u128) -> u128 {
 }
 
 /// Two rounds (FIPS 180-4, 6.2.2); the low two words of XMM0 are message plus constant.
-fn sha256_rounds(cdgh: u128, abef: u128, wk: u128) -> u128 {
+pub(super) fn sha256_rounds(cdgh: u128, abef: u128, wk: u128) -> u128 {
     let [mut h, mut g, mut d, mut c] = dwords(cdgh);
     let [mut f, mut e, mut b, mut a] = dwords(abef);
     for wk in &dwords(wk)[..2] {

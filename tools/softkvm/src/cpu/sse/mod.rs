@@ -11,6 +11,10 @@ mod lanes;
 mod moves;
 mod shuffle;
 mod strings;
+mod work;
+
+pub(crate) use self::work::Work;
+pub(in crate::cpu) use self::work::work;
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
@@ -80,7 +84,7 @@ fn enter_mmx(p: &mut Processor, sse: bool) -> Step {
 }
 
 /// Whether a 16-byte memory operand may lie anywhere.
-fn unaligned(mnemonic: Mnemonic) -> bool {
+pub(in crate::cpu) fn unaligned(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     matches!(
         mnemonic,

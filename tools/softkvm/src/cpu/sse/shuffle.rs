@@ -61,7 +61,8 @@ fn horizontal32(a: u128, b: u128, len: usize, f: fn(u32, u32) -> u32) -> u128 {
     }))
 }
 
-fn shuffle_bytes(a: u128, b: u128, len: usize) -> u128 {
+/// PSHUFB.
+pub fn bytes_by(a: u128, b: u128, len: usize) -> u128 {
     let (a, b) = (bytes(a), bytes(b));
     from_bytes(std::array::from_fn(|i| {
         if i >= len || b[i] & 0x80 != 0 { 0 } else { a[usize::from(b[i]) & (len - 1)] }
@@ -84,7 +85,7 @@ pub fn binary(mnemonic: Mnemonic, a: u128, b: u128, len: usize) -> Option<u128> 
         M::Punpckhwd => unpack(a, b, len, 2, true),
         M::Punpckhdq | M::Unpckhps => unpack(a, b, len, 4, true),
         M::Punpckhqdq | M::Unpckhpd => unpack(a, b, len, 8, true),
-        M::Pshufb => shuffle_bytes(a, b, len),
+        M::Pshufb => bytes_by(a, b, len),
         M::Phaddw => horizontal16(a, b, len, u16::wrapping_add),
         M::Phsubw => horizontal16(a, b, len, u16::wrapping_sub),
         M::Phaddsw => horizontal16(a, b, len, |x, y| (x as i16).saturating_add(y as i16) as u16),
@@ -140,6 +141,29 @@ fn pick(imm: u8, i: usize) -> usize {
     usize::from(imm >> (2 * i)) & 3
 }
 
+/// PSHUFD.
+pub fn dwords_by(b: u128, imm: u8) -> u128 {
+    let b = dwords(b);
+    from_dwords(std::array::from_fn(|i| b[pick(imm, i)]))
+}
+
+/// PALIGNR: `len` bytes of the two vectors side by side, from byte `imm` on.
+pub fn align(a: u128, b: u128, imm: u8, len: usize) -> u128 {
+    let (by, width) = (8 * u32::from(imm), 8 * len as u32);
+    let low = b.checked_shr(by).unwrap_or(0);
+    let high = if by < width {
+        a.checked_shl(width - by).unwrap_or(0)
+    } else {
+        a.checked_shr(by - width).unwrap_or(0)
+    };
+    low | high
+}
+
+/// PBLENDW.
+pub fn blend_words(a: u128, b: u128, imm: u8) -> u128 {
+    merge(a, b, blend_mask(imm, 16))
+}
+
 /// Full-width mask from one immediate bit per element of `bits` bits.
 fn blend_mask(imm: u8, bits: usize) -> u128 {
     let element = u128::MAX >> (128 - bits);
@@ -165,10 +189,7 @@ fn sums_of_differences(a: u128, b: u128, imm: u8) -> u128 {
 pub fn immediate(mnemonic: Mnemonic, a: u128, b: u128, imm: u8, len: usize) -> Option<u128> {
     use Mnemonic as M;
     Some(match mnemonic {
-        M::Pshufd => {
-            let b = dwords(b);
-            from_dwords(std::array::from_fn(|i| b[pick(imm, i)]))
-        }
+        M::Pshufd => dwords_by(b, imm),
         M::Pshuflw | M::Pshufw => {
             let b = words(b);
             from_words(std::array::from_fn(|i| if i < 4 { b[pick(imm, i)] } else { b[i] }))
@@ -189,15 +210,8 @@ pub fn immediate(mnemonic: Mnemonic, a: u128, b: u128, imm: u8, len: usize) -> O
             let (a, b) = (qwords(a), qwords(b));
             from_qwords([a[usize::from(imm & 1)], b[usize::from(imm >> 1 & 1)]])
         }
-        M::Palignr => {
-            let (a, b) = (bytes(a), bytes(b));
-            from_bytes(std::array::from_fn(|i| match i + usize::from(imm) {
-                from if from < len => b[from],
-                from if from < 2 * len => a[from - len],
-                _ => 0,
-            }))
-        }
-        M::Pblendw => merge(a, b, blend_mask(imm, 16)),
+        M::Palignr => align(a, b, imm, len),
+        M::Pblendw => blend_words(a, b, imm),
         M::Blendps => merge(a, b, blend_mask(imm, 32)),
         M::Blendpd => merge(a, b, blend_mask(imm, 64)),
         M::Insertps => insert_float(a, dwords(b)[0], imm),

@@ -6,7 +6,7 @@
 use abi::kvm_tdx::CpuidEntry;
 use kvm_bindings::kvm_cpuid_entry2;
 
-use super::{EDX_1, brand_string, entry, text};
+use super::{EDX_1, brand_string, entry, text, widths};
 use crate::kvm::profile::Profile;
 use crate::tdx::TdxPlatform;
 
@@ -29,9 +29,9 @@ const ECX_1: u32 = 1
     | 1 << 30;
 /// A hypervisor is present.
 const HYPERVISOR: u32 = 1 << 31;
-/// RDSEED, CLFLUSHOPT, CLWB. A real part has BMI, ADX and SHA as well: hashing and decompressing with them takes the software
+/// RDSEED, CLFLUSHOPT, CLWB, SHA. A real part has BMI and ADX as well: decompressing and signing with them takes the software
 /// processor several times as long as without.
-const EBX_7: u32 = 1 << 18 | 1 << 23 | 1 << 24;
+const EBX_7: u32 = 1 << 18 | 1 << 23 | 1 << 24 | 1 << 29;
 /// RDPID.
 const ECX_7: u32 = 1 << 22;
 /// LA57, which KVM offers to nobody here: a kernel that finds it walks one more level for nothing.
@@ -94,6 +94,9 @@ pub fn supported(profile: &Profile, platform: &TdxPlatform) -> Vec<kvm_cpuid_ent
         entry(0x4000_0000, None, [0x4000_0001, kvm[0], kvm[1], kvm[2]]),
         entry(0x4000_0001, None, [KVM_FEATURES, 0, 0, 0]),
     ]);
+    if let Some(entry) = table.iter_mut().find(|entry| entry.function == 0x8000_0008) {
+        entry.eax = widths(platform.phys_bits);
+    }
     table.sort_by_key(|e| (e.function, e.index));
     table
 }

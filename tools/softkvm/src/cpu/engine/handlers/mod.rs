@@ -5,5 +5,6 @@ pub(super) mod bits;
 pub(super) mod branch;
 pub(super) mod generic;
 pub(super) mod mov;
+pub(super) mod simd;
 pub(super) mod stack;
 pub(super) mod string;

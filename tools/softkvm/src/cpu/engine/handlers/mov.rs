@@ -15,6 +15,16 @@ pub(crate) unsafe fn nop(p: &mut Processor, op: *const Op) -> *const Op {
     unsafe { go(p, op.add(1)) }
 }
 
+/// An instruction that does no more than a read could fault at: CLFLUSH.
+pub(crate) unsafe fn touch(p: &mut Processor, op: *const Op) -> *const Op {
+    unsafe {
+        if readable::<u8>(p, address::<true>(p, op)).is_null() {
+            return redo(p, op);
+        }
+        go(p, op.add(1))
+    }
+}
+
 pub(crate) unsafe fn rr<T: Word>(p: &mut Processor, op: *const Op) -> *const Op {
     unsafe {
         let value = get::<T>(p, (*op).src);
