@@ -15,7 +15,7 @@ pub fn ovmf_launch_digest(words: &[&str]) -> String {
 
 /// MRTD of a TD that starts in a firmware image, from the image alone.
 pub fn tdvf_mrtd(image: &Path) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracles/tdvf_mrtd.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracles/mrtd.py");
     run(Command::new(input("CVMM_PYTHON")).arg(script).arg(image))
 }
 
