@@ -270,9 +270,9 @@ fn a_cpuid_page_that_differs_is_refused_by_the_firmware() {
     let page = from_hex(page["contents"].as_str().expect("contents"));
     let row = (0..64).map(|row| ENTRIES + row * ENTRY).find(|at| page[*at..at + 4] == [1, 0, 0, 0]);
     let ecx = row.expect("leaf 1") + ECX;
-    // SSE3: the modelled part lacks it, and a guest that believed it had it would crash.
-    assert_eq!(page[ecx] & 1, 0, "the profile has SSE3 now: take another bit");
-    let ended = bench.on(&format!("flip-launch={:#x}", shim::CPUID_GPA + ecx as u64));
+    // PCLMULQDQ: the modelled part lacks it, and a guest that believed it had it would crash.
+    assert_eq!(page[ecx] & 1 << 1, 0, "the profile has PCLMULQDQ now: take another bit");
+    let ended = bench.on(&format!("flip-launch={:#x}.1", shim::CPUID_GPA + ecx as u64));
     ended.expect_refusal(REFUSED).expect_words("CPUID page");
     ended.expect_words("something on the host changed the page");
 }
