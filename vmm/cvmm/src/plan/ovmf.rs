@@ -153,6 +153,38 @@ impl<'a> Ovmf<'a> {
         let distance = usize::try_from(self.number(guid)?).ok()?;
         self.image.len().checked_sub(distance).map(|at| &self.image[at..])
     }
+
+    /// The sections of a technology's metadata, of `section` bytes each. Both kinds of metadata begin with signature, length,
+    /// version and number of sections.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn sections(
+        &self,
+        technology: &'static str,
+        guid: Guid,
+        signature: u32,
+        section: usize,
+    ) -> Result<&'a [u8], FirmwareError> {
+        const HEADER: usize = 16;
+        const VERSION: u32 = 1;
+        let bad = |problem| FirmwareError::BadMetadata { technology, problem };
+        if self.entry(guid).is_none() {
+            return Err(FirmwareError::NoMetadata(technology));
+        }
+        let metadata = self.behind(guid).ok_or(bad("it lies outside of the image"))?;
+        let field = |at| u32_at(metadata, at).ok_or(bad("it is cut off"));
+        if (field(0)?, field(8)?) != (signature, VERSION) {
+            return Err(bad("signature or version is wrong"));
+        }
+        let len = usize::try_from(field(4)?).unwrap_or(usize::MAX);
+        let table = metadata.get(HEADER..len).ok_or(bad("its length does not fit the image"))?;
+        let count = usize::try_from(field(12)?).unwrap_or(usize::MAX);
+        if count.checked_mul(section) != Some(table.len()) {
+            return Err(bad("its length is not that of its sections"));
+        }
+        Ok(table)
+    }
 }
 
 /// What ends with length and GUID: what is before them, and both.

@@ -29,10 +29,8 @@ const INITRD: Guid =
 const KERNEL: Guid =
     Guid::new(0x4de7_9437, 0xabd2, 0x427f, [0xb8, 0x35, 0xd5, 0xb1, 0x72, 0xd2, 0x04, 0x5b]);
 
-/// The metadata's header: "ASEV", length, version, number of sections.
+/// What the metadata begins with.
 const SIGNATURE: u32 = u32::from_le_bytes(*b"ASEV");
-const HEADER: usize = 16;
-const VERSION: u32 = 1;
 /// A section: address, length, kind.
 const SECTION: usize = 12;
 /// Every section of today's images lies in the first 16 MiB. What a damaged one asks for must not take our memory.
@@ -87,22 +85,7 @@ impl SnpFirmware {
     /// There is none, or it is damaged.
     pub fn parse(image: &[u8]) -> Result<SnpFirmware, FirmwareError> {
         let ovmf = Ovmf::parse(image)?;
-        let none = FirmwareError::NoMetadata(TECHNOLOGY);
-        let bad = |problem| FirmwareError::BadMetadata { technology: TECHNOLOGY, problem };
-        if ovmf.entry(METADATA).is_none() {
-            return Err(none);
-        }
-        let metadata = ovmf.behind(METADATA).ok_or(bad("it lies outside of the image"))?;
-        let field = |at| u32_at(metadata, at).ok_or(bad("it is cut off"));
-        if (field(0)?, field(8)?) != (SIGNATURE, VERSION) {
-            return Err(bad("signature or version is wrong"));
-        }
-        let len = usize::try_from(field(4)?).unwrap_or(usize::MAX);
-        let table = metadata.get(HEADER..len).ok_or(bad("its length does not fit the image"))?;
-        let count = usize::try_from(field(12)?).unwrap_or(usize::MAX);
-        if count.checked_mul(SECTION) != Some(table.len()) {
-            return Err(bad("its length is not that of its sections"));
-        }
+        let table = ovmf.sections(TECHNOLOGY, METADATA, SIGNATURE, SECTION)?;
         let image = Range { gpa: ovmf.gpa(), len: ovmf.image().len() as u64 };
         let sections = sections(table, image)?;
         let hashes = hash_table(&ovmf, &sections)?;

@@ -13,10 +13,8 @@ const TECHNOLOGY: &str = "TDX";
 /// u32: distance of the metadata from the image's end.
 const METADATA: Guid =
     Guid::new(0xe47a_6535, 0x984a, 0x4798, [0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2]);
-/// The metadata's header: "TDVF", length, version, number of sections.
+/// What the metadata begins with.
 const SIGNATURE: u32 = u32::from_le_bytes(*b"TDVF");
-const HEADER: usize = 16;
-const VERSION: u32 = 1;
 /// A section: offset and length in the file, address and length in memory, kind, attributes.
 const SECTION: usize = 32;
 /// See the constant of the same name for SEV-SNP.
@@ -94,20 +92,7 @@ impl TdxFirmware {
     pub fn parse(image: &[u8]) -> Result<TdxFirmware, FirmwareError> {
         let ovmf = Ovmf::parse(image)?;
         let bad = |problem| FirmwareError::BadMetadata { technology: TECHNOLOGY, problem };
-        if ovmf.entry(METADATA).is_none() {
-            return Err(FirmwareError::NoMetadata(TECHNOLOGY));
-        }
-        let metadata = ovmf.behind(METADATA).ok_or(bad("it lies outside of the image"))?;
-        let field = |at| u32_at(metadata, at).ok_or(bad("it is cut off"));
-        if (field(0)?, field(8)?) != (SIGNATURE, VERSION) {
-            return Err(bad("signature or version is wrong"));
-        }
-        let len = usize::try_from(field(4)?).unwrap_or(usize::MAX);
-        let table = metadata.get(HEADER..len).ok_or(bad("its length does not fit the image"))?;
-        let count = usize::try_from(field(12)?).unwrap_or(usize::MAX);
-        if count.checked_mul(SECTION) != Some(table.len()) {
-            return Err(bad("its length is not that of its sections"));
-        }
+        let table = ovmf.sections(TECHNOLOGY, METADATA, SIGNATURE, SECTION)?;
         let image = Range { gpa: ovmf.gpa(), len: ovmf.image().len() as u64 };
         let mut sections = Vec::new();
         let mut total = 0;
