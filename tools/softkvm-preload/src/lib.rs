@@ -351,6 +351,29 @@ fn ring_of(
     Some((whole.wrapping_byte_add(at), ring))
 }
 
+/// The C library's `mmap`.
+fn real_mmap(
+    address: *mut c_void,
+    len: size_t,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: off_t,
+) -> *mut c_void {
+    real!(
+        c"mmap",
+        libc::MAP_FAILED,
+        fn(
+            address: *mut c_void,
+            len: size_t,
+            prot: c_int,
+            flags: c_int,
+            fd: c_int,
+            offset: off_t,
+        ) -> *mut c_void
+    )
+}
+
 /// `mmap(2)`: a guest memory descriptor without the MMAP flag cannot be mapped.
 ///
 /// # Safety
@@ -368,32 +391,9 @@ pub unsafe extern "C" fn mmap(
         Ok(found) => found,
         Err(refused) => return refused,
     };
-    let whole = real!(
-        c"mmap",
-        libc::MAP_FAILED,
-        fn(
-            address: *mut c_void,
-            len: size_t,
-            prot: c_int,
-            flags: c_int,
-            fd: c_int,
-            offset: off_t,
-        ) -> *mut c_void
-    );
+    let whole = real_mmap(address, len, prot, flags, fd, offset);
     let Some((address, ring)) = ring_of(whole, len, flags, fd, offset) else { return whole };
-    let (len, flags, fd, offset) = (PAGE, flags | libc::MAP_FIXED, ring, 0);
-    real!(
-        c"mmap",
-        libc::MAP_FAILED,
-        fn(
-            address: *mut c_void,
-            len: size_t,
-            prot: c_int,
-            flags: c_int,
-            fd: c_int,
-            offset: off_t,
-        ) -> *mut c_void
-    );
+    real_mmap(address, PAGE, prot, flags | libc::MAP_FIXED, ring, 0);
     whole
 }
 
