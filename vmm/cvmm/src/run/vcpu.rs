@@ -12,7 +12,7 @@ use crate::device::ioapic::IoApicEffect;
 use crate::device::serial;
 use crate::outcome::Outcome;
 use crate::phase::Phase;
-use crate::recorder::{GuestNs, MarkEvent, WallNs};
+use crate::recorder::{FastClock, GuestNs, MarkEvent, WallNs};
 use crate::sys::kick::ThreadId;
 use crate::sys::vcpu::{EXIT_KINDS, Exit, Vcpu};
 use crate::sys::vm::{KVM_HC_MAP_GPA_RANGE, Visibility};
@@ -56,7 +56,8 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
     lock(&shared.threads).push(ThreadId::current());
     let mut exits = ExitLog::default();
     let mut stream = Sha256::new();
-    let mut before = shared.started.elapsed();
+    let mut clock = FastClock::new(shared.started);
+    let mut before = clock.now();
     let mut this = Loop {
         vcpu,
         shared,
@@ -73,13 +74,13 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
         if shared.stopping() {
             break;
         }
-        let entered = shared.started.elapsed();
+        let entered = clock.now();
         if let Some((phase, kind)) = last {
             exits.handled(phase, kind, entered.0 - before.0);
         }
         this.entered = entered;
         let result = this.vcpu.run();
-        before = shared.started.elapsed();
+        before = clock.now();
         let kind = result.as_ref().map_or(EXIT_KINDS.len() - 1, Exit::kind);
         let phase = shared.track.phase();
         exits.left(phase, kind, before.0 - entered.0);
@@ -102,7 +103,7 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
         }
     }
     if let Some((phase, kind)) = last {
-        exits.handled(phase, kind, shared.started.elapsed().0 - before.0);
+        exits.handled(phase, kind, clock.now().0 - before.0);
     }
     drop(target);
     let position = this.vcpu.position();
@@ -337,7 +338,7 @@ impl Loop<'_, '_> {
         }
         // 0, EINVAL and EAGAIN are all that KVM accepts here (Linux 7.2 arch/x86/kvm/x86.h).
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
-        let spent = shared.started.elapsed().0 - now.0;
+        let spent = shared.started.elapsed().0.saturating_sub(now.0);
         lock(&shared.conversions).count(request, done, spent);
         if let (true, Some(request)) = (done, request) {
             self.moved(request);
