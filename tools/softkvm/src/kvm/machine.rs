@@ -19,6 +19,7 @@ use super::hostile::Hostile;
 use super::profile::{self, Part, Profile, ProfileError, Xeon};
 use super::vm::Vm;
 use crate::cpu::Features;
+use crate::price::Price;
 use crate::snp::{Platform, Psp};
 
 /// What the run was asked for.
@@ -152,12 +153,12 @@ impl Machine {
         self.psp.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Cycles the security processor has spent since the last call; they are also kept for the
+    /// What the security processor has spent since the last call; it is also kept for the
     /// statistics.
-    pub fn take_psp_cycles(&self, psp: &mut Psp) -> u64 {
-        let cycles = psp.take_cycles();
-        self.psp_cycles.fetch_add(cycles, Ordering::Relaxed);
-        cycles
+    pub fn take_psp_spent(&self, psp: &mut Psp) -> Price {
+        let spent = psp.take_spent();
+        self.psp_cycles.fetch_add(spent.cycles, Ordering::Relaxed);
+        spent
     }
 
     /// Whether KVM has VMs of a kind.
