@@ -40,6 +40,7 @@ pub mod signals;
 mod spin;
 pub mod state;
 pub mod stats;
+pub mod symbols;
 mod sync;
 pub mod system;
 pub mod td;

@@ -57,6 +57,9 @@ pub enum ProfileError {
     /// Something is to be wrong with the host that cannot be.
     #[error(transparent)]
     Fault(#[from] super::faults::FaultError),
+    /// The symbols of the guest's kernel cannot be used.
+    #[error(transparent)]
+    Symbols(#[from] super::symbols::SymbolsError),
     /// It has none of the protections, or both.
     #[error("profile {name:?} needs one of the tables [sev] and [tdx]")]
     Protection {

@@ -22,6 +22,7 @@ use super::replay::{ReadAhead, Replay, Touch};
 use super::run_page::{RunPage, UserExit};
 use super::spin::Spin;
 use super::stats::StatsFile;
+use super::symbols::{KERNEL_IMAGE, Watch};
 use super::td::{TdCpu, TdVm};
 use crate::chipset::{self, Chipset, Irqchip};
 use crate::cpu::engine::{CodeCache, Kind};
@@ -352,6 +353,8 @@ pub struct State {
     pub regions: Vec<(u64, u64)>,
     /// How the host cheats.
     pub hostile: Hostile,
+    /// Functions of the guest's kernel that statistics tell of.
+    pub symbols: Option<Watch>,
     /// KVM_CAP_HALT_POLL, in nanoseconds.
     pub halt_poll: u32,
     /// Statistics.
@@ -378,6 +381,10 @@ impl State {
         };
         let engine = if machine.options.reference { Kind::Reference } else { Kind::Fast };
         let memory = Memory::new(kind, machine.options.seed);
+        let mut code = CodeCache::new(engine);
+        if machine.symbols.is_some() {
+            code.watch = KERNEL_IMAGE;
+        }
         let td_costs = machine.xeon.as_ref().map(|xeon| xeon.tdx.costs.clone());
         Self {
             kind,
@@ -386,7 +393,7 @@ impl State {
             snp: SnpVm::new(),
             td: (kind == VmKind::Tdx).then(Box::default),
             dead: false,
-            code: CodeCache::new(engine),
+            code,
             vcpus: Vec::new(),
             clock: Clock::new(realtime, khz),
             tsc_writes: TscWrites::default(),
@@ -407,6 +414,7 @@ impl State {
             deferred: Vec::new(),
             regions: Vec::new(),
             hostile: machine.hostile.clone(),
+            symbols: machine.symbols.clone().map(Watch::new),
             halt_poll: DEFAULT_LIMIT_NS,
             counts: VmCounts::default(),
             stats: None,
@@ -632,6 +640,7 @@ impl State {
                 })
             })
             .collect();
+        let symbols: BTreeMap<_, _> = self.symbols.iter().flat_map(Watch::stages).collect();
         serde_json::json!({
             "kind": self.kind.name(),
             "virtual_cycles": self.clock.now(),
@@ -640,6 +649,7 @@ impl State {
             "block_instructions": code.decoded,
             "block_invalidations": code.invalidations,
             "steps": code.steps,
+            "symbols_ns": symbols,
             "complaints": self.complaints,
             "vcpus": vcpus,
         })

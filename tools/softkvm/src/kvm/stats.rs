@@ -15,7 +15,8 @@
 //! - What belongs to shadow paging, nested guests, asynchronous page faults, dirty tricks against side channels or the host's
 //!   scheduler has not happened, and is 0.
 //!
-//! A VM has more of its own, which a real host lacks. Their names begin with `softkvm_`.
+//! A VM has more of its own, which a real host lacks. Their names begin with `softkvm_`; those of kernel functions
+//! are on the page of [`super::symbols`].
 //!
 //! UNSAFETY: writes into its own mapping of that file.
 #![allow(unsafe_code)]
@@ -26,6 +27,7 @@ use super::caps::VmKind;
 use super::errno::Answer;
 use super::fd::{Mapping, Owned};
 use super::state::State;
+use super::symbols::Watch;
 use super::vm::Vm;
 use super::{Front, Object};
 
@@ -241,6 +243,10 @@ impl State {
         table.add("max_mmu_page_hash_collisions", Kind::Peak, &[0]);
         table.add("softkvm_time_ns", Kind::Nanoseconds, &[ns(self.clock.now())]);
         table.add("softkvm_placeholder_ns", Kind::Nanoseconds, &[ns(self.clock.guessed())]);
+        for (name, time) in self.symbols.iter().flat_map(Watch::stages) {
+            let name = format!("softkvm_symbol_{name}_ns");
+            table.add(&name, Kind::Nanoseconds, &[time.unwrap_or(0)]);
+        }
         let counts = &self.counts;
         match self.kind {
             VmKind::Plain | VmKind::SwProtected => {}

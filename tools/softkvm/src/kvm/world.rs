@@ -11,6 +11,7 @@ use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
 use super::spin::Pause;
 use super::state::{Completion, State, Vcpu};
+use super::symbols::Met;
 use crate::chipset::{Event, kvmclock};
 use crate::cpu::state::{RAX, RBX, RCX, RDX, RSI, cr4};
 use crate::cpu::{
@@ -387,6 +388,21 @@ impl Guest<'_> {
 }
 
 impl State {
+    /// The guest's kernel is about to run code at an address; whether that is to be said again.
+    fn meet_symbol(&mut self, core: &Core, rip: u64) -> bool {
+        let now = || self.chipset.clock(self.clock.now_in(core)).0;
+        let met = match &mut self.symbols {
+            Some(watch) => watch.meet(rip, now),
+            None => Met::Last,
+        };
+        if met == Met::Stranger {
+            self.complain(format!(
+                "SOFTKVM_SYMBOLS are of another kernel: the one that runs begins at {rip:#x}"
+            ));
+        }
+        met == Met::More
+    }
+
     /// What changes at run time in the answer to a function of CPUID (Linux arch/x86/kvm/cpuid.c
     /// `kvm_update_cpuid_runtime`).
     pub fn update_cpuid(&self, index: usize, core: &Core, leaf: u32, words: &mut [u32; 4]) {
@@ -816,6 +832,10 @@ impl World for Guest<'_> {
             self.end_turn = true;
             core.attention = true;
         }
+    }
+
+    fn meets_code(&mut self, core: &Core, rip: u64) -> bool {
+        self.state.meet_symbol(core, rip)
     }
 
     fn charge(&mut self, cycles: u64) {
