@@ -51,6 +51,20 @@ impl MarkId {
     pub const ATTEST_END: Self = Self(0x44);
     /// `/init` is about to power the machine off. No number.
     pub const INIT_POWEROFF: Self = Self(0x45);
+    /// `/init` starts to measure ([`crate::probes`]). Number: how many samples each probe is to take.
+    pub const PROBE_BEGIN: Self = Self(0x46);
+    /// `/init` has measured. Number: how many records it has sent.
+    pub const PROBE_END: Self = Self(0x47);
+    /// A mark that is written for its own cost. Number: the how manyth.
+    pub const TEST: Self = Self(0x48);
+
+    /// A record begins ([`crate::records`]). Number: its kind in bits 23:16, its bytes in bits 15:0. These three are no
+    /// marks of a phase, so they have no names.
+    pub const RECORD_BEGIN: Self = Self(0x60);
+    /// Up to three bytes of a record.
+    pub const RECORD_DATA: Self = Self(0x61);
+    /// A record ends. Number: its check.
+    pub const RECORD_END: Self = Self(0x62);
 
     /// Every mark with its short name, as reports and `--until` spell it.
     pub const NAMES: &'static [(Self, &'static str)] = &[
@@ -71,6 +85,9 @@ impl MarkId {
         (Self::ATTEST_BEGIN, "attest-begin"),
         (Self::ATTEST_END, "attest-end"),
         (Self::INIT_POWEROFF, "init-poweroff"),
+        (Self::PROBE_BEGIN, "probe-begin"),
+        (Self::PROBE_END, "probe-end"),
+        (Self::TEST, "test"),
     ];
 
     /// Short name of a known mark.

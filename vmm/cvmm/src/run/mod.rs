@@ -24,6 +24,7 @@ use crate::device::ioapic::IoApic;
 use crate::device::legacy::Legacy;
 use crate::device::marks::Mark;
 use crate::device::mmio::MmioBus;
+use crate::device::records::{Received, RecordCounts};
 use crate::device::serial::{Com1, Sink};
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
@@ -47,6 +48,10 @@ pub struct RunRecord {
     pub vcpus: Vec<VcpuRecord>,
     /// Marks of all vCPUs, in time order.
     pub marks: Vec<MarkEvent>,
+    /// Records that a test guest sent, in order.
+    pub records: Vec<Received>,
+    /// How many of them there were.
+    pub record_counts: RecordCounts,
     /// Pages that changed owner.
     pub conversions: Conversions,
     /// Accesses to ports where nothing is.
@@ -225,10 +230,13 @@ pub fn run(
         end,
         guest: guest_end.map(|end| (GuestNs(0), end)),
     });
+    let (records, record_counts) = bus.records.finished();
     let outcome = lock(&shared.outcome).take().unwrap_or(Outcome::Interrupted);
     Ok(RunRecord {
         outcome,
         marks,
+        records,
+        record_counts,
         conversions: *lock(&shared.conversions),
         strays: bus.strays().to_vec(),
         console_bytes: bus.com1.written(),
