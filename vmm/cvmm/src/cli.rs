@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::check::Asked;
-use crate::config::{AcceptMode, Console, CpuRange, DEFAULT_CMDLINE, LoadMode, MemorySize};
+use crate::config::{
+    AcceptMode, Console, CpuRange, DEFAULT_CMDLINE, LoadMode, MarksMode, MemorySize,
+};
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
 use crate::error::Complaint;
@@ -155,6 +157,9 @@ pub struct Flags {
     /// Who accepts the guest's memory, and when.
     #[arg(long, value_enum, default_value = "eager", help_heading = "Guest")]
     pub accept: AcceptMode,
+    /// Which phase marks the shim writes (this is measured); a mark costs the guest an exit.
+    #[arg(long, value_enum, default_value = "all", help_heading = "Guest")]
+    pub marks: MarksMode,
 
     /// Use this flat image in place of the built-in shim (it is measured like it); with --firmware, the EFI shim through
     /// which a firmware with secure boot starts --kernel.

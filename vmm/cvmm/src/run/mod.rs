@@ -27,6 +27,7 @@ use crate::device::ioapic::IoApic;
 use crate::device::legacy::Legacy;
 use crate::device::marks::Mark;
 use crate::device::mmio::MmioBus;
+use crate::device::records::{Received, RecordCounts};
 use crate::device::serial::{Com1, Sink};
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
@@ -63,6 +64,10 @@ pub struct RunRecord {
     pub stats: KvmStats,
     /// All exits of all vCPUs by KVM's count.
     pub kvm_exits: Option<u64>,
+    /// Records that a test guest sent, in order.
+    pub records: Vec<Received>,
+    /// How many of them there were.
+    pub record_counts: RecordCounts,
     /// Pages that changed owner.
     pub conversions: Conversions,
     /// The same by phase: to private, to shared.
@@ -245,6 +250,7 @@ pub fn run(
     let vcpus = records?;
     let mut marks: Vec<MarkEvent> = vcpus.iter().flat_map(|v| v.marks.iter().copied()).collect();
     marks.sort_by_key(|m| m.wall);
+    let (records, record_counts) = bus.records.finished();
     let outcome = lock(&shared.outcome).take().unwrap_or(Outcome::Interrupted);
     let mut record = RunRecord {
         outcome,
@@ -255,6 +261,8 @@ pub fn run(
             vcpus: shared.stats.vcpus.iter().map(Stats::read).collect(),
         },
         kvm_exits: shared.stats.exits(),
+        records,
+        record_counts,
         conversions: *lock(&shared.conversions),
         moved: *lock(&shared.moved),
         strays: bus.strays().to_vec(),
