@@ -18,6 +18,7 @@ pub mod report;
 pub mod run;
 pub mod selftest;
 pub mod shim_image;
+pub mod stats;
 pub mod sys;
 pub mod termination;
 
