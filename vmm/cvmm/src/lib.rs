@@ -3,6 +3,7 @@
 //! A library so that every step can be tested by itself; the binary parses flags and calls one function of this file.
 
 pub mod check;
+pub mod child;
 pub mod cli;
 pub mod config;
 pub mod device;
