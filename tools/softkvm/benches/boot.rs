@@ -19,7 +19,7 @@ const PHASES: [(&str, &str); 5] = [
     ("H", "process, files, VM"),
     ("G2", "accept memory"),
     ("G4", "copy and verify"),
-    ("K0", "kernel"),
+    ("K", "kernel"),
     ("U0", "user space"),
 ];
 

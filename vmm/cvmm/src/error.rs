@@ -10,6 +10,7 @@ use crate::digest::LaunchDigest;
 use crate::plan::PlanError;
 use crate::plan::kernel::KernelError;
 use crate::plan::ovmf::FirmwareError;
+use crate::report::ReportProblem;
 use crate::sys::{SysError, cure, errno};
 
 /// How the process ends. The numbers are part of the command line's contract (`docs/exit-codes.md`).
@@ -122,6 +123,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file named on the command line is no report that can be read.
+    #[error("cannot use the report {}", path.display())]
+    Report {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: ReportProblem,
+    },
     /// A file named on the command line cannot be written.
     #[error("cannot write the {what} {}", path.display())]
     WriteFile {
@@ -188,6 +197,7 @@ impl Error {
             Error::Usage { .. }
             | Error::Kernel { .. }
             | Error::Firmware { .. }
+            | Error::Report { .. }
             | Error::Plan(_) => ExitCode::Usage,
             Error::ReadFile { .. } | Error::WriteFile { .. } | Error::Setup { .. } => ExitCode::Io,
             Error::Sys(e) => e.exit_code(),
@@ -202,6 +212,7 @@ impl Error {
         let (cause, cure) = match self {
             Error::Usage { cure, .. } => ("the command line cannot be used as it stands".into(), cure.clone()),
             Error::ReadFile { source, what, .. } => (source.to_string(), read_cure(source, what)),
+            Error::Report { problem, .. } => (problem.to_string(), problem.cure().into()),
             Error::WriteFile { source, .. } => {
                 (source.to_string(), "name a file in a directory that exists and that you may write to".into())
             }

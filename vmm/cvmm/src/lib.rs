@@ -13,6 +13,7 @@ pub mod error;
 pub mod explain;
 pub mod launch;
 pub mod outcome;
+pub mod phase;
 pub mod plan;
 pub mod recorder;
 pub mod report;

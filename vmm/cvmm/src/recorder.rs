@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::phase::Phase;
+
 /// Nanoseconds of the host's CLOCK_MONOTONIC_RAW since the process started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct WallNs(pub u64);
@@ -77,32 +79,38 @@ pub enum Op {
     LaunchStart,
     LaunchUpdate,
     LaunchFinish,
-    Run,
+    OpenStats,
+    Teardown,
 }
 
 impl Op {
     /// The phase of the boot that this operation belongs to (H0 is added from the process's age).
-    pub fn phase(self) -> &'static str {
+    pub fn phase(self) -> Phase {
         match self {
-            Op::ReadInputs | Op::Plan => "H1",
+            Op::ReadInputs | Op::Plan => Phase::H1,
             Op::OpenKvm
             | Op::OpenSev
             | Op::CheckExtension
             | Op::CreateVm
             | Op::EnableCap
             | Op::CreateIrqchip
-            | Op::Irqfd => "H2",
+            | Op::Irqfd => Phase::H2,
             Op::MapMemory
             | Op::CreateGuestMemfd
             | Op::SetMemoryRegion
             | Op::SetMemoryAttributes
             | Op::CopyIn
-            | Op::Discard => "H3",
-            Op::CreateVcpu | Op::SetCpuid | Op::SetRegs | Op::SetMsrs | Op::SetMpState => "H4",
-            Op::SecurityInit | Op::EnableCerts | Op::LaunchStart => "S0",
-            Op::LaunchUpdate => "S1",
-            Op::LaunchFinish => "S2",
-            Op::Run => "G0",
+            | Op::Discard => Phase::H3,
+            Op::CreateVcpu
+            | Op::SetCpuid
+            | Op::SetRegs
+            | Op::SetMsrs
+            | Op::SetMpState
+            | Op::OpenStats => Phase::H4,
+            Op::SecurityInit | Op::EnableCerts | Op::LaunchStart => Phase::S0,
+            Op::LaunchUpdate => Phase::S1,
+            Op::LaunchFinish => Phase::S2,
+            Op::Teardown => Phase::T0,
         }
     }
 }
@@ -162,6 +170,12 @@ impl Recorder {
     /// The clock.
     pub fn started(&self) -> Started {
         self.started
+    }
+
+    /// Nanoseconds from exec to then: what reports count.
+    pub fn since_exec(&self, then: WallNs) -> u64 {
+        let before_main = u64::try_from(self.started.before_main.as_nanos()).unwrap_or(u64::MAX);
+        before_main.saturating_add(then.0)
     }
 
     /// The time.

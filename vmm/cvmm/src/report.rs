@@ -2,31 +2,28 @@
 //!
 //! Times are either *measured* on this host or *modelled* by softkvm's platform profile; no number mixes the two.
 
+mod exits;
+mod file;
 mod identity;
-mod phases;
+mod schema;
 mod table;
+mod timeline;
 
-use std::io::Write;
 use std::path::Path;
 
-use serde::Serialize;
+use thiserror::Error as ThisError;
 
 use crate::config::Config;
-use crate::device::bus::StrayAccess;
-use crate::digest::{self, hex, launch_digest};
+use crate::digest::{self, launch_digest};
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::plan::{PageKind, Plan};
 use crate::recorder::{Op, Recorder};
-use crate::run::{Conversions, RunRecord};
-use crate::sys::signals::Held;
-use crate::sys::vcpu::EXIT_KINDS;
-pub use identity::TdFacts;
+use crate::run::RunRecord;
+pub use file::{check_writable, write_atomically};
 use identity::{policy, td};
-pub use phases::Phase;
-
-/// The version of the report's layout: changes when a reader would break.
-pub const SCHEMA: &str = "cvmm-report/1";
+pub use schema::*;
+use timeline::Timeline;
 
 /// How many pages a launch with OVMF measures (OVMF.amdsev.fd of edk2-stable202408: 4 MiB of flash and its metadata
 /// pages). For comparison.
@@ -35,168 +32,34 @@ pub const OVMF_PAGES: u64 = 1055;
 /// Load and accept mode where a firmware image decides them.
 const BY_FIRMWARE: &str = "firmware";
 
-/// A report.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct RunReport {
-    pub schema: &'static str,
-    pub cvmm_version: &'static str,
-    pub platform: Platform,
-    pub technology: &'static str,
-    pub confidential: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-    /// What only a TD has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub td: Option<TdFacts>,
-    pub guest: GuestFacts,
-    pub launch: LaunchFacts,
-    pub phases: Vec<Phase>,
-    pub marks: Vec<MarkFacts>,
-    pub vcpus: Vec<VcpuFacts>,
-    pub exits: ExitFacts,
-    pub page_state_changes: Conversions,
-    pub stray_ports: Vec<StrayAccess>,
-    pub console_bytes: u64,
-    pub outcome: OutcomeFacts,
+/// How every version's `schema` begins.
+const FAMILY: &str = "cvmm-report/";
+
+/// Why a file cannot be read as a report.
+#[derive(Debug, ThisError)]
+pub enum ReportProblem {
+    /// It is damaged.
+    #[error("it is not whole, or no JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It is of another version.
+    #[error("its layout is {0}, and this cvmm reads {SCHEMA}")]
+    Version(String),
+    /// It is something else.
+    #[error("it is JSON, but no report of cvmm")]
+    NoReport,
 }
 
-/// What the guest ran on.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct Platform {
-    /// `kvm` or `softkvm`.
-    pub kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub profile: Option<String>,
-    /// What the `guest_ns` and `modelled_ns` of this report are.
-    pub guest_time: &'static str,
-    /// The profile's costs that nobody has measured: the times that come of them are orders of magnitude.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub placeholder_costs: Option<Vec<String>>,
-}
-
-/// The guest's configuration.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct GuestFacts {
-    /// The image that was started in place of the shim.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub firmware: Option<String>,
-    pub kernel: Option<String>,
-    pub initrd: Option<String>,
-    pub cmdline: String,
-    pub memory_bytes: u64,
-    pub vcpus: u16,
-    pub load: &'static str,
-    pub accept: &'static str,
-}
-
-/// What was launched.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct LaunchFacts {
-    pub regions: Vec<RegionFacts>,
-    /// Launch pages without VMSAs.
-    pub pages: u64,
-    /// VMSA pages: one per vCPU of an SEV-SNP guest.
-    pub vmsa_pages: u64,
-    pub staged: Vec<StagedFacts>,
-    /// What the platform profile charges for measuring the launch pages and sealing the launch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub measuring_modelled_ns: Option<u64>,
-    /// The same, of an SEV-SNP guest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub psp_modelled_ns: Option<u64>,
-    /// What it would charge at the same rate for a launch with OVMF.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub psp_ovmf_modelled_ns: Option<u64>,
-    /// Page count of that launch.
-    pub ovmf_pages: u64,
-}
-
-/// A region of launch pages.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct RegionFacts {
-    pub tag: &'static str,
-    pub gpa: u64,
-    pub pages: u64,
-    /// PAGE_TYPE of the SEV-SNP firmware ABI, or what the TDX module does with the page.
-    pub page_type: &'static str,
-    /// Do its contents enter the digest?
-    pub measured: bool,
-}
-
-/// A blob in shared memory.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct StagedFacts {
-    pub tag: &'static str,
-    pub gpa: u64,
-    pub bytes: u64,
-}
-
-/// A mark.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct MarkFacts {
-    pub name: String,
-    pub number: u32,
-    pub vcpu: u16,
-    pub wall_ns: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub modelled_ns: Option<u64>,
-    pub exits_before: u64,
-}
-
-/// A vCPU at the end of the run.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct VcpuFacts {
-    pub id: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rip: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub halted: Option<bool>,
-}
-
-/// Exits.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct ExitFacts {
-    pub total: u64,
-    pub guest_wall_ns: u64,
-    pub monitor_wall_ns: u64,
-    pub by_reason: Vec<ReasonFacts>,
-    /// SHA-256 over each vCPU's exits in order.
-    pub streams: Vec<String>,
-}
-
-/// Exits of one reason, all vCPUs together.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct ReasonFacts {
-    pub reason: &'static str,
-    pub count: u64,
-    pub guest_wall_ns: u64,
-    pub monitor_wall_ns: u64,
-}
-
-/// The end.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct OutcomeFacts {
-    pub kind: &'static str,
-    pub exit_code: u8,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cause: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cure: Option<String>,
+impl ReportProblem {
+    /// What to do about it.
+    pub fn cure(&self) -> &'static str {
+        match self {
+            ReportProblem::Json(_) => "make it again: cvmm writes reports completely or not at all",
+            ReportProblem::Version(_) => {
+                "make it again with this cvmm, or read it with the one that made it"
+            }
+            ReportProblem::NoReport => "name a file that --report has made",
+        }
+    }
 }
 
 impl RunReport {
@@ -204,23 +67,25 @@ impl RunReport {
     pub fn build(config: &Config, plan: &Plan, recorder: &Recorder, run: &RunRecord) -> RunReport {
         let profile = crate::emulate::profile_in_use();
         let guest = &config.guest;
+        let timeline = Timeline::of(recorder, run);
         RunReport {
-            schema: SCHEMA,
-            cvmm_version: env!("CARGO_PKG_VERSION"),
+            schema: SCHEMA.into(),
+            cvmm_version: env!("CARGO_PKG_VERSION").into(),
             confidential: guest.technology.protected()
                 && !guest.technology.debug()
                 && profile.is_none(),
             platform: Platform {
-                kind: if profile.is_some() { "softkvm" } else { "kvm" },
+                kind: if profile.is_some() { "softkvm" } else { "kvm" }.into(),
                 guest_time: if crate::emulate::time_is_modelled() {
                     "modelled"
                 } else {
                     "measured"
-                },
+                }
+                .into(),
                 placeholder_costs: crate::emulate::placeholder_costs(),
                 profile,
             },
-            technology: guest.technology.name(),
+            technology: guest.technology.name().into(),
             digest: launch_digest(plan).map(|digest| digest.to_string()),
             policy: policy(&guest.technology),
             td: td(&guest.technology, plan, run.xfam),
@@ -235,15 +100,20 @@ impl RunReport {
                     _ if plan.firmware.is_some() => BY_FIRMWARE,
                     crate::config::LoadMode::Hashed => "hashed",
                     crate::config::LoadMode::Measured => "measured",
-                },
+                }
+                .into(),
                 accept: match guest.accept {
                     _ if plan.firmware.is_some() => BY_FIRMWARE,
                     crate::config::AcceptMode::Eager => "eager",
-                },
+                }
+                .into(),
             },
             launch: launch_facts(config, plan, recorder),
-            phases: phases::derive(recorder, run),
-            marks: marks(run),
+            total: timeline.total(),
+            timeline: timeline.segments(),
+            phases: timeline.phases(recorder, run),
+            landmarks: Timeline::landmarks(recorder, run),
+            marks: marks(run, recorder),
             vcpus: run
                 .vcpus
                 .iter()
@@ -253,11 +123,42 @@ impl RunReport {
                     halted: v.position.map(|(_, halted)| halted),
                 })
                 .collect(),
-            exits: exits(run),
+            exits: exits::exits(run, recorder.started()),
+            kvm_stats: run.stats.clone(),
             page_state_changes: run.conversions,
             stray_ports: run.strays.clone(),
             console_bytes: run.console_bytes,
             outcome: outcome(&run.outcome),
+        }
+    }
+
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// The file's, or it is no report, or one of another layout.
+    pub fn read(path: &Path) -> Result<RunReport, Error> {
+        let text = std::fs::read(path).map_err(|source| Error::ReadFile {
+            what: "report",
+            path: path.to_owned(),
+            source,
+        })?;
+        RunReport::parse(&text).map_err(|problem| Error::Report { path: path.to_owned(), problem })
+    }
+
+    /// Reads a report from its text.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &[u8]) -> Result<RunReport, ReportProblem> {
+        #[derive(serde::Deserialize)]
+        struct Versioned {
+            schema: Option<String>,
+        }
+        let Versioned { schema } = serde_json::from_slice(text)?;
+        match schema {
+            Some(schema) if schema == SCHEMA => Ok(serde_json::from_slice(text)?),
+            Some(schema) if schema.starts_with(FAMILY) => Err(ReportProblem::Version(schema)),
+            _ => Err(ReportProblem::NoReport),
         }
     }
 
@@ -281,72 +182,13 @@ impl RunReport {
     }
 }
 
-/// Writes a file beside its place, then moves it there: nobody ever sees half of it.
-///
-/// # Errors
-/// The file's.
-pub fn write_atomically(
-    what: &'static str,
-    path: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-) -> Result<(), Error> {
-    let fail = |source| Error::WriteFile { what, path: path.to_owned(), source };
-    if is_special(path) {
-        // A pipe or a device cannot be replaced.
-        let mut file = std::fs::OpenOptions::new().write(true).open(path).map_err(fail)?;
-        return fill(&mut file).map_err(fail);
-    }
-    let temporary = temporary_name(path);
-    let _held = Held::back();
-    let result = (|| {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(&temporary)?);
-        fill(&mut file)?;
-        file.into_inner().map_err(|e| e.into_error())?.sync_all()?;
-        std::fs::rename(&temporary, path)
-    })();
-    result.map_err(|source| {
-        // Best effort: the error that matters is the one being reported.
-        let _ = std::fs::remove_file(&temporary);
-        fail(source)
-    })
-}
-
-/// Finds out before the run whether a file can be written after it.
-///
-/// # Errors
-/// It cannot.
-pub fn check_writable(what: &'static str, path: &Path) -> Result<(), Error> {
-    let fail = |source| Error::WriteFile { what, path: path.to_owned(), source };
-    if path.is_dir() {
-        return Err(fail(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
-    }
-    if is_special(path) {
-        return Ok(());
-    }
-    let temporary = temporary_name(path);
-    let _held = Held::back();
-    std::fs::File::create(&temporary).map_err(fail)?;
-    std::fs::remove_file(&temporary).map_err(fail)
-}
-
-fn is_special(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
-}
-
-fn temporary_name(path: &Path) -> std::path::PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    path.with_file_name(name)
-}
-
 fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFacts {
     let protected = config.guest.technology.protected();
     let regions = plan.regions.iter().map(|r| RegionFacts {
-        tag: r.tag,
+        tag: r.tag.into(),
         gpa: r.gpa,
         pages: r.bytes.len() as u64 / abi::shim::PAGE,
-        page_type: digest::page_type(plan, r.kind),
+        page_type: digest::page_type(plan, r.kind).into(),
         measured: protected && r.kind == PageKind::Measured,
     });
     let pages = plan.page_count();
@@ -367,7 +209,7 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
         staged: plan
             .staged
             .iter()
-            .map(|s| StagedFacts { tag: s.tag, gpa: s.gpa, bytes: s.bytes.len() as u64 })
+            .map(|s| StagedFacts { tag: s.tag.into(), gpa: s.gpa, bytes: s.bytes.len() as u64 })
             .collect(),
         measuring_modelled_ns: modelled.then_some(measuring),
         psp_modelled_ns: psp.then_some(measuring),
@@ -378,48 +220,22 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
     }
 }
 
-fn marks(run: &RunRecord) -> Vec<MarkFacts> {
+fn marks(run: &RunRecord, recorder: &Recorder) -> Vec<MarkFacts> {
     let facts = run.marks.iter().map(|m| MarkFacts {
         name: crate::device::marks::name(m.value),
         number: abi::marks::Mark(m.value).number(),
         vcpu: m.vcpu,
-        wall_ns: m.wall.0,
+        wall_ns: recorder.since_exec(m.wall),
         modelled_ns: m.guest.map(|g| g.0),
         exits_before: m.exits,
     });
     facts.collect()
 }
 
-fn exits(run: &RunRecord) -> ExitFacts {
-    let by_reason: Vec<ReasonFacts> = EXIT_KINDS
-        .iter()
-        .enumerate()
-        .map(|(kind, reason)| {
-            let sum = |pick: fn(&crate::run::ExitCount) -> u64| {
-                run.vcpus.iter().map(|v| pick(&v.exits[kind])).sum()
-            };
-            ReasonFacts {
-                reason,
-                count: sum(|e| e.count),
-                guest_wall_ns: sum(|e| e.guest_ns),
-                monitor_wall_ns: sum(|e| e.monitor_ns),
-            }
-        })
-        .filter(|r| r.count > 0)
-        .collect();
-    ExitFacts {
-        total: by_reason.iter().map(|r| r.count).sum(),
-        guest_wall_ns: by_reason.iter().map(|r| r.guest_wall_ns).sum(),
-        monitor_wall_ns: by_reason.iter().map(|r| r.monitor_wall_ns).sum(),
-        by_reason,
-        streams: run.vcpus.iter().map(|v| hex(&v.stream)).collect(),
-    }
-}
-
 fn outcome(outcome: &Outcome) -> OutcomeFacts {
     let complaint = outcome.complaint();
     OutcomeFacts {
-        kind: outcome.name(),
+        kind: outcome.name().into(),
         exit_code: outcome.exit_code() as u8,
         error: complaint.as_ref().map(|c| c.error.clone()),
         cause: complaint.as_ref().map(|c| c.cause.clone()),

@@ -53,6 +53,7 @@ const ERRNOS: &[(&str, &[&str])] = &[
     ("KVM_CREATE_GUEST_MEMFD", &["ENOMEM", "EINVAL", "EMFILE"]),
     ("KVM_SET_MEMORY_ATTRIBUTES", &["ENOMEM", "EINVAL"]),
     ("KVM_CREATE_VCPU", &["ENOMEM", "EINVAL", "EEXIST", "EMFILE", "EIO"]),
+    ("KVM_GET_STATS_FD", &["ENOMEM", "EMFILE", "ENOTTY", "EINVAL"]),
     ("KVM_SET_CPUID2", &["EINVAL", "E2BIG", "ENOMEM", "EPERM"]),
     ("KVM_GET_SREGS", &["EINVAL"]),
     ("KVM_SET_SREGS", &["EINVAL"]),

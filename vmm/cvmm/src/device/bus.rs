@@ -49,7 +49,7 @@ pub struct PortBus {
 }
 
 /// Accesses to a port where nothing is, for the report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StrayAccess {
     /// The port.
     pub port: u16,

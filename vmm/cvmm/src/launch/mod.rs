@@ -20,6 +20,7 @@ use crate::plan::layout::Range;
 use crate::plan::{C_BIT, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
 use crate::sys::memory::GuestRam;
+use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
 use crate::sys::vcpu::Vcpu;
 use crate::sys::vm::{Visibility, Vm};
@@ -48,6 +49,8 @@ pub struct Guest {
     pub memory: GuestMemory,
     /// What its technology asks of the monitor while it runs.
     pub services: Services,
+    /// KVM's statistics of it.
+    pub stats: AllStats,
 }
 
 /// What a guest may ask of the monitor beside devices.
@@ -145,6 +148,7 @@ pub fn launch(
         Technology::Snp(snp) => snp::launch(snp, expect, plan, system, recorder),
         Technology::Tdx(tdx) => tdx::launch(tdx, expect, plan, system, recorder),
     }?;
+    guest.stats = AllStats::open(&guest.vm, &guest.vcpus, recorder)?;
     guest.services.fw_cfg = plan.firmware.as_ref().map(|firmware| firmware.fw_cfg.clone());
     Ok(guest)
 }

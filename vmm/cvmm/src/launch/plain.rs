@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::plan::Plan;
 use crate::recorder::{Op, Recorder};
 use crate::sys::memory::GuestRam;
+use crate::sys::stats::AllStats;
 use crate::sys::system::System;
 
 /// Where a PC's processor starts after a reset. Linux without EFI on hardware-reduced ACPI restarts by jumping there
@@ -66,5 +67,6 @@ pub(super) fn launch(
         serial_interrupt,
         memory: GuestMemory { ram, private: Vec::new(), _sev: None },
         services: Services::default(),
+        stats: AllStats::default(),
     })
 }

@@ -15,6 +15,7 @@ use crate::sys::SysError;
 use crate::sys::memory::AlignedPages;
 use crate::sys::sev_status::FirmwareStatus;
 use crate::sys::snp::{self, FinishParams, SevDevice, UpdateParams, VM_TYPE_SNP};
+use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
 use crate::sys::vm::Vm;
 
@@ -87,6 +88,7 @@ pub(super) fn launch(
         serial_interrupt,
         memory: GuestMemory { ram, private, _sev: Some(sev) },
         services: Services { certs: config.certs.clone(), ..Services::default() },
+        stats: AllStats::default(),
     })
 }
 

@@ -17,6 +17,7 @@ use crate::plan::Plan;
 use crate::recorder::Recorder;
 use crate::sys::SysError;
 use crate::sys::memory::AlignedPages;
+use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
 use crate::sys::tdx::{self, Capabilities, InitParams, RegionParams, VM_TYPE_TDX};
 use crate::sys::vm::Vm;
@@ -96,7 +97,7 @@ pub(super) fn launch(
     let memory_list = plan.firmware.as_ref().map_or(0, |firmware| firmware.memory_list);
     // In this order the module's index of a vCPU, which the shim sees in ESI, is its APIC id.
     for vcpu in &vcpus {
-        tdx::init_vcpu(recorder, vcpu, memory_list)?;
+        tdx::init_vcpu(recorder, &vm, vcpu, memory_list)?;
     }
 
     let (ram, private) = guarded_memory(plan, &vm, recorder)?;
@@ -123,6 +124,7 @@ pub(super) fn launch(
             }),
             ..Services::default()
         },
+        stats: AllStats::default(),
     })
 }
 

@@ -2,29 +2,12 @@
 //! technology.
 
 use abi::tdx::{TdAttributes, Xfam};
-use serde::Serialize;
 
 use crate::config::Technology;
 use crate::digest::{hex, runtime_registers};
 use crate::plan::Plan;
 
-/// The identity of a TD, as its reports show it.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct TdFacts {
-    pub attributes: String,
-    /// Their names.
-    pub attribute_names: Vec<&'static str>,
-    pub xfam: String,
-    /// The same as `digest`.
-    pub mrtd: String,
-    /// As the kernel finds them, where that is known before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rtmr: Option<Vec<String>>,
-    pub mrconfigid: String,
-    pub mrowner: String,
-    pub mrownerconfig: String,
-}
+use super::schema::TdFacts;
 
 /// What the guest's owner lets the host do: SEV-SNP's policy, a TD's attributes.
 pub(super) fn policy(technology: &Technology) -> Option<String> {
@@ -40,7 +23,7 @@ pub(super) fn td(technology: &Technology, plan: &Plan, xfam: Option<Xfam>) -> Op
     let names = TdAttributes::NAMES.iter().filter(|(bit, _)| config.attributes.contains(*bit));
     Some(TdFacts {
         attributes: format!("{:#x}", config.attributes.0),
-        attribute_names: names.map(|(_, name)| *name).collect(),
+        attribute_names: names.map(|(_, name)| (*name).to_owned()).collect(),
         xfam: format!("{:#x}", xfam.unwrap_or_default().0),
         mrtd: crate::digest::tdx::mrtd(plan).to_string(),
         rtmr: runtime_registers(plan).map(|all| all.iter().map(ToString::to_string).collect()),

@@ -44,18 +44,24 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
     )?;
     let modelled = report.phases.iter().any(|p| p.modelled_ns.is_some());
     writeln!(out)?;
-    write!(out, "{:<4}{:<34}{:>14}", "", "phase", "wall ms")?;
+    write!(out, "{:<4}{:<42}{:>14}", "", "phase", "wall ms")?;
     if modelled {
         write!(out, "{:>14}", "modelled ms")?;
     }
-    writeln!(out, "{:>10}{:>10}", "count", "MiB")?;
+    writeln!(out, "{:>10}{:>10}{:>10}", "calls", "exits", "MiB")?;
     for phase in &report.phases {
-        write!(out, "{:<4}{:<34}{:>14}", phase.id, phase.name, ms(phase.wall_ns))?;
+        write!(out, "{:<4}{:<42}{:>14}", phase.id, phase.name, ms(phase.wall_ns))?;
         if modelled {
             write!(out, "{:>14}", phase.modelled_ns.map(ms).unwrap_or_default())?;
         }
-        writeln!(out, "{:>10}{:>10.1}", phase.count, phase.bytes as f64 / f64::from(1 << 20))?;
+        let mib = phase.bytes as f64 / f64::from(1 << 20);
+        writeln!(out, "{:>10}{:>10}{mib:>10.1}", phase.operations, phase.exits)?;
     }
+    write!(out, "{:<4}{:<42}{:>14}", "", "total", ms(report.total.wall_ns))?;
+    if modelled {
+        write!(out, "{:>14}", report.total.modelled_ns.map(ms).unwrap_or_default())?;
+    }
+    writeln!(out)?;
     writeln!(out)?;
     writeln!(out, "    {:<34}{:>14}{:>14}{:>10}", "exits", "guest ms", "monitor ms", "count")?;
     for reason in &report.exits.by_reason {
@@ -68,6 +74,13 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
             reason.count
         )?;
     }
+    let recorder = &report.exits.recorder;
+    writeln!(
+        out,
+        "    recording them took {:.0} ns each, {:.2} % of the run",
+        recorder.wall_ns_per_exit,
+        recorder.share_of_run * 100.0
+    )?;
     let launch = &report.launch;
     writeln!(out)?;
     write!(out, "    {} launch pages", launch.pages)?;

@@ -5,14 +5,14 @@
 //! probe for flash memory touch pages as shared without a request (edk2 OvmfPkg/ResetVector/Ia32/AmdSev.nasm.inc,
 //! OvmfPkg/QemuFlashFvbServicesRuntimeDxe). It validates what it takes back, so that it notices what it did not ask for.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::launch::GuestMemory;
 use crate::sys::SysError;
 use crate::sys::vm::{Visibility, Vm, punch_private};
 
 /// What changed owner, and how often.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversions {
     /// Requests for private pages.
     pub to_private_requests: u64,
@@ -23,7 +23,7 @@ pub struct Conversions {
     /// Pages in them.
     pub to_shared_pages: u64,
     /// Pages that changed owner by being touched; only where a firmware image is started.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub touched_pages: u64,
     /// Requests that were refused.
     pub refused_requests: u64,

@@ -2,10 +2,13 @@
 
 mod console;
 mod convert;
+mod exits;
 mod ownership;
 mod quote;
 pub mod quote_message;
+mod stages;
 mod tdx;
+mod track;
 mod vcpu;
 
 use std::os::fd::AsRawFd;
@@ -28,15 +31,22 @@ use crate::device::serial::{Com1, Sink};
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
 use crate::outcome::Outcome;
+use crate::phase::PHASES;
 use crate::recorder::{GuestNs, MarkEvent, Op, Recorder, Started, WallNs};
+use crate::report::KvmStats;
 use crate::sys::kick::{self, ThreadId};
 use crate::sys::signals::{Request, Signals};
+use crate::sys::stats::{AllStats, Stats};
 use crate::sys::vm::Vm;
 use console::Keyboard;
 pub use convert::Conversions;
+pub use exits::{ExitCount, ExitLog, Times};
 use ownership::Ownership;
+use stages::Stages;
 use tdx::TdDesk;
-pub use vcpu::{ExitCount, VcpuRecord};
+use track::Track;
+pub use track::{Cut, Source, Uncertain};
+pub use vcpu::VcpuRecord;
 
 /// What a run left behind.
 #[derive(Debug)]
@@ -47,8 +57,16 @@ pub struct RunRecord {
     pub vcpus: Vec<VcpuRecord>,
     /// Marks of all vCPUs, in time order.
     pub marks: Vec<MarkEvent>,
+    /// Where phases began, in time order.
+    pub cuts: Vec<Cut>,
+    /// KVM's statistics at the end.
+    pub stats: KvmStats,
+    /// All exits of all vCPUs by KVM's count.
+    pub kvm_exits: Option<u64>,
     /// Pages that changed owner.
     pub conversions: Conversions,
+    /// The same by phase: to private, to shared.
+    pub moved: [[u64; 2]; PHASES],
     /// Accesses to ports where nothing is.
     pub strays: Vec<StrayAccess>,
     /// Bytes on the console.
@@ -57,6 +75,8 @@ pub struct RunRecord {
     pub begin: WallNs,
     /// See `begin`.
     pub end: WallNs,
+    /// When the VM was gone and its memory given back.
+    pub gone: WallNs,
     /// The guest's clock when the first vCPU was started.
     pub guest_begin: Option<GuestNs>,
     /// The guest's clock at the end.
@@ -73,6 +93,10 @@ struct Shared<'a> {
     mmio: Mutex<MmioBus>,
     ownership: Mutex<Ownership>,
     conversions: Mutex<Conversions>,
+    moved: Mutex<[[u64; 2]; PHASES]>,
+    track: Track,
+    stages: Mutex<Stages>,
+    stats: AllStats,
     outcome: Mutex<Option<Outcome>>,
     stopping: AtomicBool,
     /// The vCPU threads that are up.
@@ -135,7 +159,7 @@ pub fn run(
     recorder: &mut Recorder,
 ) -> Result<RunRecord, Error> {
     let setup = |what| move |source| Error::Setup { what, source };
-    let Guest { vcpus, vm, serial_interrupt, memory, services } = guest;
+    let Guest { vcpus, vm, serial_interrupt, memory, services, stats } = guest;
     let signals = Signals::take().map_err(setup("signal handling"))?;
     kick::install().map_err(setup("signal handling"))?;
     let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
@@ -153,6 +177,10 @@ pub fn run(
         mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()) }),
         ownership: Mutex::new(Ownership::new(td.map_or(&[], |td| &td.private))),
         conversions: Mutex::new(Conversions::default()),
+        moved: Mutex::new([[0; 2]; PHASES]),
+        track: Track::new(),
+        stages: Mutex::new(Stages::new(services.fw_cfg.is_some())),
+        stats,
         outcome: Mutex::new(None),
         stopping: AtomicBool::new(false),
         threads: Mutex::new(Vec::new()),
@@ -217,28 +245,33 @@ pub fn run(
     let vcpus = records?;
     let mut marks: Vec<MarkEvent> = vcpus.iter().flat_map(|v| v.marks.iter().copied()).collect();
     marks.sort_by_key(|m| m.wall);
-    recorder.push(crate::recorder::Event {
-        op: Op::Run,
-        tag: "run",
-        bytes: 0,
-        begin,
-        end,
-        guest: guest_end.map(|end| (GuestNs(0), end)),
-    });
     let outcome = lock(&shared.outcome).take().unwrap_or(Outcome::Interrupted);
-    Ok(RunRecord {
+    let mut record = RunRecord {
         outcome,
         marks,
+        cuts: shared.track.take(),
+        stats: KvmStats {
+            vm: shared.stats.vm.as_ref().map(Stats::read).unwrap_or_default(),
+            vcpus: shared.stats.vcpus.iter().map(Stats::read).collect(),
+        },
+        kvm_exits: shared.stats.exits(),
         conversions: *lock(&shared.conversions),
+        moved: *lock(&shared.moved),
         strays: bus.strays().to_vec(),
         console_bytes: bus.com1.written(),
         begin,
         end,
+        gone: end,
         guest_begin,
         guest_end,
         vcpus,
         xfam: services.td.as_ref().map(|td| td.xfam),
-    })
+    };
+    drop(bus);
+    drop(shared);
+    recorder.record(Op::Teardown, "guest", 0, || drop((vm, memory)));
+    record.gone = recorder.now();
+    Ok(record)
 }
 
 /// One turn of the supervising thread.

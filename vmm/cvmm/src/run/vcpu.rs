@@ -4,34 +4,27 @@ use abi::marks::{Mark, MarkId};
 use sha2::{Digest, Sha256};
 
 use super::convert::{ConvertRequest, convert};
+use super::exits::ExitLog;
+use super::track::{Cut, Source, Uncertain};
 use super::{Shared, lock};
 use crate::device::bus::PortEffect;
 use crate::device::ioapic::IoApicEffect;
+use crate::device::serial;
 use crate::outcome::Outcome;
-use crate::recorder::{MarkEvent, WallNs};
+use crate::phase::Phase;
+use crate::recorder::{GuestNs, MarkEvent, WallNs};
 use crate::sys::kick::ThreadId;
 use crate::sys::vcpu::{EXIT_KINDS, Exit, Vcpu};
 use crate::sys::vm::{KVM_HC_MAP_GPA_RANGE, Visibility};
 use crate::termination::Termination;
-
-/// Exits of one kind.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ExitCount {
-    /// How many.
-    pub count: u64,
-    /// Time in KVM_RUN before them.
-    pub guest_ns: u64,
-    /// Time in the monitor after them.
-    pub monitor_ns: u64,
-}
 
 /// What one vCPU did.
 #[derive(Debug)]
 pub struct VcpuRecord {
     /// Its number.
     pub id: u16,
-    /// Exits by kind, in the order of [`EXIT_KINDS`].
-    pub exits: [ExitCount; EXIT_KINDS.len()],
+    /// Its exits.
+    pub exits: ExitLog,
     /// Its marks.
     pub marks: Vec<MarkEvent>,
     /// Where it stood at the end, and whether it was halted; for unprotected guests.
@@ -48,6 +41,12 @@ pub(super) struct Loop<'a, 'b> {
     pub(super) shared: &'a Shared<'b>,
     marks: Vec<MarkEvent>,
     exit_count: u64,
+    /// When the vCPU was entered for the exit at hand.
+    entered: WallNs,
+    /// The last known value of the guest's clock before that; read only where stages need it.
+    seen: Option<GuestNs>,
+    /// When the line of text at hand began, at the earliest.
+    line: Uncertain,
 }
 
 /// Runs a vCPU until the run ends.
@@ -55,10 +54,18 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
     let id = vcpu.id();
     let target = vcpu.kick_target();
     lock(&shared.threads).push(ThreadId::current());
-    let mut exits = [ExitCount::default(); EXIT_KINDS.len()];
+    let mut exits = ExitLog::default();
     let mut stream = Sha256::new();
-    let mut this = Loop { vcpu, shared, marks: Vec::with_capacity(64), exit_count: 0 };
     let mut before = shared.started.elapsed();
+    let mut this = Loop {
+        vcpu,
+        shared,
+        marks: Vec::with_capacity(64),
+        exit_count: 0,
+        entered: before,
+        seen: shared.guest_clock(),
+        line: Uncertain::default(),
+    };
     let mut last = None;
     loop {
         // Cleared before the check: a kick that comes after it is then not lost.
@@ -67,15 +74,16 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
             break;
         }
         let entered = shared.started.elapsed();
-        if let Some(kind) = last.replace(0usize) {
-            exits[kind].monitor_ns += entered.0 - before.0;
+        if let Some((phase, kind)) = last {
+            exits.handled(phase, kind, entered.0 - before.0);
         }
+        this.entered = entered;
         let result = this.vcpu.run();
         before = shared.started.elapsed();
         let kind = result.as_ref().map_or(EXIT_KINDS.len() - 1, Exit::kind);
-        last = Some(kind);
-        exits[kind].count += 1;
-        exits[kind].guest_ns += before.0 - entered.0;
+        let phase = shared.track.phase();
+        exits.left(phase, kind, before.0 - entered.0);
+        last = Some((phase, kind));
         match result {
             Ok(Exit::Interrupted) => {}
             Ok(exit) => {
@@ -92,6 +100,9 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
                 errno: error.raw_os_error().unwrap_or_default(),
             }),
         }
+    }
+    if let Some((phase, kind)) = last {
+        exits.handled(phase, kind, shared.started.elapsed().0 - before.0);
     }
     drop(target);
     let position = this.vcpu.position();
@@ -136,6 +147,7 @@ impl Loop<'_, '_> {
         match exit {
             Exit::PortOut { port, size } => self.port_out(port, size, now),
             Exit::PortIn { port, size } => {
+                self.stage(port, None, now);
                 let mut bus = lock(&shared.bus);
                 if bus.reads_clock(port)
                     && let Some(now) = shared.vm.clock()
@@ -203,6 +215,8 @@ impl Loop<'_, '_> {
                 let Some(one) = data.get(at..at + size) else { return };
                 lock(&shared.bus).write(port, one)
             };
+            let byte = self.vcpu.io_data().get(at).copied().filter(|_| size == 1);
+            self.stage(port, byte, now);
             at += size;
             match effect {
                 PortEffect::None => {}
@@ -245,18 +259,66 @@ impl Loop<'_, '_> {
 
     fn mark(&mut self, value: u32, now: WallNs) {
         let shared = self.shared;
+        let guest = shared.guest_clock();
+        let id = Mark(value).id();
         if self.marks.len() < MARKS_MAX {
             self.marks.push(MarkEvent {
                 value,
                 vcpu: self.vcpu.id(),
                 wall: now,
-                guest: shared.guest_clock(),
+                guest,
                 exits: self.exit_count,
             });
         }
-        if shared.until.is_some_and(|until| until.0 == Mark(value).id()) {
+        if let Some((phase, name)) = Phase::begins_with(id).zip(id.name()) {
+            let uncertain = Uncertain { wall: WallNs(0), guest: guest.map(|_| GuestNs(0)) };
+            self.enter(name, phase, Source::Mark, now, guest, uncertain);
+        }
+        if shared.until.is_some_and(|until| until.0 == id) {
             shared.stop(Outcome::MarkReached { value });
         }
+    }
+
+    fn enter(
+        &self,
+        name: &'static str,
+        phase: Phase,
+        source: Source,
+        wall: WallNs,
+        guest: Option<GuestNs>,
+        uncertain: Uncertain,
+    ) {
+        let cut = Cut { name, phase, source, wall, guest, uncertain, kvm_exits: None };
+        self.shared.track.enter(cut, &self.shared.stats);
+    }
+
+    /// A port access, while a kernel boots.
+    fn stage(&mut self, port: u16, written: Option<u8>, now: WallNs) {
+        let shared = self.shared;
+        let phase = shared.track.phase();
+        if !(Phase::K0..=Phase::K5).contains(&phase) {
+            return;
+        }
+        let mut stages = lock(&shared.stages);
+        if stages.at_line_start() {
+            self.line = Uncertain { wall: self.entered, guest: self.seen };
+        }
+        let stage = stages.see(port, written, phase);
+        drop(stages);
+        let is_text = port == serial::BASE_PORT && written.is_some_and(|byte| byte != b'\n');
+        if stage.is_none() && is_text {
+            return;
+        }
+        let guest = shared.guest_clock();
+        if let Some(stage) = stage {
+            // A line is told when it is complete: what it is about came before its first byte.
+            let uncertain = Uncertain {
+                wall: WallNs(now.0.saturating_sub(self.line.wall.0)),
+                guest: guest.zip(self.line.guest).map(|(g, l)| GuestNs(g.0.saturating_sub(l.0))),
+            };
+            self.enter(stage.name, stage.phase, stage.source, now, guest, uncertain);
+        }
+        self.seen = guest;
     }
 
     fn convert(&mut self, args: [u64; 6], now: WallNs) {
@@ -277,6 +339,9 @@ impl Loop<'_, '_> {
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
         let spent = shared.started.elapsed().0 - now.0;
         lock(&shared.conversions).count(request, done, spent);
+        if let (true, Some(request)) = (done, request) {
+            self.moved(request);
+        }
     }
 
     /// An access whose kind is not the page's.
@@ -296,6 +361,15 @@ impl Loop<'_, '_> {
         }
         lock(&shared.ownership).set(page, len, visibility);
         lock(&shared.conversions).touched_pages += 1;
+        self.moved(request);
+    }
+
+    /// Counts pages that have changed owner.
+    fn moved(&self, request: ConvertRequest) {
+        let (_, len, visibility) = request.range();
+        let side = usize::from(visibility == Visibility::Shared);
+        let phase = self.shared.track.phase();
+        lock(&self.shared.moved)[phase as usize][side] += len / abi::shim::PAGE;
     }
 
     fn system_event(&mut self, kind: u32, data: u64) {

@@ -140,7 +140,7 @@ const OF_ALL: &[Cure] = &[
     (
         &[],
         libc::EMFILE,
-        "raise the limit of open files (ulimit -n): a guest takes about 10, and one for each vCPU",
+        "raise the limit of open files (ulimit -n): a guest takes about 11, and two for each vCPU",
     ),
     (&[], libc::ENFILE, "raise the host's limit of open files (sysctl fs.file-max)"),
     (&[], libc::EPERM, FORBIDDEN),

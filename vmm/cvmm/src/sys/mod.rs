@@ -16,6 +16,7 @@ pub mod signals;
 pub mod snp;
 pub mod snp_platform;
 pub mod socket;
+pub mod stats;
 pub mod system;
 pub mod target;
 pub mod tdx;

@@ -123,8 +123,13 @@ fn check(
 pub fn init2(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice) -> Result<(), SysError> {
     let mut init =
         kvm_sev_init { vmsa_features: 0, flags: 0, ghcb_version: 2, ..Default::default() };
-    let answer = recorder
-        .record(Op::SecurityInit, "KVM_SEV_INIT2", 0, || issue(vm, KVM_SEV_INIT2, &mut init, sev));
+    let answer = recorder.record_both(
+        Op::SecurityInit,
+        "KVM_SEV_INIT2",
+        0,
+        || vm.clock(),
+        || issue(vm, KVM_SEV_INIT2, &mut init, sev),
+    );
     match answer {
         (Err(source), _) if source.raw_os_error() == Some(libc::EBUSY) => Err(SysError::NoneLeft {
             what: "ASID for a confidential guest",
@@ -162,9 +167,13 @@ pub fn launch_start(
     policy: u64,
 ) -> Result<(), SysError> {
     let mut start = kvm_sev_snp_launch_start { policy, ..Default::default() };
-    let answer = recorder.record(Op::LaunchStart, "LAUNCH_START", 0, || {
-        issue(vm, KVM_SEV_SNP_LAUNCH_START, &mut start, sev)
-    });
+    let answer = recorder.record_both(
+        Op::LaunchStart,
+        "LAUNCH_START",
+        0,
+        || vm.clock(),
+        || issue(vm, KVM_SEV_SNP_LAUNCH_START, &mut start, sev),
+    );
     check(answer, "KVM_SEV_SNP_LAUNCH_START", || Target::Words(format!("for policy {policy:#x}")))
 }
 

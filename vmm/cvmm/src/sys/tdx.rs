@@ -189,17 +189,23 @@ pub fn init_vm(recorder: &mut Recorder, vm: &Vm, params: &InitParams) -> Result<
             padding: [0; 3],
         };
     }
-    let answer = recorder.record(Op::SecurityInit, "KVM_TDX_INIT_VM", 0, || {
-        let mut tries = ENTROPY_TRIES;
-        loop {
-            let answer = on_vm(vm, cmd::INIT_VM, std::ptr::from_mut(&mut *request) as u64);
-            let again = matches!(&answer.0, Err(e) if e.raw_os_error() == Some(libc::EAGAIN));
-            tries -= 1;
-            if !again || tries == 0 {
-                return answer;
+    let answer = recorder.record_both(
+        Op::SecurityInit,
+        "KVM_TDX_INIT_VM",
+        0,
+        || vm.clock(),
+        || {
+            let mut tries = ENTROPY_TRIES;
+            loop {
+                let answer = on_vm(vm, cmd::INIT_VM, std::ptr::from_mut(&mut *request) as u64);
+                let again = matches!(&answer.0, Err(e) if e.raw_os_error() == Some(libc::EAGAIN));
+                tries -= 1;
+                if !again || tries == 0 {
+                    return answer;
+                }
             }
-        }
-    });
+        },
+    );
     match (answer, "KVM_TDX_INIT_VM") {
         ((Err(source), _), command) if source.raw_os_error() == Some(libc::ENOSPC) => {
             Err(SysError::NoneLeft {
@@ -253,9 +259,14 @@ pub fn get_cpuid(recorder: &mut Recorder, vcpu: &Vcpu) -> Result<Vec<kvm_cpuid_e
 ///
 /// # Errors
 /// The ioctl's.
-pub fn init_vcpu(recorder: &mut Recorder, vcpu: &Vcpu, rcx: u64) -> Result<(), SysError> {
-    let result = recorder
-        .record(Op::SecurityInit, "KVM_TDX_INIT_VCPU", 0, || on_vcpu(vcpu, cmd::INIT_VCPU, 0, rcx));
+pub fn init_vcpu(recorder: &mut Recorder, vm: &Vm, vcpu: &Vcpu, rcx: u64) -> Result<(), SysError> {
+    let result = recorder.record_both(
+        Op::SecurityInit,
+        "KVM_TDX_INIT_VCPU",
+        0,
+        || vm.clock(),
+        || on_vcpu(vcpu, cmd::INIT_VCPU, 0, rcx),
+    );
     check((result, TdxStatus::SUCCESS), "KVM_TDX_INIT_VCPU", || Target::vcpu(vcpu.id()))
 }
 

@@ -1,0 +1,132 @@
+//! Stages of an unmodified kernel, told by the text it prints and by exits that kernels make at known places.
+//!
+//! What they begin with happened between the exit that gives it away and the one before: that is their uncertainty.
+
+use super::track::Source;
+use crate::device::serial;
+use crate::phase::Phase;
+
+/// A stage that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stage {
+    pub name: &'static str,
+    pub phase: Phase,
+    pub source: Source,
+}
+
+/// Lines that kernels print on their way (Linux 6.1 to 7.2): kernel/smp.c smp_init, kernel/time/clocksource.c
+/// __clocksource_select when clocksource_done_booting calls it, init/main.c run_init_process.
+const LINES: [(&str, &[u8], Phase); 4] = [
+    ("smp: Bringing up secondary CPUs", b"smp: Bringing up secondary CPUs", Phase::K3),
+    ("smp: Brought up", b"smp: Brought up ", Phase::K4),
+    ("clocksource: Switched", b"clocksource: Switched to clocksource ", Phase::K5),
+    ("Run as init process", b" as init process", Phase::U0),
+];
+/// Longer lines are none of these.
+const LINE_MAX: usize = 160;
+/// The second serial line, which only the driver looks for (drivers/tty/serial/8250/8250_core.c, a device initcall).
+const COM2: std::ops::Range<u16> = 0x2f8..0x300;
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub(super) struct Stages {
+    line: Vec<u8>,
+    firmware: bool,
+}
+
+impl Stages {
+    /// Nothing yet. `firmware`: something else uses the serial line before the kernel does.
+    pub fn new(firmware: bool) -> Stages {
+        Stages { line: Vec::new(), firmware }
+    }
+
+    /// Is an access to this port by a kernel in `phase` a new stage? `written` is the byte, if it was written.
+    pub fn see(&mut self, port: u16, written: Option<u8>, phase: Phase) -> Option<Stage> {
+        let com1 = serial::BASE_PORT..serial::BASE_PORT + serial::PORT_COUNT;
+        if com1.contains(&port) && phase < Phase::K2 && !self.firmware {
+            // Linux init/main.c start_kernel: console_init comes after the memory, the interrupts and the clock.
+            let name = "first use of COM1";
+            return Some(Stage { name, phase: Phase::K2, source: Source::Exit });
+        }
+        if COM2.contains(&port) && (Phase::K2..Phase::K5).contains(&phase) {
+            let name = "search for serial lines";
+            return Some(Stage { name, phase: Phase::K5, source: Source::Exit });
+        }
+        let byte = written.filter(|_| port == serial::BASE_PORT)?;
+        if byte != b'\n' {
+            if self.line.len() < LINE_MAX {
+                self.line.push(byte);
+            }
+            return None;
+        }
+        let line = std::mem::take(&mut self.line);
+        let says = |words: &[u8]| line.windows(words.len()).any(|window| window == words);
+        let (name, _, next) = LINES.into_iter().find(|(_, words, _)| says(words))?;
+        (next > phase).then_some(Stage { name, phase: next, source: Source::Console })
+    }
+
+    /// Is nothing of a line there yet?
+    pub fn at_line_start(&self) -> bool {
+        self.line.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: u16 = serial::BASE_PORT;
+
+    fn print(stages: &mut Stages, phase: &mut Phase, text: &str) -> Vec<&'static str> {
+        let mut found = Vec::new();
+        for byte in text.bytes() {
+            if let Some(stage) = stages.see(DATA, Some(byte), *phase) {
+                *phase = stage.phase;
+                found.push(stage.name);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_kernel_is_followed_through_its_boot() {
+        let (mut stages, mut phase) = (Stages::default(), Phase::K0);
+        assert_eq!(stages.see(0x70, Some(1), phase), None);
+        let stage = stages.see(DATA + 1, Some(0), phase).expect("a stage");
+        assert_eq!((stage.phase, stage.source), (Phase::K2, Source::Exit));
+        phase = stage.phase;
+        let text = "[    0.1] smp: Bringing up secondary CPUs ...\r\n[    0.2] smp: Brought up 1 node, 2 CPUs\n\
+                    [    0.3] clocksource: Switched to clocksource tsc\n[    0.4] Run /init as init process\n";
+        let found = print(&mut stages, &mut phase, text);
+        assert_eq!(found.len(), 4);
+        assert_eq!(phase, Phase::U0);
+    }
+
+    #[test]
+    fn a_silent_kernel_is_told_by_its_search_for_serial_lines() {
+        let mut stages = Stages::default();
+        let stage = stages.see(0x2f9, None, Phase::K2).expect("a stage");
+        assert_eq!((stage.phase, stage.source), (Phase::K5, Source::Exit));
+        assert_eq!(stages.see(0x2f9, None, Phase::K5), None);
+    }
+
+    #[test]
+    fn no_stage_comes_twice_nor_goes_back() {
+        let (mut stages, mut phase) = (Stages::default(), Phase::K5);
+        let text = "smp: Brought up 1 node, 1 CPU\nclocksource: Switched to clocksource tsc\n";
+        assert!(print(&mut stages, &mut phase, text).is_empty());
+    }
+
+    #[test]
+    fn a_firmware_on_the_serial_line_is_no_kernel() {
+        let mut stages = Stages::new(true);
+        assert_eq!(stages.see(DATA, Some(b'x'), Phase::K0), None);
+    }
+
+    #[test]
+    fn endless_lines_take_no_memory() {
+        let (mut stages, mut phase) = (Stages::default(), Phase::K2);
+        print(&mut stages, &mut phase, &"x".repeat(1 << 16));
+        assert_eq!(stages.line.len(), LINE_MAX);
+    }
+}
