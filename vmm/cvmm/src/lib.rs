@@ -3,6 +3,7 @@
 //! A library so that every step can be tested by itself; the binary parses flags and calls one function of this file.
 
 pub mod check;
+pub mod child;
 pub mod cli;
 pub mod config;
 pub mod device;
@@ -19,6 +20,7 @@ pub mod report;
 pub mod run;
 pub mod selftest;
 pub mod shim_image;
+pub mod stats;
 pub mod sys;
 pub mod termination;
 
