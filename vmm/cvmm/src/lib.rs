@@ -27,7 +27,7 @@ pub mod termination;
 use std::io::Write;
 
 use check::{Asked, CheckReport};
-use cli::{CheckFlags, Flags, SelftestFlags};
+use cli::{CheckFlags, Flags, ReportFlags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
 use error::{Error, ExitCode};
@@ -181,6 +181,14 @@ pub fn selftest_verb(flags: &SelftestFlags) -> Result<ExitCode, Error> {
     selftest::run(flags)
 }
 
+/// Shows runs: `cvmm report`.
+///
+/// # Errors
+/// A file is no report, or nothing can be written.
+pub fn report_verb(flags: &ReportFlags) -> Result<ExitCode, Error> {
+    report::show::show(flags)
+}
+
 /// Explains a number: `cvmm explain`.
 ///
 /// # Errors
@@ -203,11 +211,10 @@ fn json(value: &impl serde::Serialize) -> Result<String, Error> {
     Ok(text + "\n")
 }
 
-fn print_out(text: &str) -> Result<ExitCode, Error> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::WriteFile {
-        what: "result",
-        path: "standard output".into(),
-        source,
+pub(crate) fn print_out(text: &str) -> Result<ExitCode, Error> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| {
+        Error::WriteFile { what: "result", path: "standard output".into(), source }
     })?;
     Ok(ExitCode::Ok)
 }
