@@ -92,6 +92,6 @@ fn recorder(out: &mut String, report: &RunReport) {
         out,
         "<p class=note>Recording an exit took {} ns of wall time: {} % of the time that vCPUs ran or had an exit handled.</p>",
         digits(recorder.wall_ns_per_exit),
-        digits(recorder.share_of_run * 100.0)
+        digits(recorder.wall_share_of_run * 100.0)
     );
 }

@@ -79,8 +79,8 @@ fn chart(out: &mut String, run: &Run, count: u64, vcpu: u16, reason: &str) {
             let _ = write!(
                 out,
                 "<text class=title x=0 y={y}>{what}<tspan class=quiet dx=6>p50 {} · p99 {}</tspan></text>",
-                time(half.p50_ns),
-                time(half.p99_ns)
+                time(half.p50_wall_ns),
+                time(half.p99_wall_ns)
             );
         }
     }
@@ -90,10 +90,10 @@ fn chart(out: &mut String, run: &Run, count: u64, vcpu: u16, reason: &str) {
 fn summary(half: &HistogramFacts) -> String {
     format!(
         "median {}, 90 % up to {}, 99 % up to {}, at most {}",
-        time(half.p50_ns),
-        time(half.p90_ns),
-        time(half.p99_ns),
-        time(half.max_ns)
+        time(half.p50_wall_ns),
+        time(half.p90_wall_ns),
+        time(half.p99_wall_ns),
+        time(half.max_wall_ns)
     )
 }
 
@@ -119,7 +119,7 @@ fn at(ns: f64) -> f64 {
 /// Bars of a twelfth of a decade: finer ones could not be seen. Their areas are counts, and they are all equally wide.
 fn half(out: &mut String, half: Option<&HistogramFacts>, middle: f64, down: f64, class: &str) {
     let Some(half) = half else { return };
-    let bars = regrouped(&half.buckets);
+    let bars = regrouped(&half.wall_ns_buckets);
     let most = bars.iter().copied().fold(0.0, f64::max);
     if most <= 0.0 {
         return;
