@@ -52,5 +52,19 @@ fn stages_lie_in_order_between_the_marks() {
         times.extend(ORDER.iter().map(stage));
         times.push(mark(ended.report(), "init-entry"));
         assert!(times.is_sorted_by(|a, b| a < b), "{kind}: {times:?}");
+        // The report cuts its timeline there.
+        let landmarks = ended.report()["landmarks"].as_array().expect("landmarks");
+        let cuts = landmarks.iter().filter(|landmark| landmark["source"] == "symbol");
+        let cuts: Vec<_> =
+            cuts.map(|cut| (cut["phase"].as_str(), cut["modelled_ns"].as_u64())).collect();
+        let time = |name| symbols[name].as_u64();
+        let expected = [
+            (Some("K1"), time("start_kernel")),
+            (Some("K2"), time("time_init")),
+            (Some("K3"), time("smp_init")),
+            (Some("K4"), time("driver_init")),
+            (Some("K5"), time("populate_rootfs")),
+        ];
+        assert_eq!(cuts[..5], expected, "{kind}");
     }
 }

@@ -184,7 +184,7 @@ pub fn run(
         conversions: Mutex::new(Conversions::default()),
         moved: Mutex::new([[0; 2]; PHASES]),
         track: Track::new(),
-        stages: Mutex::new(Stages::new(services.fw_cfg.is_some())),
+        stages: Mutex::new(Stages::new(services.fw_cfg.is_some(), stats.vm.as_ref())),
         stats,
         outcome: Mutex::new(None),
         stopping: AtomicBool::new(false),

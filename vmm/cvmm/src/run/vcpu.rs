@@ -301,6 +301,14 @@ impl Loop<'_, '_> {
             return;
         }
         let mut stages = lock(&shared.stages);
+        if let Some(vm) = shared.stats.vm.as_ref().filter(|_| stages.has_functions()) {
+            while let Some((stage, time)) = stages.function(vm) {
+                let wall = WallNs(now.0.saturating_sub(self.entered.0));
+                let uncertain = Uncertain { wall, guest: Some(GuestNs(0)) };
+                self.enter(stage.name, stage.phase, stage.source, now, Some(time), uncertain);
+            }
+            return;
+        }
         if stages.at_line_start() {
             self.line = Uncertain { wall: self.entered, guest: self.seen };
         }
