@@ -28,6 +28,8 @@ const STARTED_VARIABLE: &str = "CVMM_EMULATING";
 /// The library's file name.
 const LIBRARY_NAME: &str = "libsoftkvm_preload.so";
 
+/// The statistic in which softkvm tells how much of a VM's modelled time placeholder costs make.
+pub const PLACEHOLDER_STATISTIC: &str = "softkvm_placeholder_ns";
 /// Statistics in which softkvm tells when the guest's kernel first came to a function, by its modelled clock, and the phase
 /// that begins there; they are there if SOFTKVM_SYMBOLS names the kernel's System.map.
 pub const STAGE_STATISTICS: [(&str, &str, Phase); 6] = [

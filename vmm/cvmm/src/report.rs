@@ -118,7 +118,7 @@ impl RunReport {
                 .into(),
             },
             launch: launch_facts(config, plan, recorder),
-            total: timeline.total(),
+            total: timeline.total(run),
             timeline: timeline.segments(),
             phases: timeline.phases(recorder, run),
             landmarks: Timeline::landmarks(recorder, run),

@@ -149,6 +149,9 @@ pub struct Total {
     /// From KVM_CREATE_VM on: no profile says what comes before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modelled_ns: Option<u64>,
+    /// How much of that comes of costs that nobody has measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placeholder_modelled_ns: Option<u64>,
     /// Time that the process spent on processors, by getrusage: with `kvm` the guest's is in it.
     pub cpu_user_ns: u64,
     pub cpu_system_ns: u64,

@@ -35,7 +35,13 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
         writeln!(out, "XFAM           {}", td.xfam)?;
     }
     if let Some(costs) = report.platform.placeholder_costs.as_ref().filter(|c| !c.is_empty()) {
-        writeln!(out, "modelled costs {} are placeholders: orders of magnitude", costs.len())?;
+        write!(out, "modelled costs {} are placeholders: orders of magnitude", costs.len())?;
+        let total = report.total.placeholder_modelled_ns.zip(report.total.modelled_ns);
+        if let Some((placeholder, modelled)) = total.filter(|(_, modelled)| *modelled > 0) {
+            let share = placeholder as f64 / modelled as f64 * 100.0;
+            write!(out, "; {share:.1} % of the modelled time comes of them")?;
+        }
+        writeln!(out)?;
     }
     writeln!(
         out,

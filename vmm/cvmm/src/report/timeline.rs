@@ -60,12 +60,14 @@ impl Timeline {
         }
     }
 
-    pub fn total(&self) -> Total {
+    pub fn total(&self, run: &RunRecord) -> Total {
         let (cpu_user_ns, cpu_system_ns) = crate::sys::clock::cpu_time();
         let last = self.pieces.last();
+        let placeholder = run.stats.vm.get(crate::emulate::PLACEHOLDER_STATISTIC);
         Total {
             wall_ns: last.map_or(0, |p| p.wall.1),
             modelled_ns: last.and_then(|p| p.guest).map(|g| g.1),
+            placeholder_modelled_ns: placeholder.and_then(|values| values.first().copied()),
             cpu_user_ns,
             cpu_system_ns,
         }
