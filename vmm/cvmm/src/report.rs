@@ -5,6 +5,7 @@
 mod exits;
 mod file;
 mod identity;
+pub mod probes;
 mod schema;
 mod table;
 mod timeline;
@@ -68,6 +69,7 @@ impl RunReport {
         let profile = crate::emulate::profile_in_use();
         let guest = &config.guest;
         let timeline = Timeline::of(recorder, run);
+        let (probes, records) = probes::probes(run);
         RunReport {
             schema: SCHEMA.into(),
             cvmm_version: env!("CARGO_PKG_VERSION").into(),
@@ -125,6 +127,8 @@ impl RunReport {
                 .collect(),
             exits: exits::exits(run, recorder.started()),
             kvm_stats: run.stats.clone(),
+            probes,
+            records,
             page_state_changes: run.conversions,
             stray_ports: run.strays.clone(),
             console_bytes: run.console_bytes,

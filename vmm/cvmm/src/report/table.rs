@@ -81,6 +81,7 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
         recorder.wall_ns_per_exit,
         recorder.share_of_run * 100.0
     )?;
+    super::probes::write_table(out, &report.probes)?;
     let launch = &report.launch;
     writeln!(out)?;
     write!(out, "    {} launch pages", launch.pages)?;
