@@ -6,15 +6,20 @@
 #![no_main]
 
 mod attest;
+mod machine;
+mod marks;
+mod probes;
 mod sys;
 mod td;
 
 use core::ffi::CStr;
 use core::fmt::{self, Write};
 
-use abi::marks::{MARK_PORT, Mark, MarkId};
+use abi::marks::MarkId;
 use guest_init::hex;
-use guest_init::options::{self, Options};
+use guest_init::options::{self, MarksWanted, Options};
+use marks::Marks;
+use probes::Guest;
 use sys::{Errno, File, Mode};
 
 /// One line on the console, written at once.
@@ -56,42 +61,9 @@ fn text(bytes: &[u8]) -> &str {
     core::str::from_utf8(bytes.trim_ascii()).unwrap_or("(not UTF-8)")
 }
 
-/// The way of the marks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Marks {
-    /// The kernel does not let us.
-    None,
-    /// To the mark port.
-    Port,
-    /// Over the console. In a TD an OUT raises #VE, and the kernel handles none of user space but CPUID's (Linux
-    /// arch/x86/coco/tdx/tdx.c `virt_exception_user`).
-    Console,
-}
-
-impl Marks {
-    fn open() -> Self {
-        if td::here() {
-            return Self::Console;
-        }
-        sys::allow_port(MARK_PORT).map_or(Self::None, |()| Self::Port)
-    }
-
-    fn send(self, id: MarkId, number: u32) {
-        let mark = Mark::new(id, number);
-        match self {
-            Self::None => {}
-            Self::Port => sys::port_out(MARK_PORT, mark.0),
-            Self::Console => {
-                // A mark that cannot be made is missing in the monitor's report; nobody else is to be told.
-                let _ = File::OUT.write_all(&mark.on_console()).and_then(|()| File::OUT.drain());
-            }
-        }
-    }
-}
-
 /// The program: called once, on the initial stack.
 extern "C" fn start() -> ! {
-    let marks = Marks::open();
+    let mut marks = Marks::open();
     marks.send(MarkId::INIT_ENTRY, 0);
     mount_basics();
     if marks == Marks::None {
@@ -99,6 +71,9 @@ extern "C" fn start() -> ! {
     }
     let mut cmdline = [0; 4096];
     let options = read_options(&mut cmdline);
+    if options.marks == MarksWanted::None {
+        marks = Marks::None;
+    }
     insert_modules();
     // Only now may configfs be there, as a module.
     if let Err(error) = sys::mount(c"configfs", c"/sys/kernel/config")
@@ -107,7 +82,7 @@ extern "C" fn start() -> ! {
         say!("mount configfs: {error}");
     }
     marks.send(MarkId::INIT_MODULES, 0);
-    repeat_kernel_words();
+    let guest = repeat_kernel_words();
     let cpus = count_cpus();
     if let Some(digits) = options.secret {
         place_secret(digits);
@@ -117,6 +92,7 @@ extern "C" fn start() -> ! {
     if let Some(data) = options.report {
         attest(marks, &data);
     }
+    probes::run(marks, &options, guest, cpus);
     if options.hold_seconds != 0 {
         hold(options.hold_seconds);
     }
@@ -192,26 +168,36 @@ fn insert_module(name: &[u8]) -> sys::Sys {
     File::open(path, Mode::Read)?.insert_module(!name.ends_with(b".ko"))
 }
 
-/// Prints the lines of the kernel log that are about memory encryption.
-fn repeat_kernel_words() {
+/// Prints the lines of the kernel log that are about memory encryption, and takes the kernel's word for what this is.
+fn repeat_kernel_words() -> Guest {
+    let mut guest = if td::here() { Guest::Td } else { Guest::Plain };
     let log = match File::open(c"/dev/kmsg", Mode::ReadNow) {
         Ok(log) => log,
-        Err(error) => return say!("/dev/kmsg: {error}"),
+        Err(error) => {
+            say!("/dev/kmsg: {error}");
+            return guest;
+        }
     };
     let mut record = [0; 8192];
     loop {
         let len = match log.read(&mut record) {
-            Ok(0) | Err(Errno::EAGAIN) => return,
+            Ok(0) | Err(Errno::EAGAIN) => return guest,
             Ok(len) => len,
             // The oldest records were overwritten meanwhile: go on with what is left.
             Err(Errno::EPIPE | Errno::EINTR) => continue,
-            Err(error) => return say!("/dev/kmsg: {error}"),
+            Err(error) => {
+                say!("/dev/kmsg: {error}");
+                return guest;
+            }
         };
         // "priority,sequence,time,flags;message", then lines of its dictionary.
         let first = record[..len].split(|&c| c == b'\n').next().unwrap_or_default();
         let message = first.splitn(2, |&c| c == b';').nth(1).unwrap_or_default();
         if options::about_encryption(message) {
             say!("kernel: {}", text(message));
+            if options::about_snp(message) {
+                guest = Guest::Snp;
+            }
         }
     }
 }

@@ -13,6 +13,60 @@ pub struct Options<'a> {
     pub hold_seconds: u32,
     /// `cvmm.shell`: start a shell on the console.
     pub shell: bool,
+    /// `cvmm.probe=LIST`: measure these [`PROBES`], or `all`.
+    pub probes: Option<&'a [u8]>,
+    /// `cvmm.probe.n=N`: with so many samples each; a tenth of them go before as a warm-up.
+    pub probe_samples: Samples,
+    /// `cvmm.marks=N`: write so many marks for their own cost; `cvmm.marks=none`: write none but the first, which comes
+    /// before the command line can be read.
+    pub marks: MarksWanted,
+}
+
+/// What can be measured, by the names that the command line uses.
+pub const PROBES: [&[u8]; 12] = [
+    b"touch",
+    b"cpuid",
+    b"rdmsr",
+    b"pio",
+    b"mmio",
+    b"hypercall",
+    b"hlt",
+    b"ipi",
+    b"attest",
+    b"stream",
+    b"chase",
+    b"int",
+];
+
+/// How many samples a probe takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Samples(pub u32);
+
+impl Samples {
+    /// The samples and their order fit into memory.
+    const MAX: u32 = 1_000_000;
+}
+
+impl Default for Samples {
+    /// A hundredth of what a processor of silicon should be asked for, for the sake of those of software.
+    fn default() -> Self {
+        Self(1000)
+    }
+}
+
+/// Which marks are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarksWanted {
+    /// None.
+    None,
+    /// Those of the phases, and so many more.
+    More(u32),
+}
+
+impl Default for MarksWanted {
+    fn default() -> Self {
+        Self::More(0)
+    }
 }
 
 impl<'a> Options<'a> {
@@ -45,9 +99,36 @@ impl<'a> Options<'a> {
                 self.secret = Some(digits);
             }
             (b"cvmm.hold", Some(text)) => self.hold_seconds = number(text)?,
+            (b"cvmm.probe", Some(list)) => {
+                let known = |name| name == b"all" || PROBES.contains(&name);
+                if !list.split(|&c| c == b',').all(known) {
+                    return None;
+                }
+                self.probes = Some(list);
+            }
+            (b"cvmm.probe.n", Some(text)) => {
+                let count = number(text).filter(|count| (1..=Samples::MAX).contains(count))?;
+                self.probe_samples = Samples(count);
+            }
+            (b"cvmm.marks", Some(b"none")) => self.marks = MarksWanted::None,
+            (b"cvmm.marks", Some(text)) => {
+                let count = number(text).filter(|count| *count <= MARKS_MAX)?;
+                self.marks = MarksWanted::More(count);
+            }
             _ => return None,
         }
         Some(())
+    }
+}
+
+/// The monitor keeps no more of them.
+const MARKS_MAX: u32 = 1000;
+
+impl Options<'_> {
+    /// Is this one of the [`PROBES`] to be measured?
+    pub fn wants(&self, probe: &[u8]) -> bool {
+        let mut names = self.probes.unwrap_or_default().split(|&c| c == b',');
+        names.any(|name| name == b"all" || name == probe)
     }
 }
 
@@ -70,8 +151,16 @@ pub fn count_list(list: &[u8]) -> u32 {
 
 /// Whether a line of the kernel log is about memory encryption.
 pub fn about_encryption(message: &[u8]) -> bool {
-    const WORDS: [&[u8]; 3] = [b"Memory Encryption", b"SEV", b"TDX"];
-    WORDS.iter().any(|word| message.windows(word.len()).any(|window| window == *word))
+    [&b"Memory Encryption"[..], b"SEV", b"TDX"].iter().any(|word| has(message, word))
+}
+
+/// Whether it says that this is an SEV-SNP guest.
+pub fn about_snp(message: &[u8]) -> bool {
+    has(message, b"Memory Encryption Features active") && has(message, b"SEV-SNP")
+}
+
+fn has(message: &[u8], word: &[u8]) -> bool {
+    message.windows(word.len()).any(|window| window == word)
 }
 
 #[cfg(test)]
@@ -94,7 +183,8 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = format!(
-            "quiet cvmm.report={} cvmm.secret=00ffAB cvmm.hold=7 cvmm.shell\n",
+            "quiet cvmm.report={} cvmm.secret=00ffAB cvmm.hold=7 cvmm.shell cvmm.probe=cpuid,int \
+             cvmm.probe.n=20 cvmm.marks=5\n",
             "5a".repeat(64)
         );
         let (options, bad) = parse(&line);
@@ -102,6 +192,12 @@ mod tests {
         assert_eq!(options.report, Some([0x5a; 64]));
         assert_eq!(options.secret, Some(&b"00ffAB"[..]));
         assert_eq!((options.hold_seconds, options.shell), (7, true));
+        assert!(options.wants(b"cpuid") && options.wants(b"int") && !options.wants(b"touch"));
+        assert_eq!((options.probe_samples, options.marks), (Samples(20), MarksWanted::More(5)));
+        let (options, _) = parse("cvmm.probe=all cvmm.marks=none");
+        assert!(PROBES.iter().all(|probe| options.wants(probe)));
+        assert_eq!((options.probe_samples, options.marks), (Samples(1000), MarksWanted::None));
+        assert!(!Options::default().wants(b"cpuid"));
     }
 
     #[test]
@@ -115,6 +211,12 @@ mod tests {
             "cvmm.hold=-1",
             "cvmm.hold=",
             "cvmm.shell=1",
+            "cvmm.probe=",
+            "cvmm.probe=cpuid,what",
+            "cvmm.probe.n=0",
+            "cvmm.probe.n=1000001",
+            "cvmm.marks=-1",
+            "cvmm.marks=1001",
             "cvmm.what",
         ] {
             assert_eq!(parse(word), (Options::default(), vec![word.to_owned()]));
@@ -140,6 +242,10 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(about_encryption(message.as_bytes()), chosen, "{message}");
+            assert_eq!(
+                about_snp(message.as_bytes()),
+                message.ends_with("SEV-ES SEV-SNP") && message.starts_with("Memory")
+            );
         }
     }
 }

@@ -1,9 +1,9 @@
-//! System calls and ports, each behind a safe function.
+//! System calls, each behind a safe function.
 //!
-//! UNSAFETY: this is the only file of the program that is unsafe. It issues Linux x86-64 system
-//! calls by hand, for there is no libc here; holds the entry point and the four memory functions
-//! that compiled code expects; and writes one I/O port. Every pointer handed to the kernel comes
-//! from a reference or from [`map_pages`] and is used by the kernel only during the call.
+//! UNSAFETY: this file and its folder issue Linux x86-64 system calls by hand, for there is no libc here, and hold the
+//! entry point and the four memory functions that compiled code expects. Every pointer handed to the kernel comes from a
+//! reference or from a mapping that is never taken back, and is used by the kernel only during the call. Beside them only
+//! `machine.rs` is unsafe, and two ioctls.
 #![allow(unsafe_code)]
 
 use core::arch::{asm, global_asm};
@@ -53,7 +53,7 @@ global_asm!(
 
 /// # Safety
 /// The arguments must be what system call `nr` expects; pointers must stay valid for its duration.
-unsafe fn call(nr: usize, args: [usize; 5]) -> Sys<usize> {
+unsafe fn call(nr: usize, args: [usize; 6]) -> Sys<usize> {
     let result: isize;
     // SAFETY: the caller vouches for the call; the kernel changes rax, rcx and r11 only.
     unsafe {
@@ -65,8 +65,7 @@ unsafe fn call(nr: usize, args: [usize; 5]) -> Sys<usize> {
             in("rdx") args[2],
             in("r10") args[3],
             in("r8") args[4],
-            // Only mmap has a sixth argument here; its offset is 0.
-            in("r9") 0usize,
+            in("r9") args[5],
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
@@ -75,17 +74,25 @@ unsafe fn call(nr: usize, args: [usize; 5]) -> Sys<usize> {
     if result < 0 { Err(Errno(result.unsigned_abs() as u32)) } else { Ok(result as usize) }
 }
 
-/// A system call whose arguments are numbers or pointers derived from references.
+/// A system call whose arguments are numbers or pointers derived from references, with its result.
 macro_rules! sys {
     ($nr:literal $(, $arg:expr)*) => {{
         let given = [$($arg as usize),*];
-        let mut args = [0usize; 5];
+        let mut args = [0usize; 6];
         args[..given.len()].copy_from_slice(&given);
         // SAFETY: number and arguments follow the kernel's table for x86-64; buffers are references
         // that outlive the call, with their lengths.
         unsafe { call($nr, args) }
     }};
 }
+
+mod memory;
+mod process;
+
+pub use memory::{Pages, faults, map_device, map_fresh, map_numbers, map_shared, use_large_pages};
+pub use process::{
+    Child, ended, fork, leave, run_on, sharp_timers, sleep_until, wait_on_word, wake_word,
+};
 
 /// An open file, closed when dropped.
 pub struct File(usize);
@@ -138,6 +145,11 @@ impl File {
             }
         }
         Ok(len)
+    }
+
+    /// Reads at a place of its own.
+    pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Sys<usize> {
+        sys!(17, self.0, buffer.as_mut_ptr(), buffer.len(), offset)
     }
 
     /// Writes all of `bytes`.
@@ -228,21 +240,26 @@ pub fn map_pages(len: usize) -> Sys<&'static mut [u8]> {
     Ok(unsafe { core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(at), len) })
 }
 
-/// Allows OUT to the four ports from `port` on.
-pub fn allow_port(port: u16) -> Sys {
-    sys!(173, port, 4, 1).map(drop)
-}
-
-/// A 32-bit OUT. Without [`allow_port`] the program is killed by #GP.
-pub fn port_out(port: u16, value: u32) {
-    // SAFETY: writing a port touches no memory of this program; the callers write the mark port only.
-    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)) };
+/// Allows access to `count` ports from `port` on.
+pub fn allow_ports(port: u16, count: usize) -> Sys {
+    sys!(173, port, count, 1).map(drop)
 }
 
 /// Monotonic time in nanoseconds.
 pub fn monotonic_ns() -> Sys<u64> {
+    const CLOCK_MONOTONIC: usize = 1;
+    clock_ns(CLOCK_MONOTONIC)
+}
+
+/// The same, as the hardware counts it.
+pub fn monotonic_raw_ns() -> Sys<u64> {
+    const CLOCK_MONOTONIC_RAW: usize = 4;
+    clock_ns(CLOCK_MONOTONIC_RAW)
+}
+
+fn clock_ns(clock: usize) -> Sys<u64> {
     let mut time = [0u64; 2];
-    sys!(228, 1, time.as_mut_ptr())?;
+    sys!(228, clock, time.as_mut_ptr())?;
     Ok(time[0] * 1_000_000_000 + time[1])
 }
 
@@ -250,11 +267,23 @@ pub fn monotonic_ns() -> Sys<u64> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct WaitStatus(u32);
 
+impl WaitStatus {
+    /// What it ended with, if it ended by itself.
+    pub fn code(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// The signal that killed it.
+    pub fn signal(self) -> Option<u32> {
+        Some(self.0 & 0x7f).filter(|signal| *signal != 0)
+    }
+}
+
 impl fmt::Display for WaitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 & 0x7f {
-            0 => write!(f, "exit code {}", self.0 >> 8 & 0xff),
-            signal => write!(f, "signal {signal}"),
+        match self.signal() {
+            None => write!(f, "exit code {}", self.code()),
+            Some(signal) => write!(f, "signal {signal}"),
         }
     }
 }

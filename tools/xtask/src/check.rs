@@ -101,7 +101,12 @@ fn unit() -> Result<()> {
     run(cargo()
         .args(["test", "--release"])
         .current_dir(root().join("firmware"))
-        .env("CARGO_TARGET_DIR", target().join("firmware-test")))
+        .env("CARGO_TARGET_DIR", target().join("firmware-test")))?;
+    // The program is freestanding; its library is not.
+    run(cargo()
+        .args(["test", "--release", "--lib"])
+        .current_dir(root().join("tools/guest-init"))
+        .env("CARGO_TARGET_DIR", target().join("guest-init-test")))
 }
 
 fn boot() -> Result<()> {

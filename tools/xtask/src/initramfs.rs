@@ -16,6 +16,9 @@ use crate::run::{capture, target};
 /// the parts of gcm(aes), which kernels before 6.14 ask the crypto API for by name, so that no module depends on them.
 const WANTED: [&str; 6] = ["aes_generic", "ctr", "ghash_generic", "gcm", "sev_guest", "tdx_guest"];
 
+/// Modules that guest-init inserts by itself when a probe needs them: they are no part of an ordinary boot.
+const FOR_PROBES: [&str; 1] = ["msr"];
+
 /// Builds (or rebuilds) the initramfs for a kernel.
 pub fn build(kernel: &Kernel) -> Result<PathBuf> {
     write(kernel, "initramfs.cpio", archive(kernel)?)
@@ -53,6 +56,9 @@ fn archive(kernel: &Kernel) -> Result<Archive> {
         for (name, bytes) in load_order(modules, &WANTED)? {
             archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
             order.push_str(&format!("{name}.ko\n"));
+        }
+        for (name, bytes) in load_order(modules, &FOR_PROBES)? {
+            archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
         }
     }
     archive.file("modules/order", 0o644, order.as_bytes());

@@ -30,7 +30,8 @@ impl ProbeId {
     pub const CPUID_HOST: Self = Self(0x20);
     /// A CPUID that is answered without the host: from the CPUID page after a #VC, or by the TDX module. Parameter: the leaf.
     pub const CPUID_GUEST: Self = Self(0x21);
-    /// An RDMSR through the kernel's `/dev/cpu/0/msr`, system call included. Parameter: the register.
+    /// An RDMSR through the kernel's `/dev/cpu/0/msr`, system call included. Parameter: the register, of which one leaves
+    /// the guest and one does not.
     pub const RDMSR: Self = Self(0x22);
     /// An IN from a device that KVM emulates. Parameter: the port.
     pub const PIO_KERNEL: Self = Self(0x23);

@@ -10,6 +10,7 @@ mod file;
 pub mod html;
 mod identity;
 pub mod number;
+pub mod probes;
 pub mod runs;
 mod schema;
 pub mod show;
@@ -77,6 +78,7 @@ impl RunReport {
         let profile = crate::emulate::profile_in_use();
         let guest = &config.guest;
         let timeline = Timeline::of(recorder, run);
+        let (probes, records) = probes::probes(run);
         RunReport {
             schema: SCHEMA.into(),
             cvmm_version: env!("CARGO_PKG_VERSION").into(),
@@ -134,6 +136,8 @@ impl RunReport {
                 .collect(),
             exits: exits::exits(run, recorder.started()),
             kvm_stats: run.stats.clone(),
+            probes,
+            records,
             page_state_changes: run.conversions,
             stray_ports: run.strays.clone(),
             console_bytes: run.console_bytes,

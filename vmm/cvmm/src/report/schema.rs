@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::probes::{ProbeFacts, RecordFacts};
 use crate::device::bus::StrayAccess;
 use crate::run::Conversions;
 
@@ -41,6 +42,12 @@ pub struct RunReport {
     pub exits: ExitFacts,
     #[serde(default)]
     pub kvm_stats: KvmStats,
+    /// What a test guest has measured.
+    #[serde(default)]
+    pub probes: Vec<ProbeFacts>,
+    /// How it arrived.
+    #[serde(default)]
+    pub records: RecordFacts,
     pub page_state_changes: Conversions,
     pub stray_ports: Vec<StrayAccess>,
     pub console_bytes: u64,

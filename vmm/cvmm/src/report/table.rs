@@ -87,6 +87,7 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
         recorder.wall_ns_per_exit,
         recorder.wall_share_of_run * 100.0
     )?;
+    super::probes::write_table(out, &report.probes)?;
     let launch = &report.launch;
     writeln!(out)?;
     write!(out, "    {} launch pages", launch.pages)?;
