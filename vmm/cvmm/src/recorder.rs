@@ -69,6 +69,7 @@ pub enum Op {
     SetMemoryAttributes,
     CopyIn,
     Discard,
+    CountMemory,
     CreateVcpu,
     SetCpuid,
     SetRegs,
@@ -100,7 +101,8 @@ impl Op {
             | Op::SetMemoryRegion
             | Op::SetMemoryAttributes
             | Op::CopyIn
-            | Op::Discard => Phase::H3,
+            | Op::Discard
+            | Op::CountMemory => Phase::H3,
             Op::CreateVcpu
             | Op::SetCpuid
             | Op::SetRegs

@@ -5,6 +5,7 @@
 mod exits;
 mod file;
 mod identity;
+mod ledger;
 mod schema;
 mod table;
 mod timeline;
@@ -22,6 +23,7 @@ use crate::recorder::{Op, Recorder};
 use crate::run::RunRecord;
 pub use file::{check_writable, write_atomically};
 use identity::{policy, td};
+pub use ledger::*;
 pub use schema::*;
 use timeline::Timeline;
 
@@ -68,6 +70,7 @@ impl RunReport {
         let profile = crate::emulate::profile_in_use();
         let guest = &config.guest;
         let timeline = Timeline::of(recorder, run);
+        let phases = timeline.phases(recorder, run);
         RunReport {
             schema: SCHEMA.into(),
             cvmm_version: env!("CARGO_PKG_VERSION").into(),
@@ -111,7 +114,8 @@ impl RunReport {
             launch: launch_facts(config, plan, recorder),
             total: timeline.total(),
             timeline: timeline.segments(),
-            phases: timeline.phases(recorder, run),
+            ledger: LedgerFacts::of(&run.ledger, &run.usage, recorder, &phases),
+            phases,
             landmarks: Timeline::landmarks(recorder, run),
             marks: marks(run, recorder),
             vcpus: run
