@@ -12,6 +12,7 @@ pub mod emulate;
 pub mod error;
 pub mod explain;
 pub mod launch;
+pub mod ledger;
 pub mod outcome;
 pub mod phase;
 pub mod plan;

@@ -102,6 +102,7 @@ pub enum Op {
     SetMemoryAttributes,
     CopyIn,
     Discard,
+    CountMemory,
     CreateVcpu,
     SetCpuid,
     SetRegs,
@@ -133,7 +134,8 @@ impl Op {
             | Op::SetMemoryRegion
             | Op::SetMemoryAttributes
             | Op::CopyIn
-            | Op::Discard => Phase::H3,
+            | Op::Discard
+            | Op::CountMemory => Phase::H3,
             Op::CreateVcpu
             | Op::SetCpuid
             | Op::SetRegs

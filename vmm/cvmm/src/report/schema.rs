@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ledger::LedgerFacts;
 use super::probes::{ProbeFacts, RecordFacts};
 use crate::device::bus::StrayAccess;
 use crate::run::Conversions;
@@ -49,6 +50,8 @@ pub struct RunReport {
     #[serde(default)]
     pub records: RecordFacts,
     pub page_state_changes: Conversions,
+    #[serde(default)]
+    pub ledger: LedgerFacts,
     pub stray_ports: Vec<StrayAccess>,
     pub console_bytes: u64,
     pub outcome: OutcomeFacts,

@@ -11,6 +11,7 @@ pub mod errno;
 pub mod kick;
 pub mod memory;
 pub mod preloaded;
+pub mod resident;
 pub mod sev_status;
 pub mod signals;
 pub mod snp;
