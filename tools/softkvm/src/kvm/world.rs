@@ -200,11 +200,12 @@ impl Guest<'_> {
         }
     }
 
-    /// A device in the kernel reads.
+    /// A device in the kernel is read; `None` if there is none, and the access is user space's.
     pub fn chip_read(&mut self, core: &mut Core, gpa: u64, len: u8) -> Option<u64> {
         let now = self.now(core);
-        let value = self.state.chipset.mmio_read(self.me, gpa, len, now)?;
-        self.state.clock.charge(self.state.costs.exit);
+        let value = self.state.chipset.mmio_read(self.me, gpa, len, now);
+        self.charge_exit();
+        let value = value?;
         self.vcpu().count("apic_access");
         self.after_chips(core);
         Some(value)
@@ -213,8 +214,9 @@ impl Guest<'_> {
     /// A device in the kernel, or an ioeventfd, is written to.
     pub fn chip_write(&mut self, core: &mut Core, gpa: u64, len: u8, value: u64) -> bool {
         let now = self.now(core);
-        if self.state.chipset.mmio_write(self.me, gpa, len, value, now).is_some() {
-            self.state.clock.charge(self.state.costs.exit);
+        let taken = self.state.chipset.mmio_write(self.me, gpa, len, value, now).is_some();
+        self.charge_exit();
+        if taken {
             self.vcpu().count("apic_access");
             self.after_chips(core);
             return true;
@@ -230,16 +232,24 @@ impl Guest<'_> {
         } else {
             return false;
         };
-        self.state.clock.charge(self.state.costs.exit);
         self.vcpu().count(event);
         true
+    }
+
+    /// An access to a device has left the guest. One that came by a VMGEXIT or a TDVMCALL has been charged for.
+    fn charge_exit(&mut self) {
+        if self.shield() == Shield::None {
+            self.state.clock.charge(self.state.costs.exit);
+        }
     }
 
     /// A port of a device in the kernel is read.
     pub fn chip_in(&mut self, core: &mut Core, port: u16, len: u8) -> Option<u32> {
         let now = self.now(core);
-        let value = self.state.chipset.port_in(port, len, now)?;
-        self.state.clock.charge(self.state.costs.exit);
+        let value = self.state.chipset.port_in(port, len, now);
+        self.charge_exit();
+        self.state.clock.charge(self.state.costs.port_io);
+        let value = value?;
         self.vcpu().count("port_in_kernel");
         self.after_chips(core);
         Some(value)
@@ -248,8 +258,10 @@ impl Guest<'_> {
     /// A port of a device in the kernel, or an ioeventfd, is written to.
     pub fn chip_out(&mut self, core: &mut Core, port: u16, len: u8, value: u32) -> bool {
         let now = self.now(core);
-        if self.state.chipset.port_out(port, len, value, now).is_some() {
-            self.state.clock.charge(self.state.costs.exit);
+        let taken = self.state.chipset.port_out(port, len, value, now).is_some();
+        self.charge_exit();
+        self.state.clock.charge(self.state.costs.port_io);
+        if taken {
             self.vcpu().count("port_out_kernel");
             self.after_chips(core);
             return true;

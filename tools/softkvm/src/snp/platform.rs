@@ -68,9 +68,11 @@ pub struct Costs {
     pub vmgexit: u64,
     /// Another exit handled in the kernel (nested page fault, HLT).
     pub exit: u64,
+    /// What IN and OUT cost beyond other exits: their emulation.
+    pub port_io: u64,
     /// Return to user space and back, on top of [`Self::vmgexit`] or [`Self::exit`].
     pub user_exit: u64,
-    /// Delivery of #VC.
+    /// Delivery of #VC; the guest's handler is not in it.
     pub vc: u64,
 }
 
@@ -88,6 +90,7 @@ impl Default for Costs {
             rmpadjust: 1_200,
             vmgexit: 5_000,
             exit: 3_500,
+            port_io: 1_000,
             user_exit: 4_000,
             vc: 1_000,
         }
