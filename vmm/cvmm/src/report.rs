@@ -2,13 +2,23 @@
 //!
 //! Times are either *measured* on this host or *modelled* by softkvm's platform profile; no number mixes the two.
 
+pub mod clock;
+pub mod csv;
 mod exits;
+pub mod facts;
 mod file;
+pub mod html;
 mod identity;
+mod ledger;
+pub mod number;
 pub mod probes;
+pub mod runs;
 mod schema;
+pub mod show;
+pub mod side_by_side;
 mod table;
 mod timeline;
+pub mod trace;
 
 use std::path::Path;
 
@@ -23,6 +33,7 @@ use crate::recorder::{Op, Recorder};
 use crate::run::RunRecord;
 pub use file::{check_writable, write_atomically};
 use identity::{policy, td};
+pub use ledger::*;
 pub use schema::*;
 use timeline::Timeline;
 
@@ -70,6 +81,7 @@ impl RunReport {
         let guest = &config.guest;
         let timeline = Timeline::of(recorder, run);
         let (probes, records) = probes::probes(run);
+        let phases = timeline.phases(recorder, run);
         RunReport {
             schema: SCHEMA.into(),
             cvmm_version: env!("CARGO_PKG_VERSION").into(),
@@ -111,9 +123,10 @@ impl RunReport {
                 .into(),
             },
             launch: launch_facts(config, plan, recorder),
-            total: timeline.total(),
+            total: timeline.total(run),
             timeline: timeline.segments(),
-            phases: timeline.phases(recorder, run),
+            ledger: LedgerFacts::of(&run.ledger, &run.usage, recorder, &phases),
+            phases,
             landmarks: Timeline::landmarks(recorder, run),
             marks: marks(run, recorder),
             vcpus: run

@@ -21,4 +21,6 @@ mod init;
 mod interrupt;
 mod memory;
 mod runtime;
+#[path = "../common/stats.rs"]
+mod stats;
 mod update;

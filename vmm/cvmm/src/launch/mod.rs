@@ -14,9 +14,9 @@ use crate::config::{Config, Technology};
 use crate::device::serial;
 use crate::digest::{LaunchDigest, launch_digest};
 use crate::error::Error;
+use crate::ledger::Ledger;
 use crate::plan::cpuid::CpuidTable;
 use crate::plan::fw_cfg::FwCfg;
-use crate::plan::layout::Range;
 use crate::plan::{C_BIT, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
 use crate::sys::memory::GuestRam;
@@ -47,6 +47,8 @@ pub struct Guest {
     pub serial_interrupt: EventFd,
     /// Its memory.
     pub memory: GuestMemory,
+    /// Whose its every page is.
+    pub ledger: Ledger,
     /// What its technology asks of the monitor while it runs.
     pub services: Services,
     /// KVM's statistics of it.
@@ -71,8 +73,6 @@ pub struct TdServices {
     pub xfam: Xfam,
     /// GetTdVmCallInfo, leaf 1, R11: the optional calls that user space may offer on this host.
     pub optional_calls: u64,
-    /// What is private from the start.
-    pub private: Vec<Range>,
     /// Who signs its quotes.
     pub quote: Option<QuoteService>,
 }

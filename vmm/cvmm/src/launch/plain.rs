@@ -3,6 +3,7 @@
 use super::{Guest, GuestMemory, Services, create_vcpu, ranges, serial_interrupt, write_staged};
 use crate::device::acpi_pm;
 use crate::error::Error;
+use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::recorder::{Op, Recorder};
 use crate::sys::memory::GuestRam;
@@ -66,6 +67,7 @@ pub(super) fn launch(
         vm,
         serial_interrupt,
         memory: GuestMemory { ram, private: Vec::new(), _sev: None },
+        ledger: Ledger::of_launch(plan, recorder.events()),
         services: Services::default(),
         stats: AllStats::default(),
     })

@@ -9,6 +9,7 @@ use crate::config::snp::SnpConfig;
 use crate::digest::LaunchDigest;
 use crate::digest::snp::{launch_digest, page_type};
 use crate::error::Error;
+use crate::ledger::Ledger;
 use crate::plan::{LaunchRegion, PageKind, Plan, cpuid};
 use crate::recorder::Recorder;
 use crate::sys::SysError;
@@ -87,6 +88,7 @@ pub(super) fn launch(
         vm,
         serial_interrupt,
         memory: GuestMemory { ram, private, _sev: Some(sev) },
+        ledger: Ledger::of_launch(plan, recorder.events()),
         services: Services { certs: config.certs.clone(), ..Services::default() },
         stats: AllStats::default(),
     })

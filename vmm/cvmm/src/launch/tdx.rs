@@ -13,6 +13,7 @@ use crate::device::ioapic;
 use crate::digest::LaunchDigest;
 use crate::digest::tdx::measured;
 use crate::error::Error;
+use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::recorder::Recorder;
 use crate::sys::SysError;
@@ -115,11 +116,11 @@ pub(super) fn launch(
         vm,
         serial_interrupt,
         memory: GuestMemory { ram, private, _sev: None },
+        ledger: Ledger::of_launch(plan, recorder.events()),
         services: Services {
             td: Some(TdServices {
                 xfam,
                 optional_calls: offered.optional_calls,
-                private: plan.private.clone(),
                 quote: config.quote.clone(),
             }),
             ..Services::default()

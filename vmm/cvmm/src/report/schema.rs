@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ledger::LedgerFacts;
 use super::probes::{ProbeFacts, RecordFacts};
 use crate::device::bus::StrayAccess;
 use crate::run::Conversions;
@@ -49,6 +50,8 @@ pub struct RunReport {
     #[serde(default)]
     pub records: RecordFacts,
     pub page_state_changes: Conversions,
+    #[serde(default)]
+    pub ledger: LedgerFacts,
     pub stray_ports: Vec<StrayAccess>,
     pub console_bytes: u64,
     pub outcome: OutcomeFacts,
@@ -156,6 +159,9 @@ pub struct Total {
     /// From KVM_CREATE_VM on: no profile says what comes before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modelled_ns: Option<u64>,
+    /// How much of that comes of costs that nobody has measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placeholder_modelled_ns: Option<u64>,
     /// Time that the process spent on processors, by getrusage: with `kvm` the guest's is in it.
     pub cpu_user_ns: u64,
     pub cpu_system_ns: u64,
@@ -287,14 +293,14 @@ pub struct HistogramFacts {
     /// `guest`: in KVM_RUN before the exit; `monitor`: from there to the next KVM_RUN.
     pub of: String,
     pub count: u64,
-    pub min_ns: u64,
-    pub mean_ns: u64,
-    pub p50_ns: u64,
-    pub p90_ns: u64,
-    pub p99_ns: u64,
-    pub max_ns: u64,
+    pub min_wall_ns: u64,
+    pub mean_wall_ns: u64,
+    pub p50_wall_ns: u64,
+    pub p90_wall_ns: u64,
+    pub p99_wall_ns: u64,
+    pub max_wall_ns: u64,
     /// `[from, to, count]` in wall-clock nanoseconds, both ends inclusive; empty ones are left out.
-    pub buckets: Vec<[u64; 3]>,
+    pub wall_ns_buckets: Vec<[u64; 3]>,
 }
 
 /// What the recording itself costs.
@@ -304,7 +310,7 @@ pub struct RecorderFacts {
     /// Measured at the end of the run, by recording exits that were none.
     pub wall_ns_per_exit: f64,
     /// Of the time that vCPUs were in KVM_RUN or had an exit handled.
-    pub share_of_run: f64,
+    pub wall_share_of_run: f64,
 }
 
 /// KVM's binary statistics (Linux Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD) at the end of the run: those that are

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::RunReport;
+use super::{LedgerFacts, RunReport};
 
 pub(super) fn render(report: &RunReport) -> String {
     let mut out = String::new();
@@ -35,7 +35,13 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
         writeln!(out, "XFAM           {}", td.xfam)?;
     }
     if let Some(costs) = report.platform.placeholder_costs.as_ref().filter(|c| !c.is_empty()) {
-        writeln!(out, "modelled costs {} are placeholders: orders of magnitude", costs.len())?;
+        write!(out, "modelled costs {} are placeholders: orders of magnitude", costs.len())?;
+        let total = report.total.placeholder_modelled_ns.zip(report.total.modelled_ns);
+        if let Some((placeholder, modelled)) = total.filter(|(_, modelled)| *modelled > 0) {
+            let share = placeholder as f64 / modelled as f64 * 100.0;
+            write!(out, "; {share:.1} % of the modelled time comes of them")?;
+        }
+        writeln!(out)?;
     }
     writeln!(
         out,
@@ -79,7 +85,7 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
         out,
         "    recording them took {:.0} ns each, {:.2} % of the run",
         recorder.wall_ns_per_exit,
-        recorder.share_of_run * 100.0
+        recorder.wall_share_of_run * 100.0
     )?;
     super::probes::write_table(out, &report.probes)?;
     let launch = &report.launch;
@@ -106,7 +112,38 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
         changes.to_shared_requests,
         changes.to_shared_pages,
         changes.refused_requests
-    )
+    )?;
+    write_ledger(out, &report.ledger)
+}
+
+fn write_ledger(out: &mut String, ledger: &LedgerFacts) -> std::fmt::Result {
+    writeln!(out)?;
+    writeln!(out, "    {:<34}{:>14}{:>14}", "memory at the end", "pages", "MiB")?;
+    for (state, bytes) in ledger.states_at_end.iter().filter(|(_, bytes)| **bytes > 0) {
+        let state = state.replace('_', " ");
+        writeln!(out, "    {state:<34}{:>14}{:>14}", bytes / abi::shim::PAGE, mib(*bytes))?;
+    }
+    let again = ledger.flip_flop_pages;
+    if again > 0 {
+        writeln!(out, "    {:<34}{again:>14}", "changed owner more than once")?;
+    }
+    if let Some(mismatches) = ledger.accepted.as_ref().and_then(|a| a.mismatches) {
+        writeln!(out, "    {:<34}{mismatches:>14}", "2 MiB found to be 4 KiB")?;
+    }
+    let used = &ledger.memory;
+    let halves = [("shared", &used.shared), ("private", &used.private)];
+    let halves = halves.iter().filter_map(|(name, half)| Some((name, half.as_ref()?)));
+    writeln!(out)?;
+    writeln!(out, "    {:<34}{:>14}{:>14}", "host memory", "peak MiB", "end MiB")?;
+    for (name, half) in halves {
+        let (peak, end) = (mib(half.peak_bytes), mib(half.end_bytes));
+        writeln!(out, "    {name:<34}{peak:>14}{end:>14}")?;
+    }
+    Ok(())
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 / f64::from(1 << 20))
 }
 
 fn ms(ns: u64) -> String {

@@ -60,12 +60,14 @@ impl Timeline {
         }
     }
 
-    pub fn total(&self) -> Total {
+    pub fn total(&self, run: &RunRecord) -> Total {
         let (cpu_user_ns, cpu_system_ns) = crate::sys::clock::cpu_time();
         let last = self.pieces.last();
+        let placeholder = run.stats.vm.get(crate::emulate::PLACEHOLDER_STATISTIC);
         Total {
             wall_ns: last.map_or(0, |p| p.wall.1),
             modelled_ns: last.and_then(|p| p.guest).map(|g| g.1),
+            placeholder_modelled_ns: placeholder.and_then(|values| values.first().copied()),
             cpu_user_ns,
             cpu_system_ns,
         }
@@ -103,7 +105,7 @@ impl Timeline {
             pieces().next()?;
             let events = || recorder.events().iter().filter(|e| e.op.phase() == *id);
             let guest = pieces().filter_map(|p| p.guest).map(|g| g.1 - g.0);
-            let [to_private_pages, to_shared_pages] = run.moved[*id as usize];
+            let moved = run.ledger.counts(*id);
             Some(Phase {
                 id: id.id().into(),
                 name: id.name().into(),
@@ -113,8 +115,8 @@ impl Timeline {
                 bytes: events().filter(|e| moves_bytes(e.op)).map(|e| e.bytes).sum(),
                 exits: exits[*id as usize],
                 kvm_exits: kvm_exits.map(|all| all[*id as usize]),
-                to_private_pages,
-                to_shared_pages,
+                to_private_pages: moved.to_private,
+                to_shared_pages: moved.to_shared,
             })
         };
         Id::ALL.iter().filter_map(phase).collect()

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::launch::GuestMemory;
+use crate::plan::layout::Range;
 use crate::sys::SysError;
 use crate::sys::vm::{Visibility, Vm, punch_private};
 
@@ -68,9 +69,9 @@ impl ConvertRequest {
         ConvertRequest { gpa: gpa & !(PAGE - 1), len: PAGE, visibility }
     }
 
-    /// What is asked for: address, bytes, and whose they shall be.
-    pub fn range(self) -> (u64, u64, Visibility) {
-        (self.gpa, self.len, self.visibility)
+    /// What is asked for, and whose it shall be.
+    pub fn range(self) -> (Range, Visibility) {
+        (Range { gpa: self.gpa, len: self.len }, self.visibility)
     }
 }
 

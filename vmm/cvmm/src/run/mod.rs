@@ -3,7 +3,6 @@
 mod console;
 mod convert;
 mod exits;
-mod ownership;
 mod quote;
 pub mod quote_message;
 mod stages;
@@ -31,8 +30,8 @@ use crate::device::records::{Received, RecordCounts};
 use crate::device::serial::{Com1, Sink};
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
+use crate::ledger::{Ledger, Meter, Stamp, Usage};
 use crate::outcome::Outcome;
-use crate::phase::PHASES;
 use crate::recorder::{GuestNs, MarkEvent, Op, Recorder, Started, WallNs};
 use crate::report::KvmStats;
 use crate::sys::kick::{self, ThreadId};
@@ -42,7 +41,6 @@ use crate::sys::vm::Vm;
 use console::Keyboard;
 pub use convert::Conversions;
 pub use exits::{ExitCount, ExitLog, Times};
-use ownership::Ownership;
 use stages::Stages;
 use tdx::TdDesk;
 use track::Track;
@@ -70,8 +68,10 @@ pub struct RunRecord {
     pub record_counts: RecordCounts,
     /// Pages that changed owner.
     pub conversions: Conversions,
-    /// The same by phase: to private, to shared.
-    pub moved: [[u64; 2]; PHASES],
+    /// Whose every page was, and when.
+    pub ledger: Ledger,
+    /// The host memory that they took.
+    pub usage: Usage,
     /// Accesses to ports where nothing is.
     pub strays: Vec<StrayAccess>,
     /// Bytes on the console.
@@ -96,9 +96,8 @@ struct Shared<'a> {
     memory: &'a GuestMemory,
     bus: Mutex<PortBus>,
     mmio: Mutex<MmioBus>,
-    ownership: Mutex<Ownership>,
+    ledger: Mutex<Ledger>,
     conversions: Mutex<Conversions>,
-    moved: Mutex<[[u64; 2]; PHASES]>,
     track: Track,
     stages: Mutex<Stages>,
     stats: AllStats,
@@ -129,6 +128,11 @@ impl Shared<'_> {
 
     fn stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Now.
+    fn stamp(&self) -> Stamp {
+        Stamp { wall: self.started.elapsed(), guest: self.guest_clock(), phase: self.track.phase() }
     }
 
     fn guest_clock(&self) -> Option<GuestNs> {
@@ -164,7 +168,7 @@ pub fn run(
     recorder: &mut Recorder,
 ) -> Result<RunRecord, Error> {
     let setup = |what| move |source| Error::Setup { what, source };
-    let Guest { vcpus, vm, serial_interrupt, memory, services, stats } = guest;
+    let Guest { vcpus, vm, serial_interrupt, memory, ledger, services, stats } = guest;
     let signals = Signals::take().map_err(setup("signal handling"))?;
     kick::install().map_err(setup("signal handling"))?;
     let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
@@ -180,11 +184,10 @@ pub fn run(
         memory: &memory,
         bus: Mutex::new(bus),
         mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()) }),
-        ownership: Mutex::new(Ownership::new(td.map_or(&[], |td| &td.private))),
+        ledger: Mutex::new(ledger),
         conversions: Mutex::new(Conversions::default()),
-        moved: Mutex::new([[0; 2]; PHASES]),
         track: Track::new(),
-        stages: Mutex::new(Stages::new(services.fw_cfg.is_some())),
+        stages: Mutex::new(Stages::new(services.fw_cfg.is_some(), stats.vm.as_ref())),
         stats,
         outcome: Mutex::new(None),
         stopping: AtomicBool::new(false),
@@ -197,6 +200,8 @@ pub fn run(
         started: recorder.started(),
         reads_guest_clock: recorder.reads_guest_clock(),
     };
+    let mut meter = Meter::new(recorder.started());
+    recorder.record(Op::CountMemory, "host memory", 0, || meter.look(&memory));
     let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
     let guest_begin = shared.guest_clock();
     // From here on a signal ends the run with a report.
@@ -227,6 +232,7 @@ pub fn run(
                 let error = Error::Setup { what: "the run loop", source: error };
                 shared.stop(Outcome::MonitorFailed(error.complaint()));
             }
+            meter.tick(shared.memory);
         }
         // A thread may be anywhere between the kernel and our own code: kick until it has noticed.
         while threads.iter().flatten().any(|t| !t.is_finished()) {
@@ -252,6 +258,7 @@ pub fn run(
     marks.sort_by_key(|m| m.wall);
     let (records, record_counts) = bus.records.finished();
     let outcome = lock(&shared.outcome).take().unwrap_or(Outcome::Interrupted);
+    let usage = meter.finish(&memory);
     let mut record = RunRecord {
         outcome,
         marks,
@@ -264,7 +271,8 @@ pub fn run(
         records,
         record_counts,
         conversions: *lock(&shared.conversions),
-        moved: *lock(&shared.moved),
+        ledger: shared.ledger.into_inner().unwrap_or_else(PoisonError::into_inner),
+        usage,
         strays: bus.strays().to_vec(),
         console_bytes: bus.com1.written(),
         begin,
@@ -276,7 +284,6 @@ pub fn run(
         xfam: services.td.as_ref().map(|td| td.xfam),
     };
     drop(bus);
-    drop(shared);
     recorder.record(Op::Teardown, "guest", 0, || drop((vm, memory)));
     record.gone = recorder.now();
     Ok(record)

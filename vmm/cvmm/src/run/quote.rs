@@ -123,7 +123,7 @@ const OUT_LEN: u64 = std::mem::offset_of!(QuoteBuffer, out_len) as u64;
 
 /// Is the buffer memory that guest and host share?
 fn usable(shared: &Shared, Buffer { gpa, size }: Buffer) -> bool {
-    shared.memory.ram.covers(gpa, size) && lock(&shared.ownership).is_shared(gpa, size)
+    shared.memory.ram.covers(gpa, size) && lock(&shared.ledger).is_shared(gpa, size)
 }
 
 /// Works until the run ends.

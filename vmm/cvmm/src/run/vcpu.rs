@@ -10,9 +10,10 @@ use super::{Shared, lock};
 use crate::device::bus::PortEffect;
 use crate::device::ioapic::IoApicEffect;
 use crate::device::serial;
+use crate::ledger::{By, Stamp};
 use crate::outcome::Outcome;
 use crate::phase::Phase;
-use crate::recorder::{GuestNs, MarkEvent, WallNs};
+use crate::recorder::{FastClock, GuestNs, MarkEvent, WallNs};
 use crate::sys::kick::ThreadId;
 use crate::sys::vcpu::{EXIT_KINDS, Exit, Vcpu};
 use crate::sys::vm::{KVM_HC_MAP_GPA_RANGE, Visibility};
@@ -56,7 +57,8 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
     lock(&shared.threads).push(ThreadId::current());
     let mut exits = ExitLog::default();
     let mut stream = Sha256::new();
-    let mut before = shared.started.elapsed();
+    let mut clock = FastClock::new(shared.started);
+    let mut before = clock.now();
     let mut this = Loop {
         vcpu,
         shared,
@@ -73,13 +75,13 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
         if shared.stopping() {
             break;
         }
-        let entered = shared.started.elapsed();
+        let entered = clock.now();
         if let Some((phase, kind)) = last {
             exits.handled(phase, kind, entered.0 - before.0);
         }
         this.entered = entered;
         let result = this.vcpu.run();
-        before = shared.started.elapsed();
+        before = clock.now();
         let kind = result.as_ref().map_or(EXIT_KINDS.len() - 1, Exit::kind);
         let phase = shared.track.phase();
         exits.left(phase, kind, before.0 - entered.0);
@@ -102,7 +104,7 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
         }
     }
     if let Some((phase, kind)) = last {
-        exits.handled(phase, kind, shared.started.elapsed().0 - before.0);
+        exits.handled(phase, kind, clock.now().0 - before.0);
     }
     drop(target);
     let position = this.vcpu.position();
@@ -261,6 +263,9 @@ impl Loop<'_, '_> {
         let shared = self.shared;
         let guest = shared.guest_clock();
         let id = Mark(value).id();
+        // What a mark says of pages was done in the phase that it ends.
+        let at = Stamp { wall: now, guest, phase: shared.track.phase() };
+        lock(&shared.ledger).mark(Mark(value), at);
         if self.marks.len() < MARKS_MAX {
             self.marks.push(MarkEvent {
                 value,
@@ -300,6 +305,14 @@ impl Loop<'_, '_> {
             return;
         }
         let mut stages = lock(&shared.stages);
+        if let Some(vm) = shared.stats.vm.as_ref().filter(|_| stages.has_functions()) {
+            while let Some((stage, time)) = stages.function(vm) {
+                let wall = WallNs(now.0.saturating_sub(self.entered.0));
+                let uncertain = Uncertain { wall, guest: Some(GuestNs(0)) };
+                self.enter(stage.name, stage.phase, stage.source, now, Some(time), uncertain);
+            }
+            return;
+        }
         if stages.at_line_start() {
             self.line = Uncertain { wall: self.entered, guest: self.seen };
         }
@@ -324,6 +337,8 @@ impl Loop<'_, '_> {
     fn convert(&mut self, args: [u64; 6], now: WallNs) {
         let shared = self.shared;
         let request = ConvertRequest::parse(args);
+        // Held until KVM knows: two vCPUs must not tell it in another order than the ledger.
+        let mut ledger = lock(&shared.ledger);
         let result =
             request.map_or(Ok(false), |request| convert(shared.vm, shared.memory, request));
         // The guest cannot go on without: its kernel would end itself, and nobody knew why.
@@ -331,17 +346,16 @@ impl Loop<'_, '_> {
             shared.stop(Outcome::MonitorFailed(error.complaint()));
             false
         });
+        let now_done = shared.stamp();
         if let (true, Some(request)) = (done, request) {
-            let (gpa, len, visibility) = request.range();
-            lock(&shared.ownership).set(gpa, len, visibility);
+            let (range, visibility) = request.range();
+            ledger.convert(range, visibility, By::Guest, now_done);
         }
         // 0, EINVAL and EAGAIN are all that KVM accepts here (Linux 7.2 arch/x86/kvm/x86.h).
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
-        let spent = shared.started.elapsed().0 - now.0;
+        let spent = shared.started.elapsed().0.saturating_sub(now.0);
+        ledger.spent(now_done.phase, spent);
         lock(&shared.conversions).count(request, done, spent);
-        if let (true, Some(request)) = (done, request) {
-            self.moved(request);
-        }
     }
 
     /// An access whose kind is not the page's.
@@ -349,8 +363,9 @@ impl Loop<'_, '_> {
         let shared = self.shared;
         let visibility = if private { Visibility::Private } else { Visibility::Shared };
         let request = ConvertRequest::of_touched(gpa, visibility);
-        let (page, len, _) = request.range();
-        let may = shared.converts_touched && shared.memory.ram.covers(page, len);
+        let (page, _) = request.range();
+        let may = shared.converts_touched && shared.memory.ram.covers(page.gpa, page.len);
+        let mut ledger = lock(&shared.ledger);
         match may.then(|| convert(shared.vm, shared.memory, request)) {
             Some(Ok(true)) => {}
             Some(Err(error)) => return shared.stop(Outcome::MonitorFailed(error.complaint())),
@@ -359,17 +374,8 @@ impl Loop<'_, '_> {
                 return shared.stop(Outcome::WrongKindOfAccess { vcpu, gpa, private });
             }
         }
-        lock(&shared.ownership).set(page, len, visibility);
+        ledger.convert(page, visibility, By::Touch, shared.stamp());
         lock(&shared.conversions).touched_pages += 1;
-        self.moved(request);
-    }
-
-    /// Counts pages that have changed owner.
-    fn moved(&self, request: ConvertRequest) {
-        let (_, len, visibility) = request.range();
-        let side = usize::from(visibility == Visibility::Shared);
-        let phase = self.shared.track.phase();
-        lock(&self.shared.moved)[phase as usize][side] += len / abi::shim::PAGE;
     }
 
     fn system_event(&mut self, kind: u32, data: u64) {

@@ -12,6 +12,7 @@ use vm_memory::mmap::{FromRangesError, MmapRegionError};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::SysError;
+use super::resident::{self, Source};
 use super::target::Target;
 use crate::device::fw_cfg::SharedMemory;
 use crate::recorder::{Op, Recorder};
@@ -103,6 +104,13 @@ impl GuestRam {
     /// Is no byte of it memory?
     pub fn misses(&self, gpa: u64, len: u64) -> bool {
         self.regions.iter().all(|region| region.intersect(gpa, len).is_none())
+    }
+
+    /// Bytes of it that are in the host's memory.
+    pub fn resident(&self) -> Option<(u64, Source)> {
+        let regions =
+            self.regions.iter().map(|region| resident::of_mapping(region.hva, region.len));
+        regions.sum::<Option<u64>>().map(|bytes| (bytes, Source::Mincore))
     }
 
     /// Writes what the host and the guest share.

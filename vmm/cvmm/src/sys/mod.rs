@@ -11,6 +11,7 @@ pub mod errno;
 pub mod kick;
 pub mod memory;
 pub mod preloaded;
+pub mod resident;
 pub mod sev_status;
 pub mod signals;
 pub mod snp;
@@ -22,6 +23,7 @@ pub mod target;
 pub mod tdx;
 pub mod tdx_status;
 pub mod terminal;
+pub mod ticks;
 pub mod vcpu;
 pub mod vm;
 
