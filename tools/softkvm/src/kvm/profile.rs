@@ -171,7 +171,7 @@ pub enum Part {
 pub struct Xeon {
     /// The part with its module, without its CPUID.
     pub tdx: TdxPlatform,
-    /// What plain VMs' exits cost: [`Costs::exit`] and [`Costs::user_exit`], nothing else.
+    /// What plain VMs' exits cost: [`Costs::exit`], [`Costs::port_io`] and [`Costs::user_exit`], nothing else.
     pub costs: Costs,
     /// Logical processors of the host.
     pub cpus: u16,
@@ -250,6 +250,7 @@ impl Profile {
             ("rmpadjust", &mut costs.rmpadjust),
             ("vmgexit", &mut costs.vmgexit),
             ("exit", &mut costs.exit),
+            ("port_io", &mut costs.port_io),
             ("user_exit", &mut costs.user_exit),
             ("vc", &mut costs.vc),
         ])?;
@@ -277,6 +278,7 @@ impl Profile {
             ("vmcall", &mut costs.vmcall),
             ("exit", &mut costs.exit),
             ("plain_exit", &mut plain.exit),
+            ("port_io", &mut plain.port_io),
             ("user_exit", &mut costs.user_exit),
         ])?;
         plain.user_exit = costs.user_exit;

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod costs;
 mod discovery;
 mod finish;
 mod guest;
