@@ -27,3 +27,4 @@ done
 make -s -j"$(nproc)" bzImage
 cp arch/x86/boot/bzImage "$out/bzImage"
 cp .config "$out/config"
+cp System.map "$out/System.map"

@@ -7,21 +7,30 @@ use crate::paging::WindowView;
 use crate::platform::{Platform, Validation};
 use crate::range::{self, Range, large_fits};
 
+/// How pages were accepted.
+#[derive(Clone, Copy, Default)]
+pub struct Counts {
+    /// Pages accepted as 4 KiB.
+    pub small: u32,
+    /// Pages accepted as 2 MiB.
+    pub large: u32,
+    /// Large pages that the machine holds as small ones.
+    pub mismatches: u32,
+}
+
 /// Progress of the acceptance.
 pub struct Acceptor<'a> {
     params: &'a ParameterPage,
     window: WindowView,
-    /// Pages accepted as 4 KiB.
-    pub small: u32,
-    /// Large pages that the machine holds as small ones.
-    pub mismatches: u32,
+    /// What was accepted since somebody took the counts.
+    pub counts: Counts,
 }
 
 impl<'a> Acceptor<'a> {
     /// Nothing accepted yet.
     pub fn new<P: Platform>(platform: &P, params: &'a ParameterPage) -> Self {
         let window = WindowView::private(platform.private_mask());
-        Self { params, window, small: 0, mismatches: 0 }
+        Self { params, window, counts: Counts::default() }
     }
 
     /// Accepts every page of RAM that is neither a launch page, nor the work area, nor staging.
@@ -73,10 +82,11 @@ impl<'a> Acceptor<'a> {
             if large_fits(rest) {
                 end = rest.start + LARGE_PAGE;
                 match platform.validate(address, true) {
-                    Validation::SizeMismatch => self.mismatches += 1,
+                    Validation::SizeMismatch => self.counts.mismatches += 1,
                     other => {
                         outcome(platform, other)?;
                         rest.start = end;
+                        self.counts.large += 1;
                         continue;
                     }
                 }
@@ -87,7 +97,7 @@ impl<'a> Acceptor<'a> {
                 outcome(platform, validation)?;
                 address += PAGE;
                 rest.start += PAGE;
-                self.small += 1;
+                self.counts.small += 1;
             }
         }
         Ok(())

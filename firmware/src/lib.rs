@@ -50,8 +50,11 @@ pub fn run<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64,
     let mut acceptor = accept::Acceptor::new(platform, params);
     mark(platform, MarkId::ACCEPT_BEGIN, 0)?;
     acceptor.accept_ram(platform)?;
-    mark(platform, MarkId::ACCEPT_END, acceptor.small.div_ceil(512))?;
-    mark(platform, MarkId::ACCEPT_MISMATCHES, acceptor.mismatches)?;
+    let counts = core::mem::take(&mut acceptor.counts);
+    mark(platform, MarkId::ACCEPT_END, counts.small.div_ceil(512))?;
+    mark(platform, MarkId::ACCEPT_MISMATCHES, counts.mismatches)?;
+    mark(platform, MarkId::ACCEPT_SMALL, counts.small)?;
+    mark(platform, MarkId::ACCEPT_LARGE, counts.large)?;
 
     // The kernel reads the BIOS data area (0x40E, 0x413) on every machine; zero means "none".
     platform.clear(0, PAGE);
@@ -59,7 +62,10 @@ pub fn run<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64,
     load::load(platform, params)?;
     if load::has_staging(params) {
         acceptor.accept_staging(platform)?;
-        mark(platform, MarkId::STAGING_RECLAIMED, 0)?;
+        let counts = acceptor.counts;
+        mark(platform, MarkId::STAGING_RECLAIMED, counts.small)?;
+        mark(platform, MarkId::STAGING_LARGE, counts.large)?;
+        mark(platform, MarkId::STAGING_MISMATCHES, counts.mismatches)?;
     }
     let entry = kernel::place(platform, params)?;
     mark(platform, MarkId::LOAD_END, 0)?;

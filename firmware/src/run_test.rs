@@ -97,6 +97,32 @@ fn without_ram_private_every_range_is_asked_for() {
     assert_eq!(asked, guest.mock.validated.len() as u64 * PAGE);
 }
 
+/// The number of the only mark of its kind.
+pub fn number(guest: &Guest, id: MarkId) -> u64 {
+    let mut numbers = guest.mock.marks.iter().filter(|(other, _)| *other == id).map(|(_, n)| *n);
+    let number = numbers.next().unwrap();
+    assert_eq!(numbers.next(), None);
+    u64::from(number)
+}
+
+/// The counts of both passes, which make up everything that was accepted.
+pub fn count_everything(guest: &Guest) {
+    let small = [MarkId::ACCEPT_SMALL, MarkId::STAGING_RECLAIMED].map(|id| number(guest, id));
+    let large = [MarkId::ACCEPT_LARGE, MarkId::STAGING_LARGE].map(|id| number(guest, id));
+    let pages = small[0] + small[1] + (large[0] + large[1]) * (LARGE_PAGE / PAGE);
+    assert_eq!(pages, expected(guest).len() as u64);
+    assert_eq!(number(guest, MarkId::ACCEPT_END), small[0].div_ceil(512));
+    let staged = [&guest.params.kernel, &guest.params.initrd, &guest.params.cmdline].map(staging);
+    let staged: u64 = staged.iter().map(|range| (range.end - range.start) / PAGE).sum();
+    assert_eq!(small[1] + large[1] * (LARGE_PAGE / PAGE), staged);
+    let mismatches = number(guest, MarkId::ACCEPT_MISMATCHES);
+    let staging_mismatches = number(guest, MarkId::STAGING_MISMATCHES);
+    match guest.mock.small_pages {
+        true => assert_eq!((large, mismatches > 0), ([0, 0], true)),
+        false => assert_eq!((large[0] > 0, mismatches + staging_mismatches), (true, 0)),
+    }
+}
+
 #[test]
 fn large_pages_are_tried_first_and_mismatches_counted() {
     let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
@@ -104,11 +130,13 @@ fn large_pages_are_tried_first_and_mismatches_counted() {
     // 2 MiB..48 MiB and the large pages behind staging, which takes the first of 48 MiB..64 MiB.
     let large = (MEMORY / LARGE_PAGE - 2) as u32;
     assert!(guest.mock.marks.contains(&(MarkId::ACCEPT_MISMATCHES, large)));
+    count_everything(&guest);
 
     let mut guest = Guest::bzimage(Technology::SNP, LoadMode::HASHED);
     guest.mock.small_pages = false;
     guest.run().unwrap();
     assert!(guest.mock.marks.contains(&(MarkId::ACCEPT_MISMATCHES, 0)));
+    count_everything(&guest);
     let accepted: Vec<u64> = guest.mock.validated.iter().copied().collect();
     assert_eq!(accepted, expected(&guest));
 }

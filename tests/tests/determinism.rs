@@ -13,12 +13,12 @@ fn boot(technology: &str, load: &str, cpus: &str) -> Ended {
     ended
 }
 
-/// A report without what follows the host's clock: every field whose name says `wall`, and marks
-/// of when something was done rather than what.
+/// A report without what follows the host's clock: every field whose name says `wall` or `cpu`, and when exits came.
 fn timeless(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let kept = fields.iter().filter(|(name, _)| !name.contains("wall"));
+            let host = |name: &str| name.contains("wall") || name.starts_with("cpu_");
+            let kept = fields.iter().filter(|(name, _)| !host(name));
             Value::Object(kept.map(|(name, value)| (name.clone(), timeless(value))).collect())
         }
         Value::Array(values) => Value::Array(values.iter().map(timeless).collect()),

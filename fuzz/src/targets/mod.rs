@@ -6,6 +6,7 @@ mod ioapic;
 mod kernel;
 mod processor;
 mod qgs;
+mod records;
 mod sept;
 mod shim;
 mod tdcall;
@@ -35,6 +36,7 @@ pub const ALL: &[Target] = &[
     shim::TARGET,
     qgs::TARGET,
     ioapic::TARGET,
+    records::TARGET,
 ];
 
 /// The target of that name.

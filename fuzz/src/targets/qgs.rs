@@ -1,11 +1,9 @@
-//! Messages to the quoting service, its answers as cvmm takes them, and marks on a console.
+//! Messages to the quoting service, and its answers as cvmm takes them.
 
 use std::sync::LazyLock;
 
-use abi::marks::Mark;
 use abi::tdx::qgs::{MAX_REQUEST, MessageError, MessageHeader, PREFIX};
 use abi::tdx::{ReportMac, TdReport};
-use cvmm::device::marks::{ConsoleFilter, Filtered};
 use cvmm::run::quote_message::{request, response};
 use softkvm::qgs::Quoter;
 use softkvm::qgs::protocol::{Head, Opening, answer};
@@ -28,11 +26,9 @@ fn seeds() -> Vec<Vec<u8>> {
         .collect();
     others.push(report.as_bytes().to_vec());
     others.push(asked);
-    let mark = Mark(0x4300_0001).on_console();
     let others = others.into_iter().map(|message| [&[0], &message[..]].concat());
     let mut seeds: Vec<_> = others.collect();
     seeds.push([&[1], &quote[..]].concat());
-    seeds.push([&[2], &b"login: \x1b[1m\x1b]cvmm;12"[..], &mark, b"\x1b\x1b]cvm", &mark].concat());
     seeds
 }
 
@@ -40,7 +36,6 @@ fn run(input: &[u8]) {
     match input.split_first() {
         Some((0, stream)) => serve(stream),
         Some((1, message)) => take(message),
-        Some((2, output)) => filter(output),
         _ => {}
     }
 }
@@ -102,23 +97,4 @@ fn take(message: &[u8]) {
     });
     assert_eq!(quote.len(), sizes[1] as usize);
     assert_eq!(message.len() - quote.len() - 24, sizes[0] as usize);
-}
-
-/// Output and marks together are what the guest wrote, in order.
-fn filter(written: &[u8]) {
-    let mut filter = ConsoleFilter::default();
-    let mut seen = Vec::new();
-    for byte in written {
-        match filter.step(*byte) {
-            Filtered::Held => {}
-            Filtered::Output(output) => {
-                assert!(!output.is_empty());
-                seen.extend(output);
-            }
-            Filtered::Mark(value) => seen.extend(Mark(value).on_console()),
-        }
-    }
-    seen.extend(filter.release());
-    // A mark's digits may be capitals.
-    assert!(seen.eq_ignore_ascii_case(written), "{} bytes came out of {written:?}", seen.len());
 }

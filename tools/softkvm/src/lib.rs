@@ -45,6 +45,7 @@ pub mod chipset;
 pub mod cpu;
 pub mod kvm;
 pub mod mmu;
+pub mod price;
 pub mod qgs;
 pub mod snp;
 pub mod tdx;

@@ -120,6 +120,12 @@ fn boot() -> Result<()> {
         command.env(format!("CVMM_VMLINUX_{key}"), &kernel.vmlinux);
         command.env(format!("CVMM_INITRAMFS_{key}"), initramfs);
     }
+    if target().join("kernels/minimal/ready").exists() {
+        let kernel = kernel::fetch("minimal")?;
+        command.env("CVMM_KERNEL_minimal", &kernel.bzimage);
+        command.env("CVMM_INITRAMFS_minimal", initramfs::build(&kernel)?);
+        command.envs(kernel.symbols.iter().map(|path| ("CVMM_SYMBOLS_minimal", path)));
+    }
     run(&mut command)
 }
 

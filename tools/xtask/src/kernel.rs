@@ -19,6 +19,8 @@ pub struct Kernel {
     pub vmlinux: PathBuf,
     /// `/lib/modules/RELEASE`, where the kernel has modules.
     pub modules: Option<PathBuf>,
+    /// System.map, of a kernel that was built here; Debian's packages hold none.
+    pub symbols: Option<PathBuf>,
 }
 
 /// Name, suites to look in (first hit wins), release prefix.
@@ -37,12 +39,15 @@ pub fn fetch(name: &str) -> Result<Kernel> {
         extract_vmlinux(&dir.join("bzImage"), &dir.join("vmlinux"))?;
         fs::write(dir.join("ready"), name)?;
     }
+    // Of a kernel that was built before it was kept, it is still where it was made.
+    let symbols = ["System.map", "source/System.map"].map(|path| dir.join(path));
     let modules = fs::read_to_string(dir.join("modules")).ok().map(PathBuf::from);
     Ok(Kernel {
         name: name.to_owned(),
         bzimage: dir.join("bzImage"),
         vmlinux: dir.join("vmlinux"),
         modules: modules.map(|relative| dir.join(relative)),
+        symbols: symbols.into_iter().find(|path| path.exists()),
     })
 }
 

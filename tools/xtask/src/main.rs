@@ -68,6 +68,7 @@ fn main() -> Result<()> {
             let kernel = kernel::fetch(&name)?;
             println!("{}", kernel.bzimage.display());
             println!("{}", kernel.vmlinux.display());
+            kernel.symbols.iter().for_each(|path| println!("{}", path.display()));
             Ok(())
         }
         Command::Initramfs { kernel } => {

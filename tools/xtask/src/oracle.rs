@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 
 use crate::run::{capture, have, run, target};
 
-/// IBM's calculator of SEV-SNP launch digests, on PyPI.
-const PACKAGE: &str = "sev-snp-measure==0.0.13";
+/// On PyPI: IBM's calculator of SEV-SNP launch digests, and statistics that everybody trusts.
+const PACKAGES: [&str; 3] = ["sev-snp-measure==0.0.13", "numpy==2.4.6", "scipy==1.17.1"];
 
 /// An interpreter that can import the oracles; its environment is made on first use.
 pub fn python() -> Result<PathBuf> {
     let dir = target().join("venv");
     let python = dir.join("bin/python3");
-    if fs::read_to_string(dir.join("ready")).is_ok_and(|done| done == PACKAGE) {
+    if fs::read_to_string(dir.join("ready")).is_ok_and(|done| done == PACKAGES.join(" ")) {
         return Ok(python);
     }
     if make(&dir).is_err() {
@@ -35,12 +35,13 @@ pub fn python() -> Result<PathBuf> {
         }
         make(&dir).context("python3 cannot make a virtual environment")?;
     }
-    eprintln!("fetching {PACKAGE}");
+    eprintln!("fetching {}", PACKAGES.join(", "));
     run(Command::new(&python)
         .args(["-m", "pip", "install", "--quiet"])
-        .args(["--disable-pip-version-check", PACKAGE]))?;
-    capture(Command::new(&python).args(["-c", "import sevsnpmeasure.gctx"]))?;
-    fs::write(dir.join("ready"), PACKAGE)?;
+        .arg("--disable-pip-version-check")
+        .args(PACKAGES))?;
+    capture(Command::new(&python).args(["-c", "import sevsnpmeasure.gctx, scipy.stats"]))?;
+    fs::write(dir.join("ready"), PACKAGES.join(" "))?;
     Ok(python)
 }
 

@@ -7,6 +7,8 @@ pub mod kvm;
 pub mod kvm_snp;
 pub mod kvm_tdx;
 pub mod marks;
+pub mod probes;
+pub mod records;
 pub mod shim;
 pub mod snp;
 pub mod tdx;

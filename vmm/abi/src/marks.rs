@@ -27,12 +27,23 @@ impl MarkId {
     pub const VERIFY_BEGIN: Self = Self(0x05);
     /// The blob is in private memory and its digest is right. Number as for [`Self::VERIFY_BEGIN`].
     pub const VERIFY_END: Self = Self(0x06);
-    /// The staging area has become private and accepted. No number.
+    /// The staging area has become private and accepted. Number: its pages accepted as 4 KiB.
     pub const STAGING_RECLAIMED: Self = Self(0x07);
     /// The kernel image is at its place (ELF segments copied) and boot_params are built. No number.
     pub const LOAD_END: Self = Self(0x08);
     /// Last mark of the shim: it wipes itself and jumps to the kernel. No number.
     pub const KERNEL_ENTRY: Self = Self(0x09);
+    /// How many pages were accepted as 4 KiB, exactly while they are fewer than [`Mark::NUMBER_MAX`] (64 GiB). It and the
+    /// next are sent after [`Self::ACCEPT_MISMATCHES`] and count, as that does, what the shim accepted between the marks of
+    /// acceptance. The pages that its first instructions accept, and its GHCB page, are in none of these counts.
+    pub const ACCEPT_SMALL: Self = Self(0x0A);
+    /// How many were accepted as 2 MiB.
+    pub const ACCEPT_LARGE: Self = Self(0x0B);
+    /// How many pages of the staging area were accepted as 2 MiB. It and the next are sent after
+    /// [`Self::STAGING_RECLAIMED`].
+    pub const STAGING_LARGE: Self = Self(0x0C);
+    /// How often a 2 MiB PVALIDATE of the staging area was answered with a size mismatch.
+    pub const STAGING_MISMATCHES: Self = Self(0x0D);
 
     /// A firmware image has fetched the first piece of the kernel; the monitor sets this mark itself. No number.
     pub const KERNEL_FETCH_BEGIN: Self = Self(0x20);
@@ -51,6 +62,20 @@ impl MarkId {
     pub const ATTEST_END: Self = Self(0x44);
     /// `/init` is about to power the machine off. No number.
     pub const INIT_POWEROFF: Self = Self(0x45);
+    /// `/init` starts to measure ([`crate::probes`]). Number: how many samples each probe is to take.
+    pub const PROBE_BEGIN: Self = Self(0x46);
+    /// `/init` has measured. Number: how many records it has sent.
+    pub const PROBE_END: Self = Self(0x47);
+    /// A mark that is written for its own cost. Number: the how manyth.
+    pub const TEST: Self = Self(0x48);
+
+    /// A record begins ([`crate::records`]). Number: its kind in bits 23:16, its bytes in bits 15:0. These three are no
+    /// marks of a phase, so they have no names.
+    pub const RECORD_BEGIN: Self = Self(0x60);
+    /// Up to three bytes of a record.
+    pub const RECORD_DATA: Self = Self(0x61);
+    /// A record ends. Number: its check.
+    pub const RECORD_END: Self = Self(0x62);
 
     /// Every mark with its short name, as reports and `--until` spell it.
     pub const NAMES: &'static [(Self, &'static str)] = &[
@@ -63,6 +88,10 @@ impl MarkId {
         (Self::STAGING_RECLAIMED, "staging-reclaimed"),
         (Self::LOAD_END, "load-end"),
         (Self::KERNEL_ENTRY, "kernel-entry"),
+        (Self::ACCEPT_SMALL, "accept-small"),
+        (Self::ACCEPT_LARGE, "accept-large"),
+        (Self::STAGING_LARGE, "staging-large"),
+        (Self::STAGING_MISMATCHES, "staging-mismatches"),
         (Self::KERNEL_FETCH_BEGIN, "kernel-fetch-begin"),
         (Self::KERNEL_FETCH_END, "kernel-fetch-end"),
         (Self::INIT_ENTRY, "init-entry"),
@@ -71,6 +100,9 @@ impl MarkId {
         (Self::ATTEST_BEGIN, "attest-begin"),
         (Self::ATTEST_END, "attest-end"),
         (Self::INIT_POWEROFF, "init-poweroff"),
+        (Self::PROBE_BEGIN, "probe-begin"),
+        (Self::PROBE_END, "probe-end"),
+        (Self::TEST, "test"),
     ];
 
     /// Short name of a known mark.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::check::Asked;
-use crate::config::{AcceptMode, Console, CpuRange, DEFAULT_CMDLINE, LoadMode, MemorySize};
+use crate::config::{
+    AcceptMode, Console, CpuRange, DEFAULT_CMDLINE, LoadMode, MarksMode, MemorySize,
+};
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
 use crate::error::Complaint;
@@ -67,6 +69,8 @@ pub enum Verb {
     Check(CheckFlags),
     /// Run every kind of guest that this host can run, and write one archive for a bug report.
     Selftest(Box<SelftestFlags>),
+    /// Show what runs were: tables, a page, a trace, values for other tools.
+    Report(ReportFlags),
     /// Say what a status of firmware or TDX module, a guest's termination code or an exit code means.
     Explain {
         /// The code, for instance 7, 0x16, 5:2 (set:reason) or 0xC000010000000045.
@@ -155,6 +159,9 @@ pub struct Flags {
     /// Who accepts the guest's memory, and when.
     #[arg(long, value_enum, default_value = "eager", help_heading = "Guest")]
     pub accept: AcceptMode,
+    /// Which phase marks the shim writes (this is measured); a mark costs the guest an exit.
+    #[arg(long, value_enum, default_value = "all", help_heading = "Guest")]
+    pub marks: MarksMode,
 
     /// Use this flat image in place of the built-in shim (it is measured like it); with --firmware, the EFI shim through
     /// which a firmware with secure boot starts --kernel.
@@ -286,6 +293,40 @@ pub struct SelftestFlags {
     /// Put the guests' consoles into the archive as well: these are bytes of the guests.
     #[arg(long)]
     pub with_console: bool,
+}
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  cvmm report run.json                           # the summary that the run would have printed
+  cvmm report snp.json tdx.json plain.json       # side by side
+  cvmm report snp.json tdx.json --html boot.html # one page, to look at in any browser, that fetches nothing
+  cvmm report run.json --perfetto run.trace      # for ui.perfetto.dev or chrome://tracing
+  cvmm report *.json --csv - | xsv table         # one value a row
+
+Every figure carries its clock: `wall` was measured, `modelled` is the virtual time of softkvm's platform profile.
+
+Exit codes: 2 if a file is no report of this version, 5 if one cannot be read or written; then nothing is written.
+docs/report.md explains the fields of a report, and what the page, the trace and the columns hold.";
+
+/// The flags of `cvmm report`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = REPORT_EXAMPLES)]
+pub struct ReportFlags {
+    /// Files that `cvmm --report` wrote.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write a page that shows everything, in one file.
+    #[arg(long, value_name = "OUT")]
+    pub html: Option<PathBuf>,
+    /// Write a trace that Perfetto and chrome://tracing open.
+    #[arg(long, value_name = "OUT")]
+    pub perfetto: Option<PathBuf>,
+    /// Write comma-separated values, one a row; each OUT may be - for standard output.
+    #[arg(long, value_name = "OUT")]
+    pub csv: Option<PathBuf>,
+    /// Print the facts of each run as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// clap's complaint in our three lines.

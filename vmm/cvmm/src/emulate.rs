@@ -9,6 +9,7 @@ use std::process::Command;
 
 use crate::config::Technology;
 use crate::error::Error;
+use crate::phase::Phase;
 use crate::sys::preloaded;
 
 /// The environment variable that names the library.
@@ -26,6 +27,17 @@ const DEFAULT_PROFILES: [(&str, &str); 3] =
 const STARTED_VARIABLE: &str = "CVMM_EMULATING";
 /// The library's file name.
 const LIBRARY_NAME: &str = "libsoftkvm_preload.so";
+
+/// Statistics in which softkvm tells when the guest's kernel first came to a function, by its modelled clock, and the phase
+/// that begins there; they are there if SOFTKVM_SYMBOLS names the kernel's System.map.
+pub const STAGE_STATISTICS: [(&str, &str, Phase); 6] = [
+    ("softkvm_symbol_start_kernel_ns", "start_kernel", Phase::K1),
+    ("softkvm_symbol_time_init_ns", "time_init", Phase::K2),
+    ("softkvm_symbol_smp_init_ns", "smp_init", Phase::K3),
+    ("softkvm_symbol_driver_init_ns", "driver_init", Phase::K4),
+    ("softkvm_symbol_populate_rootfs_ns", "populate_rootfs", Phase::K5),
+    ("softkvm_symbol_run_init_process_ns", "run_init_process", Phase::U0),
+];
 
 /// The profile that `--emulate` chooses for a guest of this technology.
 pub fn default_profile(technology: &Technology) -> &'static str {

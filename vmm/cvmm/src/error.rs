@@ -213,9 +213,7 @@ impl Error {
             Error::Usage { cure, .. } => ("the command line cannot be used as it stands".into(), cure.clone()),
             Error::ReadFile { source, what, .. } => (source.to_string(), read_cure(source, what)),
             Error::Report { problem, .. } => (problem.to_string(), problem.cure().into()),
-            Error::WriteFile { source, .. } => {
-                (source.to_string(), "name a file in a directory that exists and that you may write to".into())
-            }
+            Error::WriteFile { source, .. } => (source.to_string(), write_cure(source).into()),
             Error::Kernel { source, .. } => (source.to_string(), source.cure()),
             Error::Firmware { source, .. } => (source.to_string(), source.cure()),
             Error::Plan(e) => (e.to_string(), e.cure()),
@@ -237,6 +235,15 @@ impl Error {
             ),
         };
         Complaint { error: self.to_string(), cause, cure }
+    }
+}
+
+fn write_cure(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space there, or name a file elsewhere; nothing was left behind"
+        }
+        _ => "name a file in a directory that exists and that you may write to",
     }
 }
 

@@ -3,6 +3,7 @@
 //! A library so that every step can be tested by itself; the binary parses flags and calls one function of this file.
 
 pub mod check;
+pub mod child;
 pub mod cli;
 pub mod config;
 pub mod device;
@@ -20,13 +21,14 @@ pub mod report;
 pub mod run;
 pub mod selftest;
 pub mod shim_image;
+pub mod stats;
 pub mod sys;
 pub mod termination;
 
 use std::io::Write;
 
 use check::{Asked, CheckReport};
-use cli::{CheckFlags, Flags, SelftestFlags};
+use cli::{CheckFlags, Flags, ReportFlags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
 use error::{Error, ExitCode};
@@ -180,6 +182,14 @@ pub fn selftest_verb(flags: &SelftestFlags) -> Result<ExitCode, Error> {
     selftest::run(flags)
 }
 
+/// Shows runs: `cvmm report`.
+///
+/// # Errors
+/// A file is no report, or nothing can be written.
+pub fn report_verb(flags: &ReportFlags) -> Result<ExitCode, Error> {
+    report::show::show(flags)
+}
+
 /// Explains a number: `cvmm explain`.
 ///
 /// # Errors
@@ -202,11 +212,10 @@ fn json(value: &impl serde::Serialize) -> Result<String, Error> {
     Ok(text + "\n")
 }
 
-fn print_out(text: &str) -> Result<ExitCode, Error> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::WriteFile {
-        what: "result",
-        path: "standard output".into(),
-        source,
+pub(crate) fn print_out(text: &str) -> Result<ExitCode, Error> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| {
+        Error::WriteFile { what: "result", path: "standard output".into(), source }
     })?;
     Ok(ExitCode::Ok)
 }

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Some(Verb::Measure { flags, json }) => cvmm::measure_verb(flags, *json),
         Some(Verb::Check(flags)) => cvmm::check_verb(flags, started),
         Some(Verb::Selftest(flags)) => cvmm::selftest_verb(flags),
+        Some(Verb::Report(flags)) => cvmm::report_verb(flags),
         Some(Verb::Explain { code }) => cvmm::explain_verb(code),
     };
     match result {

@@ -103,7 +103,8 @@ impl Phase {
             MarkId::KERNEL_FETCH_END => Phase::K0,
             MarkId::INIT_ENTRY => Phase::U0,
             MarkId::ATTEST_BEGIN => Phase::A0,
-            MarkId::INIT_READY | MarkId::ATTEST_END => Phase::R1,
+            MarkId::PROBE_BEGIN => Phase::P0,
+            MarkId::INIT_READY | MarkId::ATTEST_END | MarkId::PROBE_END => Phase::R1,
             _ => return None,
         })
     }

@@ -5,6 +5,8 @@
 use std::time::Duration;
 
 use crate::phase::Phase;
+use crate::sys::clock::monotonic_raw;
+use crate::sys::ticks::{TickClock, TickRate, Ticks};
 
 /// Nanoseconds of the host's CLOCK_MONOTONIC_RAW since the process started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -18,6 +20,7 @@ pub struct GuestNs(pub u64);
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
     raw: Duration,
+    ticks: TickClock,
     /// How long the process had existed before `main`, as far as the kernel tells (10 ms grain).
     pub before_main: Duration,
 }
@@ -25,19 +28,49 @@ pub struct Started {
 impl Started {
     /// Now, for the first statement of `main`.
     pub fn now() -> Started {
-        Started { raw: monotonic_raw(), before_main: process_age().unwrap_or_default() }
+        Started {
+            raw: monotonic_raw(),
+            ticks: TickClock::start(),
+            before_main: process_age().unwrap_or_default(),
+        }
     }
 
     /// Time since then.
     pub fn elapsed(&self) -> WallNs {
-        WallNs(
-            u64::try_from(monotonic_raw().saturating_sub(self.raw).as_nanos()).unwrap_or(u64::MAX),
-        )
+        let elapsed = monotonic_raw().saturating_sub(self.raw).as_nanos();
+        WallNs(u64::try_from(elapsed).unwrap_or(u64::MAX))
     }
 }
 
-fn monotonic_raw() -> Duration {
-    crate::sys::clock::monotonic_raw()
+/// The same clock for who reads it all the time: counted on by the processor's ticks, set anew twice a second.
+#[derive(Clone, Copy, Debug)]
+pub struct FastClock {
+    started: Started,
+    rate: TickRate,
+    wall: WallNs,
+    ticks: Ticks,
+}
+
+impl FastClock {
+    /// From `started` on.
+    pub fn new(started: Started) -> FastClock {
+        let (wall, ticks) = (started.elapsed(), started.ticks.now());
+        FastClock { started, rate: started.ticks.rate(), wall, ticks }
+    }
+
+    /// Now. Never earlier than what it said before.
+    #[inline]
+    pub fn now(&mut self) -> WallNs {
+        const FAR: u64 = 500_000_000;
+        let since = self.rate.ns(self.ticks, self.started.ticks.now());
+        let now = WallNs(self.wall.0 + since);
+        if since < FAR {
+            return now;
+        }
+        *self = FastClock::new(self.started);
+        self.wall = self.wall.max(now);
+        self.wall
+    }
 }
 
 /// The age of this process from /proc, in the kernel's clock ticks.

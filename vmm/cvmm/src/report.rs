@@ -2,13 +2,22 @@
 //!
 //! Times are either *measured* on this host or *modelled* by softkvm's platform profile; no number mixes the two.
 
+pub mod clock;
+pub mod csv;
 mod exits;
+pub mod facts;
 mod file;
+pub mod html;
 mod identity;
 mod ledger;
+pub mod number;
+pub mod runs;
 mod schema;
+pub mod show;
+pub mod side_by_side;
 mod table;
 mod timeline;
+pub mod trace;
 
 use std::path::Path;
 

@@ -396,6 +396,12 @@ pub trait World {
         false
     }
 
+    /// Code is decoded that is about to run, at an address that [`super::engine::CodeCache::watch`] names. Answers whether it
+    /// shall go on watching.
+    fn meets_code(&mut self, _core: &Core, _rip: u64) -> bool {
+        false
+    }
+
     /// TDCALL in 64-bit mode at CPL 0. Registers may be changed; RIP is advanced by the caller, which then goes on or leaves
     /// with [`Exit::Tdcall`].
     fn tdcall(&mut self, _core: &mut Core) -> Result<Tdcall, Stop> {

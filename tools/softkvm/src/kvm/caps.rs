@@ -83,6 +83,8 @@ pub const MSR_EXIT_REASONS: u64 = 7;
 pub const X2APIC_API_FLAGS: u64 = 3;
 /// KVM_X86_QUIRK_FIX_HYPERCALL_INSN.
 pub const QUIRK_FIX_HYPERCALL: u64 = 1 << 5;
+/// KVM_X86_QUIRK_SLOT_ZAP_ALL.
+pub const QUIRK_ZAP_ALL: u64 = 1 << 7;
 /// KVM_X86_QUIRK_STUFF_FEATURE_MSRS.
 pub const QUIRK_STUFF_MSRS: u64 = 1 << 8;
 /// Flags of KVM_CAP_DISABLE_QUIRKS2.
@@ -156,6 +158,7 @@ pub fn check(machine: &Machine, vm: Option<VmKind>, cap: u32) -> i32 {
         | kb::KVM_CAP_SYSTEM_EVENT_DATA
         | kb::KVM_CAP_ENFORCE_PV_FEATURE_CPUID
         | kb::KVM_CAP_PRE_FAULT_MEMORY
+        | kb::KVM_CAP_HALT_POLL
         | kb::KVM_CAP_SYS_ATTRIBUTES
         | k::KVM_CAP_MEMORY_FAULT_INFO
         | k::KVM_CAP_GUEST_MEMFD

@@ -96,6 +96,18 @@ impl Owned {
         reopen(fd, libc::O_RDWR).map(Self)
     }
 
+    /// The same file, to be read only.
+    pub fn readable(&self) -> Answer<Self> {
+        reopen(self.0, libc::O_RDONLY).map(Self)
+    }
+
+    /// Hands the descriptor over: whoever has the number closes it.
+    pub fn give(self) -> RawFd {
+        let fd = self.0;
+        std::mem::forget(self);
+        fd
+    }
+
     /// An empty file: what is mapped of it can be touched nowhere.
     pub fn empty_file() -> Answer<Self> {
         memory_file(c"kvm-gmem-private", 0).map(Self)

@@ -138,9 +138,10 @@ impl GhcbHost for Host<'_, '_> {
             Ok(()) => FirmwareStatus::SUCCESS,
             Err(status) => status,
         };
-        let cycles = state.machine.take_psp_cycles(&mut psp);
+        let spent = state.machine.take_psp_spent(&mut psp);
         drop(psp);
-        state.clock.charge(cycles);
+        state.counts.psp += spent;
+        state.clock.charge(spent);
         Ok(status)
     }
 }

@@ -68,6 +68,7 @@ impl State {
         match outcome {
             Outcome::Resume => None,
             Outcome::Hold => {
+                self.vcpus[index].counts.halt_exits += 1;
                 if self.chipset.mode() == Irqchip::None {
                     self.vcpus[index].completion = Completion::Ghcb(UserExit::ApResetHold);
                     return Some(Return::Exit(UserExit::ApResetHold));

@@ -17,8 +17,10 @@ use super::failures::Failures;
 use super::faults::Faults;
 use super::hostile::Hostile;
 use super::profile::{self, Part, Profile, ProfileError, Xeon};
+use super::symbols::Symbols;
 use super::vm::Vm;
 use crate::cpu::Features;
+use crate::price::Price;
 use crate::snp::{Platform, Psp};
 
 /// What the run was asked for.
@@ -42,13 +44,16 @@ pub struct Options {
     pub fault: String,
     /// The monitor takes the C-bit's position from the processor it runs on: that position means the modelled one.
     pub host_c_bit: bool,
+    /// Symbols of the guest's kernel; see [`super::symbols`].
+    pub symbols: Option<PathBuf>,
     /// Say every VMGEXIT and TDVMCALL on stderr.
     pub trace: bool,
 }
 
 impl Options {
     /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
-    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAIL`, `SOFTKVM_FAULT`, `SOFTKVM_HOST_C_BIT` and `SOFTKVM_TRACE`.
+    /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAIL`, `SOFTKVM_FAULT`, `SOFTKVM_HOST_C_BIT`,
+    /// `SOFTKVM_SYMBOLS` and `SOFTKVM_TRACE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -61,6 +66,7 @@ impl Options {
             fail: std::env::var("SOFTKVM_FAIL").unwrap_or_default(),
             fault: std::env::var("SOFTKVM_FAULT").unwrap_or_default(),
             host_c_bit: flag("SOFTKVM_HOST_C_BIT"),
+            symbols: std::env::var_os("SOFTKVM_SYMBOLS").map(PathBuf::from),
             trace: flag("SOFTKVM_TRACE"),
         }
     }
@@ -85,6 +91,8 @@ pub struct Machine {
     psp: Mutex<Psp>,
     /// Address space identifiers or key identifiers of confidential guests.
     ids: Mutex<BTreeSet<u16>>,
+    /// Symbols of the guests' kernel.
+    pub symbols: Option<Arc<Symbols>>,
     /// irqfds of all VMs.
     pub irqfds: Arc<Claims>,
     vms: Mutex<Vec<Weak<Vm>>>,
@@ -128,6 +136,7 @@ impl Machine {
             hostile: Hostile::parse(&options.hostile)?,
             failures: Failures::parse(&options.fail)?,
             faults,
+            symbols: options.symbols.as_deref().map(Symbols::read).transpose()?.map(Arc::new),
             profile,
             options,
             cpuid: table,
@@ -152,12 +161,12 @@ impl Machine {
         self.psp.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Cycles the security processor has spent since the last call; they are also kept for the
+    /// What the security processor has spent since the last call; it is also kept for the
     /// statistics.
-    pub fn take_psp_cycles(&self, psp: &mut Psp) -> u64 {
-        let cycles = psp.take_cycles();
-        self.psp_cycles.fetch_add(cycles, Ordering::Relaxed);
-        cycles
+    pub fn take_psp_spent(&self, psp: &mut Psp) -> Price {
+        let spent = psp.take_spent();
+        self.psp_cycles.fetch_add(spent.cycles, Ordering::Relaxed);
+        spent
     }
 
     /// Whether KVM has VMs of a kind.

@@ -66,6 +66,12 @@ impl Bits {
     fn set(&mut self, index: u64) {
         self.0[(index / 64) as usize] |= 1 << (index % 64);
     }
+    fn clear(&mut self, index: u64) {
+        self.0[(index / 64) as usize] &= !(1 << (index % 64));
+    }
+    fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
 }
 
 /// A slot that KVM_CLEAR_DIRTY_LOG or KVM_GET_DIRTY_LOG is about.
@@ -89,6 +95,8 @@ pub struct Slot {
     /// Pages of the shared half known to be readable and writable.
     readable: Bits,
     writable: Bits,
+    /// Pages that the guest reaches without a nested page fault: of the shared half, and of the private one.
+    mapped: [Bits; 2],
     /// With KVM_MEM_LOG_DIRTY_PAGES: pages written since the log was cleared.
     dirty: Option<Bits>,
 }
@@ -129,6 +137,15 @@ pub enum Change {
     Contents,
 }
 
+/// The two memories that a page can lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// User space's mapping.
+    Shared,
+    /// The guest memory descriptor.
+    Private,
+}
+
 /// A page as an SNP guest's access meets it.
 pub enum Backing {
     /// No slot.
@@ -158,6 +175,8 @@ pub struct Memory {
     reverse_map: bool,
     /// What the noise in private pages is made from.
     seed: u64,
+    /// Pages of all slots that are mapped.
+    mapped: u64,
 }
 
 impl Memory {
@@ -213,6 +232,7 @@ impl Memory {
         let old = self.slots.iter().position(|slot| slot.id == id);
         if region.memory_size == 0 {
             let index = old.ok_or(Errno::EINVAL)?;
+            self.forget_mappings(index);
             self.slots.remove(index);
             return Ok(Change::Contents);
         }
@@ -237,6 +257,7 @@ impl Memory {
             gmem,
             readable: Bits::new(pages),
             writable: Bits::new(pages),
+            mapped: [Bits::new(pages), Bits::new(pages)],
             dirty: None,
         };
         slot.log(self.logs_all_first());
@@ -302,6 +323,7 @@ impl Memory {
         )?;
         if region.guest_phys_addr != old.gpa {
             self.check_overlap(region, Some(index))?;
+            self.forget_mappings(index);
             let mut slot = self.slots.remove(index);
             slot.gpa = region.guest_phys_addr;
             slot.flags = region.flags;
@@ -524,6 +546,51 @@ impl Memory {
             }
         }
         Ok(host as *mut u8)
+    }
+
+    /// The guest reaches a page: whether that takes a nested page fault, which maps it.
+    pub fn map(&mut self, gpa: u64, half: Half) -> bool {
+        let Some(index) = self.slot_index(gpa) else { return false };
+        let slot = &mut self.slots[index];
+        let page = (gpa - slot.gpa) / PAGE;
+        let mapped = &mut slot.mapped[half as usize];
+        let new = !mapped.get(page);
+        if new {
+            mapped.set(page);
+            self.mapped += 1;
+        }
+        new
+    }
+
+    /// Mappings of frames go: the guest's next access is a nested page fault.
+    pub fn unmap(&mut self, frames: Range<u64>, half: Half) {
+        for slot in &mut self.slots {
+            let first = slot.gpa / PAGE;
+            let mapped = &mut slot.mapped[half as usize];
+            let pages = frames.start.max(first)..frames.end.min(first + slot.size / PAGE);
+            for page in pages.map(|frame| frame - first) {
+                self.mapped -= u64::from(mapped.get(page));
+                mapped.clear(page);
+            }
+        }
+    }
+
+    /// All mappings go.
+    pub fn unmap_all(&mut self) {
+        (0..self.slots.len()).for_each(|index| self.forget_mappings(index));
+    }
+
+    fn forget_mappings(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        for mapped in &mut slot.mapped {
+            self.mapped -= mapped.count();
+            mapped.0.fill(0);
+        }
+    }
+
+    /// How many pages are mapped.
+    pub fn mapped(&self) -> u64 {
+        self.mapped
     }
 
     /// Lends a private page and its RMP entry.

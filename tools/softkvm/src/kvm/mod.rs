@@ -12,6 +12,7 @@
 pub mod calls;
 pub mod caps;
 pub mod coalesced;
+pub mod counts;
 pub mod cpuid;
 pub mod errno;
 pub mod eventfd;
@@ -21,6 +22,7 @@ pub mod fd;
 pub mod files;
 mod ghcb_host;
 mod ghcb_run;
+pub mod halt;
 pub mod hostile;
 pub mod machine;
 pub mod memory;
@@ -38,6 +40,7 @@ pub mod signals;
 mod spin;
 pub mod state;
 pub mod stats;
+pub mod symbols;
 mod sync;
 pub mod system;
 pub mod td;
@@ -59,7 +62,7 @@ pub use machine::{Machine, Options};
 
 use abi::kvm::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP};
 use fd::{Owned, Registry};
-use memory::GmemId;
+use memory::{GmemId, Half};
 use vm::Vm;
 
 /// What a descriptor stands for.
@@ -231,11 +234,13 @@ fn fallocate(vm: &Weak<Vm>, id: GmemId, size: u64, mode: i32, offset: i64, len: 
     let Some(vm) = vm.upgrade() else { return Ok(()) };
     let mut state = vm.lock();
     for frames in state.memory.frames_behind(id, start, len) {
+        state.memory.unmap(frames.clone(), Half::Private);
         state.zap_private(frames);
     }
     if let Some((host, len)) = state.memory.punch(id, start, len) {
         state.code.host_wrote(host, len);
     }
     state.memory_changed(memory::Change::Translations);
+    state.refresh_vm_stats();
     Ok(())
 }

@@ -8,6 +8,7 @@ use abi::snp::{SnpPolicy, TcbParts};
 use abi::tdx::Xfam;
 use serde::Deserialize;
 
+use crate::price::Price;
 use crate::snp::platform::{Costs, Platform};
 use crate::tdx::{TdxCosts, TdxModule, TdxPlatform};
 
@@ -56,6 +57,9 @@ pub enum ProfileError {
     /// Something is to be wrong with the host that cannot be.
     #[error(transparent)]
     Fault(#[from] super::faults::FaultError),
+    /// The symbols of the guest's kernel cannot be used.
+    #[error(transparent)]
+    Symbols(#[from] super::symbols::SymbolsError),
     /// It has none of the protections, or both.
     #[error("profile {name:?} needs one of the tables [sev] and [tdx]")]
     Protection {
@@ -214,20 +218,22 @@ impl Profile {
     /// Fills in costs in cycles, each from the entry of its name: nothing may be missing or left over.
     fn fill<'a>(
         &self,
-        fields: impl IntoIterator<Item = (&'a str, &'a mut u64)>,
+        fields: impl IntoIterator<Item = (&'a str, &'a mut Price)>,
     ) -> Result<(), ProfileError> {
         let error = |cost: &str, problem| ProfileError::Cost {
             name: self.name.clone(),
             cost: cost.to_owned(),
             problem,
         };
-        let mut fields: BTreeMap<&str, &mut u64> = fields.into_iter().collect();
+        let mut fields: BTreeMap<&str, &mut Price> = fields.into_iter().collect();
         if let Some(name) = self.costs.keys().find(|name| !fields.contains_key(name.as_str())) {
             return Err(error(name, "unknown"));
         }
         for (name, field) in &mut fields {
             let cost = self.costs.get(*name).ok_or_else(|| error(name, "missing"))?;
-            **field = (u128::from(cost.ns) * u128::from(self.tsc_khz) / 1_000_000) as u64;
+            let cycles = (u128::from(cost.ns) * u128::from(self.tsc_khz) / 1_000_000) as u64;
+            **field =
+                if cost.is_placeholder() { Price::guess(cycles) } else { Price::known(cycles) };
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::signals::Blocked;
 use super::state::{Completion, State};
 use super::vm::Vm;
 use super::world::Guest;
-use crate::chipset::Irqchip;
+use crate::chipset::{Irqchip, kvmclock};
 use crate::cpu::{Core, Exit, engine, flags};
 use crate::snp::ghcb::{self, ApRequest};
 use crate::tdx::vmcall;
@@ -214,6 +214,10 @@ impl State {
         if matches!(vcpu.mp_state, mp_state::HALTED | mp_state::AP_RESET_HOLD) {
             vcpu.mp_state = mp_state::RUNNABLE;
         }
+        if vcpu.counts.halts.asleep() {
+            self.end_sleep(index);
+        }
+        let vcpu = &mut self.vcpus[index];
         if let Some(ApRequest::Create(gpa)) = vcpu.ap {
             vcpu.ap = None;
             vcpu.vmsa_valid = false;
@@ -236,14 +240,18 @@ impl State {
             Exit::Halt => {
                 self.clock.charge(self.costs.exit);
                 self.vcpus[index].count("hlt");
+                self.vcpus[index].counts.exits += 1;
+                self.vcpus[index].counts.halt_exits += 1;
                 let exits = self.switches.disabled_exits & DISABLE_HLT == 0;
                 if self.chipset.mode() == Irqchip::None && exits {
                     return Some(Return::Exit(UserExit::Hlt));
                 }
+                self.begin_sleep(index);
                 self.vcpus[index].mp_state = mp_state::HALTED;
                 None
             }
             Exit::Shutdown => {
+                self.vcpus[index].counts.exits += 1;
                 if let Some(cpu) = &mut self.vcpus[index].td {
                     cpu.vcpu.triple_fault();
                 }
@@ -252,11 +260,13 @@ impl State {
             Exit::Vmgexit => {
                 self.clock.charge(self.costs.vmgexit);
                 self.vcpus[index].count("vmgexit");
+                self.vcpus[index].counts.exits += 1;
                 self.ghcb(index, None)
             }
             Exit::Tdcall => {
                 self.clock.charge(self.td_costs.vmcall);
                 self.vcpus[index].count("tdvmcall");
+                self.vcpus[index].counts.exits += 1;
                 self.vmcall(index, None)
             }
             Exit::World => {
@@ -265,6 +275,8 @@ impl State {
                     return Some(Return::Fail(failure));
                 }
                 let exit = vcpu.exit.take();
+                let violation = matches!(exit, Some(UserExit::MemoryFault { .. }));
+                vcpu.counts.exits += u64::from(violation);
                 if let Some(UserExit::Mmio { gpa, .. }) = exit
                     && let Some(event) = vcpu.core().ok().and_then(|core| core.pending)
                 {
@@ -280,6 +292,21 @@ impl State {
                 Some(Return::Exit(UserExit::Internal { bytes }))
             }
         }
+    }
+
+    /// The guest sleeps.
+    pub(super) fn begin_sleep(&mut self, index: usize) {
+        let now = self.chipset.time().at(self.clock.now()).ns;
+        self.vcpus[index].counts.halts.begin(now);
+    }
+
+    /// It goes on.
+    fn end_sleep(&mut self, index: usize) {
+        let now = self.clock.now();
+        let control = self.chipset.msr_read(index, kvmclock::msr::POLL_CONTROL, now);
+        let allowed = control.and_then(Result::ok).is_none_or(|value| value & 1 != 0);
+        let now = self.chipset.time().at(now).ns;
+        self.vcpus[index].counts.halts.end(now, self.halt_poll, allowed);
     }
 
     fn report_unknown(&mut self, index: usize, rip: u64, bytes: &[u8], what: &str) {
@@ -437,7 +464,7 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
     state.store_synced(index);
     let vcpu = &mut state.vcpus[index];
     vcpu.inside = false;
-    vcpu.counts.exits += 1;
+    vcpu.counts.runs += 1;
     let (exit, errno) = match result {
         Return::Exit(exit @ UserExit::Interrupted) => (Some(exit), Some(Errno::EINTR)),
         Return::Exit(exit @ UserExit::MemoryFault { .. }) => (Some(exit), Some(Errno::EFAULT)),
@@ -447,6 +474,11 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
     if let Some(exit) = &exit {
         vcpu.page.put_exit(exit);
         *vcpu.counts.user_exits.entry(exit.name()).or_default() += 1;
+        match exit {
+            UserExit::Io { .. } => vcpu.counts.io += 1,
+            UserExit::Interrupted => vcpu.counts.signals += 1,
+            _ => {}
+        }
         let comes_back = !matches!(
             exit,
             UserExit::Interrupted
@@ -466,6 +498,7 @@ pub fn run(vm: &Vm, index: usize) -> Answer<i32> {
         state.vcpus[index].left = Some(Instant::now());
     }
     state.refresh_stats(index);
+    state.refresh_vm_stats();
     state.wake_runnable(index);
     drop(state);
     match errno {
@@ -488,6 +521,7 @@ impl<'a> Turns<'a> {
         let index = self.index;
         let parked = state.vcpus[index].mp_state == mp_state::UNINITIALIZED;
         let mut finish = false;
+        let mut ran = false;
         if !parked {
             let hold = state.vcpus[index].mp_state == mp_state::AP_RESET_HOLD;
             if !hold {
@@ -524,6 +558,10 @@ impl<'a> Turns<'a> {
                 return (state, end);
             }
             if state.wants_window(index) {
+                let counts = &mut state.vcpus[index].counts;
+                counts.window_requests += 1;
+                counts.windows += u64::from(ran);
+                counts.exits += u64::from(ran);
                 return (state, Return::Exit(UserExit::IrqWindow));
             }
             match state.next() {
@@ -533,6 +571,7 @@ impl<'a> Turns<'a> {
                         return (state, result);
                     }
                     finish = false;
+                    ran = true;
                     state = self.vm.pass(state);
                 }
                 Next::Run(next) => {

@@ -59,12 +59,13 @@ pub fn memory_encrypt_op(vm: &Arc<Vm>, arg: u64) -> Answer<i32> {
     }
     let known = state.snp.admit(command.id);
     let result = known.and_then(|()| dispatch(&mut state, &command));
-    let cycles = {
+    let spent = {
         let machine = state.machine.clone();
         let mut psp = machine.psp();
-        machine.take_psp_cycles(&mut psp)
+        machine.take_psp_spent(&mut psp)
     };
-    state.clock.charge(cycles);
+    state.counts.psp += spent;
+    state.clock.charge(spent);
     if let Err(Failure { errno: libc::EINVAL, firmware: None }) = result
         && !recognised(command.id)
     {

@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use super::caps::{QUIRK_STUFF_MSRS, VmKind};
 use super::coalesced::Coalesced;
+use super::counts::{Counts, VmCounts};
 use super::cpuid::Table;
 use super::errno::{Answer, Errno};
 use super::eventfd::Eventfds;
 use super::fd::{Mapping, Owned};
+use super::halt::DEFAULT_LIMIT_NS;
 use super::hostile::Hostile;
 use super::machine::Machine;
 use super::memory::{Change, Memory};
@@ -19,10 +21,13 @@ use super::number::{MAX_VCPU_IDS, mp_state};
 use super::replay::{ReadAhead, Replay, Touch};
 use super::run_page::{RunPage, UserExit};
 use super::spin::Spin;
+use super::stats::StatsFile;
+use super::symbols::{KERNEL_IMAGE, Watch};
 use super::td::{TdCpu, TdVm};
 use crate::chipset::{self, Chipset, Irqchip};
 use crate::cpu::engine::{CodeCache, Kind};
 use crate::cpu::{Core, Features, Processor, flags};
+use crate::price::Price;
 use crate::snp::ghcb::{ApRequest, Vmgexit};
 use crate::snp::launch::VmsaPage;
 use crate::snp::{SnpVm, vmsa};
@@ -110,19 +115,8 @@ pub struct Vcpu {
     pub last_vcs: VecDeque<(u64, u64)>,
     /// Statistics.
     pub counts: Counts,
-    /// File of KVM_GET_STATS_FD.
-    pub stats: Option<Mapping>,
-}
-
-/// What a vCPU has been doing.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    /// Exits to user space by name.
-    pub user_exits: BTreeMap<&'static str, u64>,
-    /// Events the host handled by itself, by name.
-    pub host_events: BTreeMap<&'static str, u64>,
-    /// Exits to user space.
-    pub exits: u64,
+    /// What KVM_GET_STATS_FD shows, once it has been called.
+    pub stats: Option<StatsFile>,
 }
 
 impl Vcpu {
@@ -174,6 +168,8 @@ impl Vcpu {
 /// Virtual time, or the host's.
 pub struct Clock {
     base: u64,
+    /// Cycles of `base` that were charged by placeholders.
+    guessed: u64,
     /// Instruction count of the running processor when its turn began.
     start: u64,
     real: Option<(Instant, u64)>,
@@ -181,7 +177,12 @@ pub struct Clock {
 
 impl Clock {
     fn new(realtime: bool, khz: u32) -> Self {
-        Self { base: 0, start: 0, real: realtime.then(|| (Instant::now(), u64::from(khz))) }
+        Self {
+            base: 0,
+            guessed: 0,
+            start: 0,
+            real: realtime.then(|| (Instant::now(), u64::from(khz))),
+        }
     }
 
     /// Now, outside a turn.
@@ -212,9 +213,15 @@ impl Clock {
         self.start = core.instructions;
     }
 
-    /// Something took cycles.
-    pub fn charge(&mut self, cycles: u64) {
-        self.base = self.base.wrapping_add(cycles);
+    /// Something took time.
+    pub fn charge(&mut self, price: Price) {
+        self.base = self.base.wrapping_add(price.cycles);
+        self.guessed = self.guessed.wrapping_add(price.guessed);
+    }
+
+    /// Cycles that have been charged by placeholders of the profile.
+    pub fn guessed(&self) -> u64 {
+        self.guessed
     }
 
     /// Nobody has anything to do until then.
@@ -346,6 +353,14 @@ pub struct State {
     pub regions: Vec<(u64, u64)>,
     /// How the host cheats.
     pub hostile: Hostile,
+    /// Functions of the guest's kernel that statistics tell of.
+    pub symbols: Option<Watch>,
+    /// KVM_CAP_HALT_POLL, in nanoseconds.
+    pub halt_poll: u32,
+    /// Statistics.
+    pub counts: VmCounts,
+    /// What KVM_GET_STATS_FD shows, once it has been called.
+    pub stats: Option<StatsFile>,
 }
 
 impl State {
@@ -366,6 +381,10 @@ impl State {
         };
         let engine = if machine.options.reference { Kind::Reference } else { Kind::Fast };
         let memory = Memory::new(kind, machine.options.seed);
+        let mut code = CodeCache::new(engine);
+        if machine.symbols.is_some() {
+            code.watch = KERNEL_IMAGE;
+        }
         let td_costs = machine.xeon.as_ref().map(|xeon| xeon.tdx.costs.clone());
         Self {
             kind,
@@ -374,7 +393,7 @@ impl State {
             snp: SnpVm::new(),
             td: (kind == VmKind::Tdx).then(Box::default),
             dead: false,
-            code: CodeCache::new(engine),
+            code,
             vcpus: Vec::new(),
             clock: Clock::new(realtime, khz),
             tsc_writes: TscWrites::default(),
@@ -395,6 +414,10 @@ impl State {
             deferred: Vec::new(),
             regions: Vec::new(),
             hostile: machine.hostile.clone(),
+            symbols: machine.symbols.clone().map(Watch::new),
+            halt_poll: DEFAULT_LIMIT_NS,
+            counts: VmCounts::default(),
+            stats: None,
             machine,
         }
     }
@@ -617,6 +640,7 @@ impl State {
                 })
             })
             .collect();
+        let symbols: BTreeMap<_, _> = self.symbols.iter().flat_map(Watch::stages).collect();
         serde_json::json!({
             "kind": self.kind.name(),
             "virtual_cycles": self.clock.now(),
@@ -625,6 +649,7 @@ impl State {
             "block_instructions": code.decoded,
             "block_invalidations": code.invalidations,
             "steps": code.steps,
+            "symbols_ns": symbols,
             "complaints": self.complaints,
             "vcpus": vcpus,
         })

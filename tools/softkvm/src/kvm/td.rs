@@ -6,6 +6,7 @@ use abi::tdx::TdxStatus;
 
 use super::caps::VmKind;
 use super::errno::{Answer, Errno};
+use super::memory::Half;
 use super::state::State;
 use super::td_quotes::Quotes;
 use crate::chipset::{BASE_BSP, BASE_ENABLE, BASE_X2APIC, DEFAULT_BASE};
@@ -114,6 +115,7 @@ impl State {
             self.clock.charge(self.td_costs.sept_add);
         }
         vm.td.page_aug(gpa)?;
+        self.memory.map(gpa, Half::Private);
         self.clock.charge(self.td_costs.page_aug);
         Ok(())
     }
@@ -125,6 +127,7 @@ impl State {
             self.clock.charge(self.td_costs.sept_add);
         }
         vm.td.page_add(gpa)?;
+        self.memory.map(gpa, Half::Private);
         self.clock.charge(self.td_costs.page_add);
         if let Some(host) = self.memory.private_bytes(gpa) {
             *host = *page;
@@ -165,6 +168,7 @@ impl State {
         vm.td.range_block(gpa)?;
         vm.td.track()?;
         vm.td.page_remove(gpa)?;
+        self.memory.unmap(gpa >> 12..(gpa >> 12) + 1, Half::Private);
         self.clock.charge(self.td_costs.page_remove);
         self.vcpus.iter_mut().for_each(|vcpu| vcpu.flush = true);
         Ok(())

@@ -66,6 +66,8 @@ impl State {
             Outcome::Resume => None,
             Outcome::Halt { interrupts_blocked } => {
                 self.vcpus[index].count("hlt");
+                self.vcpus[index].counts.halt_exits += 1;
+                self.begin_sleep(index);
                 if let Some(cpu) = &mut self.vcpus[index].td {
                     cpu.halt = Some(interrupts_blocked);
                 }

@@ -1,14 +1,15 @@
 //! The machine as a processor of a TD sees it: the module stands between the two.
 
-use abi::tdx::{leaf, vmcall};
+use abi::tdx::{TdxStatus, leaf, vmcall};
 
 use super::memory::Memory;
 use super::owed::Owed;
 use super::run_page::UserExit;
+use super::state::State;
 use super::td::{Mapped, TdCpu};
 use super::world::{EXIT, Guest, memory, refuse};
 use crate::cpu::engine::CodeCache;
-use crate::cpu::state::RAX;
+use crate::cpu::state::{RAX, RCX};
 use crate::cpu::{Access, Core, Exception, Intercept, PageAnswer, PortAccess, Stop, Tdcall};
 use crate::tdx::cpuid::{self, CpuidAnswer};
 use crate::tdx::cr::{self, MovToCr};
@@ -30,6 +31,9 @@ fn violation(access: Access) -> u64 {
         Access::WalkWrite => LINEAR | 3,
     }
 }
+
+/// Bits of an accepted page's address that hold its level: 0 is a page of 4 KiB.
+const LEVEL: u64 = 7;
 
 impl Guest<'_> {
     fn td(&self) -> Option<&Td> {
@@ -142,6 +146,7 @@ impl Guest<'_> {
         self.state.clock.charge(cost);
         match self.state.td_map(gpa) {
             Mapped::Pending => {
+                self.page_fault();
                 self.state.vcpus[self.me].count("aug");
                 Ok(())
             }
@@ -291,9 +296,13 @@ impl Guest<'_> {
                 return Err(Stop::Fault(Exception::UD));
             };
             let mut lent = Lent { memory: &mut state.memory, code: &mut state.code };
+            let huge = core.gpr[RCX] & LEVEL != 0;
             match tdx::tdcall(&mut vm.td, &mut cpu.vcpu, core, &mut lent) {
                 TdcallOutcome::Done => {
                     self.charge_call(core, number);
+                    if number == leaf::MEM_PAGE_ACCEPT {
+                        self.state.count_accept(TdxStatus(core.gpr[RAX]), huge);
+                    }
                     return Ok(Tdcall::Done);
                 }
                 TdcallOutcome::Vmcall => return Ok(Tdcall::Leave),
@@ -318,6 +327,19 @@ impl Guest<'_> {
         self.state.clock.charge(cost);
         if accepted {
             self.state.vcpus[self.me].count("accept");
+        }
+    }
+}
+
+impl State {
+    /// TDG.MEM.PAGE.ACCEPT has ended.
+    fn count_accept(&mut self, status: TdxStatus, huge: bool) {
+        let counts = &mut self.counts;
+        match status.code() {
+            TdxStatus::PAGE_SIZE_MISMATCH => counts.accept_mismatch += 1,
+            TdxStatus::SUCCESS if huge => counts.accept_2m += 1,
+            TdxStatus::SUCCESS => counts.accept_4k += 1,
+            _ => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use kvm_bindings::{
 use super::caps::{DISABLE_HLT, VmKind};
 use super::cpuid::{Table, bare_c_bit};
 use super::errno::{Answer, Errno};
+use super::memory::Half;
 use super::number::{self as nr, mp_state};
 use super::owed::Owed;
 use super::regs::{self, ApicPart};
@@ -33,13 +34,18 @@ pub fn ioctl(front: &Front, vm: &Arc<Vm>, index: usize, request: u64, arg: u64) 
         nr::RUN if arg == 0 => return run::run(vm, index),
         nr::RUN => return Err(Errno::EINVAL),
         nr::GET_STATS_FD => return stats::open(front, vm, Some(index)),
-        nr::MEMORY_ENCRYPT_OP => return super::protection::vcpu_op(vm, index, arg),
+        nr::MEMORY_ENCRYPT_OP => {
+            let result = super::protection::vcpu_op(vm, index, arg);
+            vm.lock().refresh_vm_stats();
+            return result;
+        }
         _ => {}
     }
     let mut state = vm.lock();
     state.alive()?;
     let result = ioctl_locked(&mut state, index, request, arg);
     state.chipset_events();
+    state.refresh_vm_stats();
     vm.kick(&state);
     result
 }
@@ -585,10 +591,14 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
         return Err(Errno::ENOENT);
     }
     if !state.memory.is_private(gpa >> 12) {
-        return state.memory.shared_page(gpa, false).map(|_| ());
+        state.memory.shared_page(gpa, false)?;
+        state.memory.map(gpa, Half::Shared);
+        return Ok(());
     }
     if state.kind == VmKind::SwProtected {
-        return state.memory.private_host(gpa).map(|_| ()).ok_or(Errno::EFAULT);
+        state.memory.private_host(gpa).ok_or(Errno::EFAULT)?;
+        state.memory.map(gpa, Half::Private);
+        return Ok(());
     }
     if let Some(td) = state.td() {
         if td.sept().state(gpa >> 12) != PageState::Free {
@@ -606,5 +616,6 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
     if !entry.assigned() && entry.make_private(gpa, asid, false).is_ok() {
         state.memory.owe(gpa, Owed::Noise);
     }
+    state.memory.map(gpa, Half::Private);
     Ok(())
 }

@@ -19,7 +19,7 @@ use super::caps::{self, VmKind};
 use super::errno::{Answer, Errno};
 use super::fd::Mapping;
 use super::machine::Machine;
-use super::memory::{Change, GmemId};
+use super::memory::{Change, GmemId, Half};
 use super::msrs::{Filter, FilterRange};
 use super::number as nr;
 use super::state::State;
@@ -139,7 +139,11 @@ pub fn ioctl(front: &Front, vm: &Arc<Vm>, request: u64, arg: u64) -> Answer<i32>
         nr::SET_USER_MEMORY_REGION | nr::SET_USER_MEMORY_REGION2 => {
             return set_region(front, vm, request, arg).map(done);
         }
-        nr::MEMORY_ENCRYPT_OP => return super::protection::vm_op(vm, arg),
+        nr::MEMORY_ENCRYPT_OP => {
+            let result = super::protection::vm_op(vm, arg);
+            vm.lock().refresh_vm_stats();
+            return result;
+        }
         nr::GET_STATS_FD => return super::stats::open(front, vm, None),
         _ => {}
     }
@@ -147,6 +151,7 @@ pub fn ioctl(front: &Front, vm: &Arc<Vm>, request: u64, arg: u64) -> Answer<i32>
     state.alive()?;
     let result = ioctl_locked(&mut state, request, arg);
     state.chipset_events();
+    state.refresh_vm_stats();
     vm.kick(&state);
     result
 }
@@ -307,7 +312,14 @@ fn set_region(front: &Front, vm: &Arc<Vm>, request: u64, arg: u64) -> Answer {
         state.zap_private(frames);
     }
     let change = state.memory.set_region(&region, find)?;
+    if change == Change::Contents
+        && state.kind == VmKind::Plain
+        && state.switches.disabled_quirks & caps::QUIRK_ZAP_ALL == 0
+    {
+        state.memory.unmap_all();
+    }
     state.memory_changed(change);
+    state.refresh_vm_stats();
     Ok(())
 }
 
@@ -328,6 +340,8 @@ fn set_attributes(state: &mut State, arg: u64) -> Answer {
     let start = request.address >> 12;
     let private = request.attributes != 0;
     let end = start + (request.size >> 12);
+    let gone = if private { Half::Shared } else { Half::Private };
+    state.memory.unmap(start..end, gone);
     if !private {
         // What is mapped the other way goes (Linux arch/x86/kvm/mmu/mmu.c `kvm_arch_pre_set_memory_attributes`): of what was
         // private already, nothing is lost.
@@ -397,6 +411,9 @@ fn enable_cap(state: &mut State, cap: &kvm_enable_cap) -> Answer {
             let allowed = if arg & 1 != 0 { caps::MANUAL_LOG } else { 1 };
             Errno::require(arg & !allowed == 0)?;
             state.memory.manual_log = arg;
+        }
+        kb::KVM_CAP_HALT_POLL => {
+            state.halt_poll = u32::try_from(arg).map_err(|_| Errno::EINVAL)?;
         }
         kb::KVM_CAP_MAX_VCPU_ID => limit_vcpu_ids(state, arg)?,
         kb::KVM_CAP_MSR_PLATFORM_INFO => state.switches.hides_platform_info = arg == 0,

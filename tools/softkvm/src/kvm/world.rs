@@ -2,7 +2,7 @@
 
 use super::caps::{QUIRK_FIX_HYPERCALL, VmKind};
 use super::errno::Errno;
-use super::memory::Backing;
+use super::memory::{Backing, Half};
 use super::msrs;
 use super::number::mp_state;
 use super::owed::Owed;
@@ -11,11 +11,13 @@ use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
 use super::spin::Pause;
 use super::state::{Completion, State, Vcpu};
+use super::symbols::Met;
 use crate::chipset::{Event, kvmclock};
 use crate::cpu::state::{RAX, RBX, RCX, RDX, RSI, cr4};
 use crate::cpu::{
     Access, Core, Exception, Exit, HostPage, Intercept, OwnerBit, PageAnswer, Stop, Tdcall, World,
 };
+use crate::price::Price;
 use crate::snp::rmp::{self, Gate, Slot};
 use abi::ghcb::exit as vc;
 
@@ -74,6 +76,29 @@ impl Guest<'_> {
         self.shield() == Shield::Snp
     }
 
+    /// Something that an unprotected guest did made the processor leave it; a protected one asks by VMGEXIT or TDVMCALL,
+    /// which are counted themselves.
+    fn left(&mut self, event: &'static str) {
+        let plain = self.shield() == Shield::None;
+        let vcpu = self.vcpu();
+        vcpu.counts.exits += u64::from(plain);
+        vcpu.count(event);
+    }
+
+    /// A nested page fault that ends with a page being there, if it has not been there before.
+    fn map(&mut self, gpa: u64, half: Half) {
+        if self.state.memory.map(gpa, half) {
+            self.page_fault();
+        }
+    }
+
+    /// A nested page fault that KVM cures.
+    pub(super) fn page_fault(&mut self) {
+        let counts = &mut self.vcpu().counts;
+        counts.exits += 1;
+        counts.page_faults += 1;
+    }
+
     fn shield(&self) -> Shield {
         self.state.shield(self.me)
     }
@@ -109,7 +134,18 @@ impl Guest<'_> {
 
     /// Leaves to user space for the answer to an access.
     fn ask<T>(&mut self, touch: Touch, exit: UserExit) -> Result<T, Stop> {
+        let plain = self.shield() == Shield::None;
         let vcpu = self.vcpu();
+        match touch {
+            Touch::In { .. } | Touch::Out { .. } => vcpu.counts.exits += u64::from(plain),
+            Touch::Read { .. } | Touch::Write { .. } => {
+                vcpu.counts.exits += u64::from(plain);
+                vcpu.counts.mmio += u64::from(plain);
+                vcpu.counts.emulated += u64::from(plain);
+            }
+            // Counted when they began.
+            Touch::Rdmsr(_) | Touch::Wrmsr(..) | Touch::Hypercall(_) => {}
+        }
         vcpu.completion = Completion::Touch(touch);
         vcpu.exit = Some(exit);
         Err(EXIT)
@@ -145,6 +181,7 @@ impl Guest<'_> {
             match rmp::gate(&request) {
                 Gate::Shared => return self.shared_page(gpa, access),
                 Gate::Private => {
+                    self.map(gpa, Half::Private);
                     return match self.state.memory.private_host(gpa) {
                         Some(host) => Ok(memory(host)),
                         None => self.stuck("private page without backing", gpa),
@@ -171,6 +208,7 @@ impl Guest<'_> {
         let cost = self.state.costs.rmpupdate + self.state.costs.exit;
         self.state.clock.charge(cost);
         self.vcpu().count("rmpupdate");
+        self.map(gpa, Half::Private);
         match self.state.memory.owe(gpa, Owed::Noise) {
             Some(host) if done => {
                 self.state.code.host_wrote(host, 4096);
@@ -190,7 +228,10 @@ impl Guest<'_> {
     pub(super) fn shared_page(&mut self, gpa: u64, access: Access) -> Result<PageAnswer, Stop> {
         let write = matches!(access, Access::Write | Access::WalkWrite);
         match self.state.memory.shared_page(gpa, write) {
-            Ok(host) => Ok(memory(host)),
+            Ok(host) => {
+                self.map(gpa, Half::Shared);
+                Ok(memory(host))
+            }
             Err(Errno::ENOENT) => Ok(PageAnswer::Mmio),
             Err(_) => {
                 // KVM_RUN fails with EFAULT; KVM describes the address as well.
@@ -205,7 +246,8 @@ impl Guest<'_> {
         let now = self.now(core);
         let value = self.state.chipset.mmio_read(self.me, gpa, len, now)?;
         self.state.clock.charge(self.state.costs.exit);
-        self.vcpu().count("apic_access");
+        self.left("apic_access");
+        self.vcpu().counts.emulated += 1;
         self.after_chips(core);
         Some(value)
     }
@@ -215,7 +257,8 @@ impl Guest<'_> {
         let now = self.now(core);
         if self.state.chipset.mmio_write(self.me, gpa, len, value, now).is_some() {
             self.state.clock.charge(self.state.costs.exit);
-            self.vcpu().count("apic_access");
+            self.left("apic_access");
+            self.vcpu().counts.emulated += 1;
             self.after_chips(core);
             return true;
         }
@@ -231,7 +274,8 @@ impl Guest<'_> {
             return false;
         };
         self.state.clock.charge(self.state.costs.exit);
-        self.vcpu().count(event);
+        self.left(event);
+        self.vcpu().counts.io += u64::from(pio);
         true
     }
 
@@ -240,7 +284,8 @@ impl Guest<'_> {
         let now = self.now(core);
         let value = self.state.chipset.port_in(port, len, now)?;
         self.state.clock.charge(self.state.costs.exit);
-        self.vcpu().count("port_in_kernel");
+        self.left("port_in_kernel");
+        self.vcpu().counts.io += 1;
         self.after_chips(core);
         Some(value)
     }
@@ -250,7 +295,8 @@ impl Guest<'_> {
         let now = self.now(core);
         if self.state.chipset.port_out(port, len, value, now).is_some() {
             self.state.clock.charge(self.state.costs.exit);
-            self.vcpu().count("port_out_kernel");
+            self.left("port_out_kernel");
+            self.vcpu().counts.io += 1;
             self.after_chips(core);
             return true;
         }
@@ -342,6 +388,21 @@ impl Guest<'_> {
 }
 
 impl State {
+    /// The guest's kernel is about to run code at an address; whether that is to be said again.
+    fn meet_symbol(&mut self, core: &Core, rip: u64) -> bool {
+        let now = || self.chipset.clock(self.clock.now_in(core)).0;
+        let met = match &mut self.symbols {
+            Some(watch) => watch.meet(rip, now),
+            None => Met::Last,
+        };
+        if met == Met::Stranger {
+            self.complain(format!(
+                "SOFTKVM_SYMBOLS are of another kernel: the one that runs begins at {rip:#x}"
+            ));
+        }
+        met == Met::More
+    }
+
     /// What changes at run time in the answer to a function of CPUID (Linux arch/x86/kvm/cpuid.c
     /// `kvm_update_cpuid_runtime`).
     pub fn update_cpuid(&self, index: usize, core: &Core, leaf: u32, words: &mut [u32; 4]) {
@@ -368,7 +429,10 @@ impl World for Guest<'_> {
         }
         if self.state.kind == VmKind::SwProtected && self.state.memory.is_private(gpa >> 12) {
             return match self.state.memory.private_host(gpa) {
-                Some(host) => Ok(memory(host)),
+                Some(host) => {
+                    self.map(gpa, Half::Private);
+                    Ok(memory(host))
+                }
                 None => {
                     self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private: true });
                     Err(EXIT)
@@ -534,7 +598,7 @@ impl World for Guest<'_> {
             return self.td_cpuid(core, leaf, subleaf);
         }
         self.state.clock.charge(self.state.costs.exit);
-        self.vcpu().count("cpuid");
+        self.left("cpuid");
         if core.cpl != 0 && self.vcpu().msrs.cpuid_faults() {
             return refuse();
         }
@@ -559,7 +623,7 @@ impl World for Guest<'_> {
             None => {}
         }
         self.state.clock.charge(self.state.costs.exit);
-        self.vcpu().count("rdmsr");
+        self.left("rdmsr");
         let switches = &self.state.switches;
         let hidden = index == msrs::PLATFORM_INFO && switches.hides_platform_info;
         let allowed = switches.filter.allows(index, false) && !hidden;
@@ -594,7 +658,7 @@ impl World for Guest<'_> {
             None => {}
         }
         self.state.clock.charge(self.state.costs.exit);
-        self.vcpu().count("wrmsr");
+        self.left("wrmsr");
         let allowed = self.state.switches.filter.allows(index, true);
         if allowed && self.write_msr(core, index, value) {
             self.answered(touch, 0);
@@ -663,9 +727,10 @@ impl World for Guest<'_> {
             Some(Reply::Refused) => KVM_ENOSYS,
             None => {
                 self.state.clock.charge(self.state.costs.exit);
-                self.vcpu().count("hypercall");
+                self.left("hypercall");
                 let exits = self.state.switches.map_gpa_exits;
                 if nr == abi::kvm::KVM_HC_MAP_GPA_RANGE && exits && core.cpl == 0 {
+                    self.vcpu().counts.hypercalls += 1;
                     let args = [args[0], args[1], args[2]];
                     let exit = UserExit::MapGpaRange { args, flags: u64::from(long) };
                     return self.ask(touch, exit);
@@ -699,6 +764,13 @@ impl World for Guest<'_> {
             return self.stuck("PVALIDATE of a page without backing", gpa).map(|_| (0, false));
         };
         let answer = entry.pvalidate(huge, validate);
+        let counts = &mut self.state.counts;
+        match answer.0 {
+            rmp::code::FAIL_SIZEMISMATCH => counts.pvalidate_mismatch += 1,
+            rmp::code::SUCCESS if validate && huge => counts.pvalidate_2m += 1,
+            rmp::code::SUCCESS if validate => counts.pvalidate_4k += 1,
+            _ => {}
+        }
         if !validate {
             self.others_forget();
         }
@@ -725,6 +797,9 @@ impl World for Guest<'_> {
     fn take_interrupt(&mut self) -> Option<u8> {
         let vector = self.state.chipset.take_interrupt(self.me);
         if vector.is_some() {
+            // A TD's are posted.
+            let injected = self.shield() != Shield::Td;
+            self.vcpu().counts.interrupts += u64::from(injected);
             self.vcpu().count("interrupt");
         } else if self.state.awaits_window(self.me) {
             self.end_turn = true;
@@ -738,6 +813,7 @@ impl World for Guest<'_> {
             return false;
         }
         let taken = self.state.chipset.take_nmi(self.me);
+        self.vcpu().counts.nmis += u64::from(taken);
         if self.state.td().is_some() {
             // The module knows that an NMI waits, not how many do (Linux arch/x86/kvm/vmx/tdx.c `tdx_inject_nmi`).
             self.state.chipset.set_nmis(self.me, 0);
@@ -748,17 +824,22 @@ impl World for Guest<'_> {
     fn pause(&mut self, core: &mut Core, cycles: u64) {
         let pause = self.state.pause(self.me);
         if pause != Pause::Yield {
-            self.state.clock.charge(cycles);
+            self.state.clock.charge(Price::known(cycles));
         }
         if pause != Pause::Wait {
+            self.vcpu().counts.exits += 1;
             self.vcpu().count("pause_exit");
             self.end_turn = true;
             core.attention = true;
         }
     }
 
+    fn meets_code(&mut self, core: &Core, rip: u64) -> bool {
+        self.state.meet_symbol(core, rip)
+    }
+
     fn charge(&mut self, cycles: u64) {
-        self.state.clock.charge(cycles);
+        self.state.clock.charge(Price::known(cycles));
     }
 
     fn end_turn(&mut self) -> bool {
@@ -785,7 +866,10 @@ impl Guest<'_> {
                 let asid = self.state.snp.asid();
                 match rmp::check(&entry, asid, gpa, Access::Read) {
                     rmp::Verdict::Denied(why) => self.stuck(why, gpa).map(|_| ()),
-                    _ => Ok(()),
+                    _ => {
+                        self.map(gpa, Half::Private);
+                        Ok(())
+                    }
                 }
             }
             Backing::None | Backing::Shared => {
@@ -814,6 +898,7 @@ impl Guest<'_> {
         const SEND_IPI: u64 = 10;
         const SCHED_YIELD: u64 = 11;
         const KVM_EPERM: i64 = -1;
+        self.vcpu().counts.hypercalls += 1;
         if cpl != 0 {
             return KVM_EPERM;
         }

@@ -5,6 +5,8 @@
 
 use abi::snp::{CpuidFunction, SevFeatures, SnpPolicy, TcbLayout, TcbParts, TcbVersion};
 
+use crate::price::Price;
+
 /// The modelled part and its firmware.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Platform {
@@ -51,27 +53,27 @@ pub struct Platform {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Costs {
     /// PSP: GCTX_CREATE, LAUNCH_START and ACTIVATE together.
-    pub launch_start: u64,
+    pub launch_start: Price,
     /// PSP: LAUNCH_UPDATE of one 4 KiB page.
-    pub launch_update: u64,
+    pub launch_update: Price,
     /// PSP: LAUNCH_FINISH.
-    pub launch_finish: u64,
+    pub launch_finish: Price,
     /// PSP: one guest request.
-    pub guest_request: u64,
+    pub guest_request: Price,
     /// RMPUPDATE of one page, with its flushes.
-    pub rmpupdate: u64,
+    pub rmpupdate: Price,
     /// PVALIDATE of one page.
-    pub pvalidate: u64,
+    pub pvalidate: Price,
     /// RMPADJUST of one page.
-    pub rmpadjust: u64,
+    pub rmpadjust: Price,
     /// VMGEXIT and return, handled in the kernel.
-    pub vmgexit: u64,
+    pub vmgexit: Price,
     /// Another exit handled in the kernel (nested page fault, HLT).
-    pub exit: u64,
+    pub exit: Price,
     /// Return to user space and back, on top of [`Self::vmgexit`] or [`Self::exit`].
-    pub user_exit: u64,
+    pub user_exit: Price,
     /// Delivery of #VC.
-    pub vc: u64,
+    pub vc: Price,
 }
 
 impl Default for Costs {
@@ -79,17 +81,17 @@ impl Default for Costs {
     /// millisecond, a world switch about two microseconds.
     fn default() -> Self {
         Self {
-            launch_start: 24_500_000,
-            launch_update: 2_700_000,
-            launch_finish: 12_000_000,
-            guest_request: 22_000_000,
-            rmpupdate: 2_500,
-            pvalidate: 1_200,
-            rmpadjust: 1_200,
-            vmgexit: 5_000,
-            exit: 3_500,
-            user_exit: 4_000,
-            vc: 1_000,
+            launch_start: Price::known(24_500_000),
+            launch_update: Price::known(2_700_000),
+            launch_finish: Price::known(12_000_000),
+            guest_request: Price::known(22_000_000),
+            rmpupdate: Price::known(2_500),
+            pvalidate: Price::known(1_200),
+            rmpadjust: Price::known(1_200),
+            vmgexit: Price::known(5_000),
+            exit: Price::known(3_500),
+            user_exit: Price::known(4_000),
+            vc: Price::known(1_000),
         }
     }
 }

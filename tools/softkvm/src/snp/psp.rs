@@ -19,6 +19,7 @@ use super::digest::LaunchDigest;
 use super::platform::Platform;
 use super::rmp::RmpEntry;
 use super::{cpuid, vmsa};
+use crate::price::Price;
 
 /// Result of a firmware command.
 pub type Command<T = ()> = Result<T, FirmwareStatus>;
@@ -88,14 +89,14 @@ pub struct Psp {
     keys: ChipKeys,
     guests: BTreeMap<GuestId, GuestContext>,
     next: u32,
-    cycles: u64,
+    spent: Price,
 }
 
 impl Psp {
     /// Powers it on, with SNP initialised.
     pub fn new(platform: Platform) -> Self {
         let keys = ChipKeys::derive(&platform);
-        Self { platform, keys, guests: BTreeMap::new(), next: 0, cycles: 0 }
+        Self { platform, keys, guests: BTreeMap::new(), next: 0, spent: Price::default() }
     }
 
     /// The modelled part.
@@ -108,9 +109,9 @@ impl Psp {
         &self.keys
     }
 
-    /// Cycles that commands have taken since the last call.
-    pub fn take_cycles(&mut self) -> u64 {
-        std::mem::take(&mut self.cycles)
+    /// What commands have taken since the last call.
+    pub fn take_spent(&mut self) -> Price {
+        std::mem::take(&mut self.spent)
     }
 
     /// PLATFORM_STATUS: nobody owns the platform, and its guests are all of SNP.
@@ -180,7 +181,7 @@ impl Psp {
         gosvw: [u8; 16],
         tsc_khz: Option<u32>,
     ) -> Command {
-        self.cycles += self.platform.costs.launch_start;
+        self.spent += self.platform.costs.launch_start;
         let (platform, guest) = self.parts(id)?;
         if guest.state != GuestState::Init {
             return Err(FirmwareStatus::INVALID_GUEST_STATE);
@@ -223,7 +224,7 @@ impl Psp {
         page: &mut Page,
         rmp: &mut RmpEntry,
     ) -> Command {
-        self.cycles += self.platform.costs.launch_update;
+        self.spent += self.platform.costs.launch_update;
         let (platform, guest) = self.parts(id)?;
         if guest.state != GuestState::Launch {
             return Err(FirmwareStatus::INVALID_GUEST_STATE);
@@ -257,7 +258,7 @@ impl Psp {
 
     /// SNP_LAUNCH_FINISH.
     pub fn launch_finish(&mut self, id: GuestId, params: &FinishParams<'_>) -> Command {
-        self.cycles += self.platform.costs.launch_finish;
+        self.spent += self.platform.costs.launch_finish;
         let guest = self.guest_mut(id)?;
         if guest.state != GuestState::Launch {
             return Err(FirmwareStatus::INVALID_GUEST_STATE);
@@ -303,7 +304,7 @@ impl Psp {
 
     /// SNP_GUEST_REQUEST: answers the message in `request` into `response`.
     pub fn guest_request(&mut self, id: GuestId, request: &Page, response: &mut Page) -> Command {
-        self.cycles += self.platform.costs.guest_request;
+        self.spent += self.platform.costs.guest_request;
         let Self { platform, keys, guests, .. } = self;
         let guest = guests.get_mut(&id).ok_or(FirmwareStatus::INVALID_GUEST)?;
         super::requests::answer(platform, keys, guest, request, response)

@@ -20,4 +20,6 @@ mod init;
 mod interrupt;
 mod memory;
 mod runtime;
+#[path = "../common/stats.rs"]
+mod stats;
 mod update;

@@ -14,8 +14,10 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::guest::*;
 use crate::harness::*;
 use crate::interrupt::interrupting;
+use crate::stats::Stats;
 
 const SET_MP_STATE: u64 = 0x4004_ae99;
+const GET_STATS_FD: u64 = 0xaece;
 const RUNNABLE: u32 = 0;
 const UNINITIALIZED: u32 = 1;
 const HALTED: u32 = 3;
@@ -449,4 +451,38 @@ fn row_73_running_before_finish_fails_entry() {
     let host = Host::new();
     let mut guest = Guest::new(&host, terminate);
     assert_eq!(guest.run(), Exit::FailEntry(!0));
+}
+
+#[test]
+fn statistics_of_a_guest_that_validates() {
+    let host = Host::new();
+    let page = UNACCEPTED << 12;
+    let guest = Guest::new(&host, |a| {
+        pvalidate(a, 0x20_0000, true, true, 0);
+        pvalidate(a, page, false, true, 1);
+        pvalidate(a, page, false, false, 2);
+        pvalidate(a, page, false, true, 3);
+        terminate(a);
+    });
+    let (shared, memfd) = (Pages::new(512), guest.launch.vm.memfd(512 << 12, 0).unwrap());
+    guest.launch.vm.region(1, 4, 512, 512, shared.address(), memfd, 0).unwrap();
+    guest.launch.vm.attributes(0x20_0000, 512 << 12, PRIVATE).unwrap();
+    let stats = Stats::new(guest.launch.vm.call(GET_STATS_FD, 0).unwrap());
+    let launching = stats.get("softkvm_psp_busy_ns");
+    let mut guest = guest.seal();
+    let launched = stats.get("softkvm_psp_busy_ns");
+    assert!(launched > launching && launching > 0);
+    assert_eq!(stats.get("pages_4k"), 0, "the launch maps nothing");
+    guest.finish();
+    let names = ["softkvm_pvalidate_4k", "softkvm_pvalidate_2m", "softkvm_pvalidate_mismatch"];
+    assert_eq!(stats.values(&names), [2, 0, 1]);
+    assert_eq!(stats.get("softkvm_psp_busy_ns"), launched);
+    let mapped = stats.get("pages_4k");
+    assert!(mapped > 2, "{mapped}");
+    // A page that changes hands is no longer mapped.
+    guest.launch.vm.attributes(page, 4096, 0).unwrap();
+    assert_eq!(stats.get("pages_4k"), mapped - 1);
+    let guessed = stats.get("softkvm_placeholder_ns");
+    // Three PVALIDATEs of 300 ns, one that fails among them, and RMPUPDATEs of 500 ns.
+    assert!(guessed >= 4 * 300 && guessed < stats.get("softkvm_time_ns"), "{guessed}");
 }

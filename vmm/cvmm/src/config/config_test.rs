@@ -153,6 +153,8 @@ fn a_firmware_takes_the_place_of_the_shim() {
     }
     let measured = ["--snp", "--firmware", "f", "--kernel", "k", "--load", "measured"];
     assert!(problem(&measured).contains("in its own way"));
+    let unmarked = ["--snp", "--firmware", "f", "--kernel", "k", "--marks", "none"];
+    assert!(problem(&unmarked).contains("no marks of the shim's"));
 }
 
 #[test]

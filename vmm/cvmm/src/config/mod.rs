@@ -67,6 +67,15 @@ pub enum AcceptMode {
     Eager,
 }
 
+/// Which marks the shim writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MarksMode {
+    /// All of them.
+    All,
+    /// None: what they cost is the difference. The report then knows no phases of the shim.
+    None,
+}
+
 /// Where the guest's serial console goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Console {
@@ -99,6 +108,8 @@ pub struct GuestConfig {
     pub load: LoadMode,
     /// Who accepts memory.
     pub accept: AcceptMode,
+    /// Which marks the shim writes.
+    pub marks: MarksMode,
 }
 
 /// What the user asked for when a guest is to run.
@@ -167,6 +178,7 @@ impl GuestConfig {
             shim: flags.shim.clone(),
             load: flags.load,
             accept: flags.accept,
+            marks: flags.marks,
         })
     }
 }
@@ -190,6 +202,9 @@ fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error
     }
     if flags.load != LoadMode::Hashed {
         return usage("--load", "a firmware loads the kernel in its own way", "leave --load out");
+    }
+    if flags.marks != MarksMode::All {
+        return usage("--marks", "a firmware writes no marks of the shim's", "leave --marks out");
     }
     if flags.kernel.is_none() {
         let needless = [

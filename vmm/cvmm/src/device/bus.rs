@@ -5,6 +5,8 @@ use abi::shim::TERMINATION_PORT;
 
 use super::acpi_pm::{self, PowerRequest};
 use super::legacy::{Legacy, LegacyEffect};
+use super::marks::Message;
+use super::records::Records;
 use super::serial::{BASE_PORT, Com1, PORT_COUNT};
 
 /// The CMOS clock is not there, but its shutdown byte tells of a reset: on a hardware-reduced platform without EFI, Linux
@@ -44,6 +46,8 @@ pub struct PortBus {
     pub com1: Com1,
     /// What only a guest has that starts in a firmware image.
     pub legacy: Option<Legacy>,
+    /// What the guest has sent beside marks.
+    pub records: Records,
     cmos_index: u8,
     strays: Vec<StrayAccess>,
 }
@@ -66,7 +70,13 @@ const I8042_RESET: u8 = 0xfe;
 impl PortBus {
     /// A bus with a serial line.
     pub fn new(com1: Com1) -> PortBus {
-        PortBus { com1, legacy: None, cmos_index: 0, strays: Vec::new() }
+        PortBus {
+            com1,
+            legacy: None,
+            records: Records::default(),
+            cmos_index: 0,
+            strays: Vec::new(),
+        }
     }
 
     /// Does a read of the port need the time?
@@ -85,8 +95,14 @@ impl PortBus {
     pub fn write(&mut self, port: u16, data: &[u8]) -> PortEffect {
         if let Some(register) = serial_register(port) {
             let [value] = data else { return PortEffect::None };
-            let mark = self.com1.write(register, *value);
-            return mark.map_or(PortEffect::None, PortEffect::Mark);
+            return match self.com1.write(register, *value) {
+                None => PortEffect::None,
+                Some(Message::Mark(value)) => self.mark(value),
+                Some(Message::Record(bytes)) => {
+                    self.records.take_from_console(&bytes);
+                    PortEffect::None
+                }
+            };
         }
         if let Some(legacy) = self.legacy.as_mut().filter(|legacy| legacy.claims(port)) {
             return match legacy.write(port, data) {
@@ -96,7 +112,7 @@ impl PortBus {
             };
         }
         match (port, data) {
-            (MARK_PORT, [a, b, c, d]) => PortEffect::Mark(u32::from_le_bytes([*a, *b, *c, *d])),
+            (MARK_PORT, [a, b, c, d]) => self.mark(u32::from_le_bytes([*a, *b, *c, *d])),
             (TERMINATION_PORT, [a, b, c, d]) => {
                 PortEffect::Terminate(u32::from_le_bytes([*a, *b, *c, *d]))
             }
@@ -117,6 +133,11 @@ impl PortBus {
                 PortEffect::None
             }
         }
+    }
+
+    /// A value of the mark port: a mark, unless it belongs to a record.
+    fn mark(&mut self, value: u32) -> PortEffect {
+        if self.records.take(value) { PortEffect::None } else { PortEffect::Mark(value) }
     }
 
     /// The guest reads. Where nothing is, the bus floats: all ones, except where that would be misunderstood.

@@ -48,6 +48,24 @@ fn marks_are_32_bit_writes() {
 }
 
 #[test]
+fn records_come_by_port_and_by_console_and_are_no_marks() {
+    let mut bus = bus();
+    let record = abi::records::Record { kind: abi::records::RecordKind(3), bytes: b"a record" };
+    for mark in record.as_marks() {
+        assert_eq!(bus.write(0xf4, &mark.0.to_le_bytes()), PortEffect::None);
+    }
+    let (text, len) = record.on_console();
+    for byte in &text[..len] {
+        assert_eq!(bus.write(0x3f8, &[*byte]), PortEffect::None);
+    }
+    assert_eq!(bus.com1.written(), 0);
+    let (records, counts) = bus.records.finished();
+    assert_eq!((counts.received, counts.damaged), (2, 0));
+    assert_eq!(records[0], records[1]);
+    assert_eq!(records[0].bytes, b"a record");
+}
+
+#[test]
 fn an_empty_bus_floats_and_counting_is_bounded() {
     let mut bus = bus();
     for port in 0x1000..0x2000 {

@@ -4,6 +4,7 @@
 use std::str::FromStr;
 
 use abi::marks::MarkId;
+use abi::records::{CONSOLE_MAX, Record};
 
 /// A mark to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,57 +49,97 @@ pub fn name(value: u32) -> String {
     mark.id().name().map_or_else(|| format!("{:#04x}", mark.id().0), str::to_owned)
 }
 
-/// Takes marks out of what the guest writes to its console ([`abi::marks::Mark::on_console`]).
+/// Takes marks and records out of what the guest writes to its console ([`abi::marks::Mark::on_console`],
+/// [`abi::records::Record::on_console`]).
 #[derive(Debug, Default)]
 pub struct ConsoleFilter {
     held: Vec<u8>,
 }
 
+/// What a guest says to the monitor among its output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A mark.
+    Mark(u32),
+    /// A record: kind, contents and check, not looked at.
+    Record(Vec<u8>),
+}
+
 /// What becomes of a byte on the console.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Filtered {
-    /// It may belong to a mark: held back.
+    /// It may belong to a message: held back.
     Held,
     /// These bytes are output, those held before among them.
     Output(Vec<u8>),
-    /// It completes a mark.
-    Mark(u32),
+    /// It completes a message.
+    Message(Message),
 }
+
+const MARK: [u8; 7] = abi::marks::Mark::CONSOLE_PREFIX;
+const RECORD: [u8; 7] = Record::CONSOLE_PREFIX;
+const END: u8 = Record::CONSOLE_END;
+const MARK_DIGITS: usize = 8;
+/// Kind and check alone, and the longest record.
+const RECORD_DIGITS: std::ops::RangeInclusive<usize> = 8..=CONSOLE_MAX - RECORD.len() - 1;
 
 impl ConsoleFilter {
     /// The next byte.
     pub fn step(&mut self, byte: u8) -> Filtered {
-        const PREFIX: [u8; 7] = abi::marks::Mark::CONSOLE_PREFIX;
-        const DIGITS: usize = 8;
         let at = self.held.len();
-        let fits = match PREFIX.get(at) {
-            Some(expected) => byte == *expected,
-            None if at < PREFIX.len() + DIGITS => byte.is_ascii_hexdigit(),
-            None => byte == abi::marks::Mark::CONSOLE_END,
+        let is_mark = self.held.starts_with(&MARK);
+        let digits = at.saturating_sub(MARK.len());
+        let ends = match is_mark {
+            true => digits == MARK_DIGITS,
+            false => RECORD_DIGITS.contains(&digits) && digits.is_multiple_of(2),
         };
-        if !fits {
-            let mut output = self.release();
-            if byte == PREFIX[0] {
-                self.held.push(byte);
-            } else {
-                output.push(byte);
-            }
-            return if output.is_empty() { Filtered::Held } else { Filtered::Output(output) };
+        if at > MARK.len() && ends && byte == END {
+            let value = self.release().split_off(MARK.len());
+            return Filtered::Message(if is_mark { mark(&value) } else { record(&value) });
         }
-        self.held.push(byte);
-        if at < PREFIX.len() + DIGITS {
+        let most = if is_mark { MARK_DIGITS } else { *RECORD_DIGITS.end() };
+        let fits = match (MARK.get(at), RECORD.get(at)) {
+            // The prefixes differ in one byte.
+            (Some(mark), Some(record)) => {
+                byte == *mark && MARK.starts_with(&self.held)
+                    || byte == *record && RECORD.starts_with(&self.held)
+            }
+            _ => digits < most && byte.is_ascii_hexdigit(),
+        };
+        if fits {
+            self.held.push(byte);
             return Filtered::Held;
         }
-        let digits = &self.release()[PREFIX.len()..at];
-        Filtered::Mark(digits.iter().fold(0, |value, digit| {
-            value << 4 | char::from(*digit).to_digit(16).unwrap_or_default()
-        }))
+        let mut output = self.release();
+        if byte == MARK[0] {
+            self.held.push(byte);
+        } else {
+            output.push(byte);
+        }
+        if output.is_empty() { Filtered::Held } else { Filtered::Output(output) }
     }
 
     /// What is held back, as output: no more is to come.
     pub fn release(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
+}
+
+fn digit(digit: u8) -> u32 {
+    char::from(digit).to_digit(16).unwrap_or_default()
+}
+
+fn mark(digits: &[u8]) -> Message {
+    Message::Mark(digits.iter().fold(0, |value, next| value << 4 | digit(*next)))
+}
+
+fn record(digits: &[u8]) -> Message {
+    Message::Record(
+        digits
+            .chunks(2)
+            .map(|two| two.iter().fold(0, |value, next| value << 4 | digit(*next) as u8))
+            .collect(),
+    )
 }
 
 #[cfg(test)]

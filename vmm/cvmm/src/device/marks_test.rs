@@ -10,7 +10,8 @@ fn filter(bytes: &[u8]) -> (Vec<u8>, Vec<u32>) {
         match filter.step(*byte) {
             Filtered::Held => {}
             Filtered::Output(bytes) => output.extend(bytes),
-            Filtered::Mark(value) => marks.push(value),
+            Filtered::Message(Message::Mark(value)) => marks.push(value),
+            Filtered::Message(Message::Record(_)) => panic!("a record, which nobody sent"),
         }
     }
     output.extend(filter.release());
@@ -42,4 +43,52 @@ fn what_only_begins_like_a_mark_is_output() {
     }
     let text = b"\x1b\x1b]0;title\x07\x1b]cvmm;123456789\x07";
     assert_eq!(filter(text), (text.to_vec(), Vec::new()));
+}
+
+/// Runs bytes through the filter: output and records.
+fn records(bytes: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let (mut filter, mut output, mut records) = (ConsoleFilter::default(), Vec::new(), Vec::new());
+    for byte in bytes {
+        match filter.step(*byte) {
+            Filtered::Held => {}
+            Filtered::Output(bytes) => output.extend(bytes),
+            Filtered::Message(Message::Record(bytes)) => records.push(bytes),
+            Filtered::Message(Message::Mark(_)) => panic!("a mark, which nobody sent"),
+        }
+    }
+    output.extend(filter.release());
+    (output, records)
+}
+
+#[test]
+fn records_are_taken_out_whole() {
+    let kind = abi::records::RecordKind(7);
+    for contents in [&b""[..], b"x", &[0xa5; abi::records::RECORD_MAX]] {
+        let record = Record { kind, bytes: contents };
+        let (text, len) = record.on_console();
+        let all = [b"before", &text[..len], b"after"].concat();
+        let check = &record.check().to_be_bytes()[1..];
+        let expected = [&[7][..], contents, check].concat();
+        assert_eq!(records(&all), (b"beforeafter".to_vec(), vec![expected.clone()]));
+        // Cut short and begun again: what was there is output.
+        for cut in [1, 5, 6, 7, 8, len - 1] {
+            let all = [&text[..cut], &text[..len]].concat();
+            assert_eq!(records(&all), (text[..cut].to_vec(), vec![expected.clone()]), "{cut}");
+        }
+    }
+}
+
+#[test]
+fn what_only_begins_like_a_record_is_output() {
+    let long =
+        [b"\x1b]cvmr;", &[b'0'; 2 * (1 + abi::records::RECORD_MAX + 3) + 2][..], b"\x07"].concat();
+    for text in [
+        &b"\x1b]cvmr;\x07"[..],
+        b"\x1b]cvmr;012345\x07",
+        b"\x1b]cvmr;123456789\x07",
+        b"\x1b]cvmx;",
+        &long,
+    ] {
+        assert_eq!(records(text), (text.to_vec(), Vec::new()));
+    }
 }

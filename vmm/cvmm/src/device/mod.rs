@@ -9,5 +9,6 @@ pub mod ioapic;
 pub mod legacy;
 pub mod marks;
 pub mod mmio;
+pub mod records;
 pub mod rtc;
 pub mod serial;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::marks::{ConsoleFilter, Filtered};
+use super::marks::{ConsoleFilter, Filtered, Message};
 use crate::sys::terminal::{self, Patience};
 
 /// COM1's first port.
@@ -39,7 +39,7 @@ pub enum Sink {
 pub struct ConsoleOutput {
     sink: Sink,
     filter: ConsoleFilter,
-    mark: Option<u32>,
+    message: Option<Message>,
     pending: Vec<u8>,
     written: u64,
     matched: usize,
@@ -57,7 +57,7 @@ impl ConsoleOutput {
         ConsoleOutput {
             sink,
             filter: ConsoleFilter::default(),
-            mark: None,
+            message: None,
             pending: Vec::new(),
             written: 0,
             matched: 0,
@@ -92,7 +92,7 @@ impl Write for ConsoleOutput {
             match self.filter.step(*byte) {
                 Filtered::Held => {}
                 Filtered::Output(bytes) => self.put(&bytes, Patience::Run),
-                Filtered::Mark(value) => self.mark = Some(value),
+                Filtered::Message(message) => self.message = Some(message),
             }
         }
         Ok(bytes.len())
@@ -150,11 +150,11 @@ impl Com1 {
         Com1 { uart: Serial::new(Interrupt(interrupt), ConsoleOutput::new(sink)) }
     }
 
-    /// The guest writes a register. Gives the mark that this completes.
-    pub fn write(&mut self, register: u8, value: u8) -> Option<u32> {
+    /// The guest writes a register. Gives the message to the monitor that this completes.
+    pub fn write(&mut self, register: u8, value: u8) -> Option<Message> {
         // An overrun of the loop-back FIFO, the only error there is, loses the byte as on the real chip.
         let _ = self.uart.write(register, value);
-        self.uart.writer_mut().mark.take()
+        self.uart.writer_mut().message.take()
     }
 
     /// The guest reads a register.

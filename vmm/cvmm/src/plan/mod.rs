@@ -19,14 +19,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use abi::shim::{
-    self, ACPI_GPA, Blob, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE, PARAMETER_GPA,
+    self, ACPI_GPA, Blob, Flags, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE, PARAMETER_GPA,
     ParameterPage, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::config::{self, CpuCount, GuestConfig, LoadMode, MemorySize, read_file};
+use crate::config::{self, CpuCount, GuestConfig, LoadMode, MarksMode, MemorySize, read_file};
 use crate::error::Error;
 use cpuid::CpuidTable;
 use firmware::{FirmwareLayout, FirmwarePlan};
@@ -409,7 +409,11 @@ fn parameters(
     page.magic = ParameterPage::MAGIC;
     page.version = ParameterPage::VERSION;
     page.technology = shape.named;
-    page.flags = shape.flags.bits();
+    let marks = match config.marks {
+        MarksMode::All => Flags::empty(),
+        MarksMode::None => Flags::NO_MARKS,
+    };
+    page.flags = (shape.flags | marks).bits();
     page.c_bit = shape.c_bit.unwrap_or(0);
     page.vcpu_count = u32::from(cpus.get());
     page.load_mode = match config.load {

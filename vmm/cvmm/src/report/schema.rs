@@ -283,14 +283,14 @@ pub struct HistogramFacts {
     /// `guest`: in KVM_RUN before the exit; `monitor`: from there to the next KVM_RUN.
     pub of: String,
     pub count: u64,
-    pub min_ns: u64,
-    pub mean_ns: u64,
-    pub p50_ns: u64,
-    pub p90_ns: u64,
-    pub p99_ns: u64,
-    pub max_ns: u64,
+    pub min_wall_ns: u64,
+    pub mean_wall_ns: u64,
+    pub p50_wall_ns: u64,
+    pub p90_wall_ns: u64,
+    pub p99_wall_ns: u64,
+    pub max_wall_ns: u64,
     /// `[from, to, count]` in wall-clock nanoseconds, both ends inclusive; empty ones are left out.
-    pub buckets: Vec<[u64; 3]>,
+    pub wall_ns_buckets: Vec<[u64; 3]>,
 }
 
 /// What the recording itself costs.
@@ -300,7 +300,7 @@ pub struct RecorderFacts {
     /// Measured at the end of the run, by recording exits that were none.
     pub wall_ns_per_exit: f64,
     /// Of the time that vCPUs were in KVM_RUN or had an exit handled.
-    pub share_of_run: f64,
+    pub wall_share_of_run: f64,
 }
 
 /// KVM's binary statistics (Linux Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD) at the end of the run: those that are

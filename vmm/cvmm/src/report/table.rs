@@ -79,7 +79,7 @@ fn write_table(out: &mut String, report: &RunReport) -> std::fmt::Result {
         out,
         "    recording them took {:.0} ns each, {:.2} % of the run",
         recorder.wall_ns_per_exit,
-        recorder.share_of_run * 100.0
+        recorder.wall_share_of_run * 100.0
     )?;
     let launch = &report.launch;
     writeln!(out)?;

@@ -26,6 +26,7 @@ use crate::device::ioapic::IoApic;
 use crate::device::legacy::Legacy;
 use crate::device::marks::Mark;
 use crate::device::mmio::MmioBus;
+use crate::device::records::{Received, RecordCounts};
 use crate::device::serial::{Com1, Sink};
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
@@ -61,6 +62,10 @@ pub struct RunRecord {
     pub stats: KvmStats,
     /// All exits of all vCPUs by KVM's count.
     pub kvm_exits: Option<u64>,
+    /// Records that a test guest sent, in order.
+    pub records: Vec<Received>,
+    /// How many of them there were.
+    pub record_counts: RecordCounts,
     /// Pages that changed owner.
     pub conversions: Conversions,
     /// Whose every page was, and when.
@@ -182,7 +187,7 @@ pub fn run(
         ledger: Mutex::new(ledger),
         conversions: Mutex::new(Conversions::default()),
         track: Track::new(),
-        stages: Mutex::new(Stages::new(services.fw_cfg.is_some())),
+        stages: Mutex::new(Stages::new(services.fw_cfg.is_some(), stats.vm.as_ref())),
         stats,
         outcome: Mutex::new(None),
         stopping: AtomicBool::new(false),
@@ -251,6 +256,7 @@ pub fn run(
     let vcpus = records?;
     let mut marks: Vec<MarkEvent> = vcpus.iter().flat_map(|v| v.marks.iter().copied()).collect();
     marks.sort_by_key(|m| m.wall);
+    let (records, record_counts) = bus.records.finished();
     let outcome = lock(&shared.outcome).take().unwrap_or(Outcome::Interrupted);
     let usage = meter.finish(&memory);
     let mut record = RunRecord {
@@ -262,6 +268,8 @@ pub fn run(
             vcpus: shared.stats.vcpus.iter().map(Stats::read).collect(),
         },
         kvm_exits: shared.stats.exits(),
+        records,
+        record_counts,
         conversions: *lock(&shared.conversions),
         ledger: shared.ledger.into_inner().unwrap_or_else(PoisonError::into_inner),
         usage,

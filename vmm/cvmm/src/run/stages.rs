@@ -1,10 +1,16 @@
 //! Stages of an unmodified kernel, told by the text it prints and by exits that kernels make at known places.
 //!
-//! What they begin with happened between the exit that gives it away and the one before: that is their uncertainty.
+//! What they begin with happened between the exit that gives it away and the one before: that is their uncertainty. Where
+//! softkvm knows the kernel's functions, their own times are taken instead.
+
+use std::collections::VecDeque;
 
 use super::track::Source;
 use crate::device::serial;
+use crate::emulate::STAGE_STATISTICS;
 use crate::phase::Phase;
+use crate::recorder::GuestNs;
+use crate::sys::stats::Stats;
 
 /// A stage that has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +38,30 @@ const COM2: std::ops::Range<u16> = 0x2f8..0x300;
 pub(super) struct Stages {
     line: Vec<u8>,
     firmware: bool,
+    /// Functions that the kernel has not come to yet: where their times will be, their names, what begins with them.
+    functions: VecDeque<(u64, &'static str, Phase)>,
 }
 
 impl Stages {
-    /// Nothing yet. `firmware`: something else uses the serial line before the kernel does.
-    pub fn new(firmware: bool) -> Stages {
-        Stages { line: Vec::new(), firmware }
+    /// Nothing yet. `firmware`: something else uses the serial line before the kernel does. `vm`: the VM's statistics.
+    pub fn new(firmware: bool, vm: Option<&Stats>) -> Stages {
+        let functions = STAGE_STATISTICS
+            .iter()
+            .filter_map(|(statistic, name, phase)| Some((vm?.find(statistic)?, *name, *phase)));
+        Stages { line: Vec::new(), firmware, functions: functions.collect() }
+    }
+
+    /// Are the kernel's functions known? Then nothing else needs to be looked at.
+    pub fn has_functions(&self) -> bool {
+        !self.functions.is_empty()
+    }
+
+    /// The next function that the kernel has come to, and when.
+    pub fn function(&mut self, vm: &Stats) -> Option<(Stage, GuestNs)> {
+        let (offset, name, phase) = *self.functions.front()?;
+        let time = vm.one(offset).filter(|ns| *ns != 0)?;
+        self.functions.pop_front();
+        Some((Stage { name, phase, source: Source::Symbol }, GuestNs(time)))
     }
 
     /// Is an access to this port by a kernel in `phase` a new stage? `written` is the byte, if it was written.
@@ -119,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_firmware_on_the_serial_line_is_no_kernel() {
-        let mut stages = Stages::new(true);
+        let mut stages = Stages::new(true, None);
         assert_eq!(stages.see(DATA, Some(b'x'), Phase::K0), None);
     }
 

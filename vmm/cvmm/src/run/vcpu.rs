@@ -13,7 +13,7 @@ use crate::device::serial;
 use crate::ledger::{By, Stamp};
 use crate::outcome::Outcome;
 use crate::phase::Phase;
-use crate::recorder::{GuestNs, MarkEvent, WallNs};
+use crate::recorder::{FastClock, GuestNs, MarkEvent, WallNs};
 use crate::sys::kick::ThreadId;
 use crate::sys::vcpu::{EXIT_KINDS, Exit, Vcpu};
 use crate::sys::vm::{KVM_HC_MAP_GPA_RANGE, Visibility};
@@ -57,7 +57,8 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
     lock(&shared.threads).push(ThreadId::current());
     let mut exits = ExitLog::default();
     let mut stream = Sha256::new();
-    let mut before = shared.started.elapsed();
+    let mut clock = FastClock::new(shared.started);
+    let mut before = clock.now();
     let mut this = Loop {
         vcpu,
         shared,
@@ -74,13 +75,13 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
         if shared.stopping() {
             break;
         }
-        let entered = shared.started.elapsed();
+        let entered = clock.now();
         if let Some((phase, kind)) = last {
             exits.handled(phase, kind, entered.0 - before.0);
         }
         this.entered = entered;
         let result = this.vcpu.run();
-        before = shared.started.elapsed();
+        before = clock.now();
         let kind = result.as_ref().map_or(EXIT_KINDS.len() - 1, Exit::kind);
         let phase = shared.track.phase();
         exits.left(phase, kind, before.0 - entered.0);
@@ -103,7 +104,7 @@ pub(super) fn run(mut vcpu: Vcpu, shared: &Shared) -> VcpuRecord {
         }
     }
     if let Some((phase, kind)) = last {
-        exits.handled(phase, kind, shared.started.elapsed().0 - before.0);
+        exits.handled(phase, kind, clock.now().0 - before.0);
     }
     drop(target);
     let position = this.vcpu.position();
@@ -304,6 +305,14 @@ impl Loop<'_, '_> {
             return;
         }
         let mut stages = lock(&shared.stages);
+        if let Some(vm) = shared.stats.vm.as_ref().filter(|_| stages.has_functions()) {
+            while let Some((stage, time)) = stages.function(vm) {
+                let wall = WallNs(now.0.saturating_sub(self.entered.0));
+                let uncertain = Uncertain { wall, guest: Some(GuestNs(0)) };
+                self.enter(stage.name, stage.phase, stage.source, now, Some(time), uncertain);
+            }
+            return;
+        }
         if stages.at_line_start() {
             self.line = Uncertain { wall: self.entered, guest: self.seen };
         }
@@ -344,7 +353,7 @@ impl Loop<'_, '_> {
         }
         // 0, EINVAL and EAGAIN are all that KVM accepts here (Linux 7.2 arch/x86/kvm/x86.h).
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
-        let spent = shared.started.elapsed().0 - now.0;
+        let spent = now_done.wall.0.saturating_sub(now.0);
         ledger.spent(now_done.phase, spent);
         lock(&shared.conversions).count(request, done, spent);
     }

@@ -1,55 +1,10 @@
 //! What a selftest leaves behind: one tar file that can be attached to a bug report. No guest bytes, unless they are asked for.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::Error;
 use crate::report::write_atomically;
-
-/// Where files wait for it: a directory of this process alone, which goes with this value.
-#[derive(Debug)]
-pub struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Makes it.
-    ///
-    /// # Errors
-    /// It exists, or cannot be made.
-    pub fn create() -> Result<Scratch, Error> {
-        use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("cvmm-selftest.{}", std::process::id()));
-        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(Scratch { path }),
-            Err(source) => Err(Error::WriteFile { what: "scratch directory", path, source }),
-        }
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Writes a file into it; gives its path.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn file(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
-        let path = self.path.join(name);
-        match std::fs::write(&path, bytes) {
-            Ok(()) => Ok(path),
-            Err(source) => Err(Error::WriteFile { what: "scratch file", path, source }),
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nothing can be done about what is left in a directory for such files.
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
 
 /// Files by their names in the archive, in its order.
 #[derive(Debug, Default)]

@@ -4,7 +4,6 @@
 //! `cvmm check` says.
 
 pub mod archive;
-pub mod child;
 pub mod evidence;
 pub mod guest;
 pub mod rung;
@@ -17,14 +16,14 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::child::{Ended, Runner, Scratch, Stopped};
 use crate::cli::SelftestFlags;
 use crate::config::read_file;
 use crate::digest::hex;
 use crate::emulate;
 use crate::error::{Error, ExitCode};
 use crate::report::check_writable;
-use archive::{Archive, Scratch};
-use child::{Ended, Runner, Stopped};
+use archive::Archive;
 use rung::{Kind, Rung, TECHNOLOGIES};
 
 /// The version of `selftest.json`'s layout: changes when a reader would break.
@@ -121,7 +120,7 @@ pub fn run(flags: &SelftestFlags) -> std::result::Result<ExitCode, Error> {
         emulate::find_library()?;
     }
     let runner = Runner::new()?;
-    let scratch = Scratch::create()?;
+    let scratch = Scratch::create("selftest")?;
     let plan = plan(flags, &scratch)?;
     let mut archive = Archive::default();
     match climb(&plan, &rungs, &runner, &scratch, flags.with_console, &mut archive)? {
@@ -359,13 +358,7 @@ fn failure(plan: &Plan, rung: &Rung, left: &Left) -> Option<(ExitCode, String)> 
     if ended.code != Some(0) {
         let code =
             ExitCode::ALL.into_iter().find(|code| ended.code == Some(i32::from(*code as u8)));
-        let line = |start: &str| ended.stderr.lines().find_map(|line| line.strip_prefix(start));
-        let reason = match (line("error: "), line("cause: ")) {
-            (Some(error), Some(cause)) => format!("{error}: {cause}"),
-            (Some(error), None) => error.to_owned(),
-            (None, _) => format!("cvmm ended with code {:?} and told no error", ended.code),
-        };
-        return Some((code.unwrap_or(ExitCode::Internal), reason));
+        return Some((code.unwrap_or(ExitCode::Internal), ended.complaint()));
     }
     if left.report.is_none() {
         return Some((ExitCode::Internal, "there is no report".into()));

@@ -1,6 +1,6 @@
-//! Child processes: that they end when asked to, and with their parent.
+//! Child processes: that they end when asked to, and with their parent, and where they run.
 //!
-//! UNSAFETY: a hook between fork and exec, which makes one system call; kill(2) on a child.
+//! UNSAFETY: hooks between fork and exec, each of which makes one system call; kill(2) on a child; sets of processors.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,6 +18,53 @@ pub fn end_with_parent(command: &mut Command) {
     };
     // SAFETY: the hook allocates nothing and touches no lock.
     unsafe { command.pre_exec(hook) };
+}
+
+/// Has the child run on these processors alone; on any where none is named.
+///
+/// # Errors
+/// There can be no processor of that number.
+pub fn pin(command: &mut Command, processors: &[usize]) -> io::Result<()> {
+    if processors.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: an all-zero set is valid, and empty.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &processor in processors {
+        if processor >= libc::CPU_SETSIZE as usize {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: in bounds, as was just checked.
+        unsafe { libc::CPU_SET(processor, &mut set) };
+    }
+    let hook = move || {
+        // SAFETY: the call reads the set, which the hook owns; it is a plain system call.
+        match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the hook allocates nothing and touches no lock.
+    unsafe { command.pre_exec(hook) };
+    Ok(())
+}
+
+/// The processors that this process may use.
+///
+/// # Errors
+/// The system call's.
+pub fn allowed() -> io::Result<Vec<usize>> {
+    // SAFETY: an all-zero set is valid.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is valid for writes of its size.
+    match unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } {
+        0 => {
+            // SAFETY: in bounds.
+            let is_in = |processor: &usize| unsafe { libc::CPU_ISSET(*processor, &set) };
+            Ok((0..libc::CPU_SETSIZE as usize).filter(is_in).collect())
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Asks a child to end. One that has ended and was waited for is not found, as its number may be another's by then.

@@ -23,6 +23,7 @@ pub mod target;
 pub mod tdx;
 pub mod tdx_status;
 pub mod terminal;
+pub mod ticks;
 pub mod vcpu;
 pub mod vm;
 

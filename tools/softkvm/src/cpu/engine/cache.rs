@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 
 use super::op::{Head, Slot};
 
@@ -79,6 +80,8 @@ pub struct CodeCache {
     drops: u64,
     pub(crate) kind: Kind,
     pub(crate) stats: CodeStats,
+    /// The world wants to hear of code at these addresses, before a block of it runs for the first time.
+    pub watch: Range<u64>,
 }
 
 // The raw pointers inside are links between blocks of the same cache.

@@ -159,7 +159,11 @@ unsafe fn left(p: &mut Processor, code: *mut CodeCache) -> Step<Option<Exit>> {
 fn step_once(p: &mut Processor, code: *mut CodeCache) -> Step<Option<Exit>> {
     p.hot.link = std::ptr::null();
     // SAFETY: `run` holds the cache, and no other reference to it is alive here.
-    unsafe { (*code).stats.steps += 1 };
+    let code = unsafe { &mut *code };
+    code.stats.steps += 1;
+    if code.watch.contains(&p.core.rip) {
+        p.meet(code, p.core.rip);
+    }
     step::step(p)
 }
 
@@ -275,12 +279,25 @@ impl Processor {
         if let Some(head) = code.find(&key) {
             return head;
         }
+        if code.watch.contains(&rip) {
+            self.meet(code, rip);
+        }
         let offset = (rip & 0xfff) as usize;
         // SAFETY: the world lent the whole page, and nobody writes to it meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(page.add(offset), 4096 - offset) };
         match build::build(bytes, &key, self.core.mode, self.core.features) {
             Some(built) => self.keep(code, key, built),
             None => self.bridge(code, key, bytes),
+        }
+    }
+
+    /// The world wants to hear of code here.
+    #[cold]
+    fn meet(&mut self, code: &mut CodeCache, rip: u64) {
+        self.core.instructions = self.hot.limit.wrapping_sub(self.hot.budget as u64);
+        let (core, world) = self.parts();
+        if !world.meets_code(core, rip) {
+            code.watch = 0..0;
         }
     }
 
