@@ -57,6 +57,9 @@ pub enum ProfileError {
     /// Something is to be wrong with the host that cannot be.
     #[error(transparent)]
     Fault(#[from] super::faults::FaultError),
+    /// A shared security processor is described by what is none.
+    #[error(transparent)]
+    PspQueue(#[from] super::psp_queue::PspQueueError),
     /// The symbols of the guest's kernel cannot be used.
     #[error(transparent)]
     Symbols(#[from] super::symbols::SymbolsError),

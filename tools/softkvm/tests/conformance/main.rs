@@ -20,6 +20,7 @@ mod init;
 #[path = "../common/interrupt.rs"]
 mod interrupt;
 mod memory;
+mod queue;
 mod runtime;
 #[path = "../common/stats.rs"]
 mod stats;
