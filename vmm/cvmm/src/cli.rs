@@ -177,6 +177,10 @@ pub struct Flags {
     /// Stop, with exit code 124, after this many seconds.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_seconds, help_heading = "Run")]
     pub timeout: Option<Duration>,
+    /// How long KVM polls for a halted vCPU before it gives the processor away; 0 is not at all [default: the host's
+    /// kvm.halt_poll_ns].
+    #[arg(long, value_name = "NANOSECONDS", help_heading = "Run")]
+    pub halt_poll_ns: Option<u32>,
     /// Do not start unless the launch digest is this one (96 hexadecimal digits).
     #[arg(long, value_name = "DIGEST", help_heading = "Run")]
     pub expect: Option<LaunchDigest>,
