@@ -14,7 +14,7 @@ use crate::config::{
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
 use crate::error::Complaint;
-use bench::{BenchFlags, CompareFlags};
+use bench::{BenchFlags, CompareFlags, ModelFlags};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,6 +79,8 @@ pub enum Verb {
     Bench(Box<BenchFlags>),
     /// Say what changed between two reports, or between two files of `cvmm bench`.
     Compare(CompareFlags),
+    /// Estimate a boot by unit costs, beside what a run took.
+    Model(Box<ModelFlags>),
     /// Say what a status of firmware or TDX module, a guest's termination code or an exit code means.
     Explain {
         /// The code, for instance 7, 0x16, 5:2 (set:reason) or 0xC000010000000045.

@@ -114,9 +114,18 @@ pub fn profile_in_use() -> Option<String> {
         .then(|| std::env::var(PROFILE_VARIABLE).unwrap_or_else(|_| LIBRARY_PROFILE.into()))
 }
 
-/// Which costs of that profile are placeholders that nobody has measured; nothing where the library does not say.
+/// That profile's costs, as JSON: its name, and for each cost `ns`, `source` and `confidence`. Nothing where the library does not
+/// say.
+pub fn profile_costs() -> Option<String> {
+    preloaded::profile_costs()
+}
+
+/// Which of them are placeholders that nobody has measured.
 pub fn placeholder_costs() -> Option<Vec<String>> {
-    preloaded::placeholder_costs()
+    let profile: serde_json::Value = serde_json::from_str(&profile_costs()?).ok()?;
+    let guessed =
+        profile["costs"].as_object()?.iter().filter(|(_, cost)| cost["confidence"] == "none");
+    Some(guessed.map(|(name, _)| name.clone()).collect())
 }
 
 /// Is the guest's time that of a modelled platform?

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod figures;
 pub mod launch;
 pub mod ledger;
+pub mod model;
 pub mod outcome;
 pub mod phase;
 pub mod plan;
@@ -31,7 +32,7 @@ pub mod termination;
 use std::io::Write;
 
 use check::{Asked, CheckReport};
-use cli::bench::{BenchFlags, CompareFlags};
+use cli::bench::{BenchFlags, CompareFlags, ModelFlags};
 use cli::{CheckFlags, Flags, ReportFlags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
@@ -208,6 +209,14 @@ pub fn bench_verb(flags: &BenchFlags) -> Result<ExitCode, Error> {
 /// A file cannot be read, or the two cannot be compared.
 pub fn compare_verb(flags: &CompareFlags) -> Result<ExitCode, Error> {
     compare::run(flags)
+}
+
+/// Estimates a boot: `cvmm model`.
+///
+/// # Errors
+/// Something cannot be read, or does not fit the rest.
+pub fn model_verb(flags: &ModelFlags) -> Result<ExitCode, Error> {
+    model::run(flags)
 }
 
 /// Explains a number: `cvmm explain`.

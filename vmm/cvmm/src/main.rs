@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Some(Verb::Report(flags)) => cvmm::report_verb(flags),
         Some(Verb::Bench(flags)) => cvmm::bench_verb(flags),
         Some(Verb::Compare(flags)) => cvmm::compare_verb(flags),
+        Some(Verb::Model(flags)) => cvmm::model_verb(flags),
         Some(Verb::Explain { code }) => cvmm::explain_verb(code),
     };
     match result {

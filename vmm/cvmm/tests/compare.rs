@@ -1,4 +1,4 @@
-//! `cvmm compare` on runs of softkvm.
+//! `cvmm compare` and `cvmm model`, on runs of softkvm.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -187,5 +187,124 @@ fn two_files_of_runs_are_compared_cell_by_cell() {
         &bench,
         &["compare", "a.jsonl", "none.jsonl"],
         &["none.jsonl", "no run in it ended well"],
+    );
+}
+
+/// A term of a model.
+fn term<'a>(model: &'a Value, name: &str) -> &'a Value {
+    let all = model["terms"].as_array().unwrap();
+    all.iter().find(|term| term["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn an_estimate_is_counts_times_the_profile() {
+    if no_softkvm() {
+        return;
+    }
+    let bench = Bench::new();
+    let flags = [
+        "model",
+        "--technology",
+        "snp",
+        "--profile",
+        "epyc-milan",
+        "--pages",
+        "256",
+        "--cpus",
+        "2",
+    ];
+    let more = ["--memory", "256M", "--exits", "1000", "--kernel-ms", "20", "--json"];
+    let model = json(&bench, &[&flags[..], &more].concat());
+    let ns = |name: &str| term(&model, name)["estimate_modelled_ns"].as_f64().unwrap();
+    assert_eq!(ns("pages measured"), 256.0 * 1_003_000.0);
+    assert_eq!(ns("launch sealed"), 5_000_000.0 + 2.0 * 1_003_000.0);
+    let accepted = 65_536.0 - 256.0;
+    assert_eq!(ns("memory accepted"), accepted * (1_250.0 + 500.0 + 300.0));
+    assert_eq!(term(&model, "memory accepted")["placeholder_ns"], accepted * 800.0);
+    assert_eq!(ns("kernel"), 20e6 + 1_000.0 * (640.0 + 2_930.0 + 3_000.0));
+    let terms = model["terms"].as_array().unwrap().iter();
+    let sum: f64 = terms.map(|term| term["estimate_modelled_ns"].as_f64().unwrap()).sum();
+    assert_eq!(model["estimate_modelled_ns"].as_f64(), Some(sum));
+    let costs: Vec<&str> = model["costs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cost| cost["name"].as_str().unwrap())
+        .collect();
+    assert!(costs.contains(&"rmpupdate") && !costs.contains(&"guest_request"), "{costs:?}");
+
+    // A profile of one's own needs no softkvm.
+    bench.file(
+        "mine.toml",
+        b"name = \"mine\"\n[costs.launch_update]\nns = 7\nsource = \"a guess\"\nconfidence = \"none\"\n",
+    );
+    let mine = json(
+        &bench,
+        &["model", "--technology", "snp", "--profile", "mine.toml", "--pages", "3", "--json"],
+    );
+    let measured = term(&mine, "pages measured");
+    assert_eq!(
+        (&measured["estimate_modelled_ns"], &measured["placeholder_ns"]),
+        (&21.0.into(), &21.0.into())
+    );
+    bench.file("broken.toml", b"name = 7\n");
+    refused(
+        &bench,
+        &["model", "--technology", "snp", "--profile", "broken.toml"],
+        &["broken.toml"],
+    );
+    refused(
+        &bench,
+        &["model", "--technology", "tdx", "--profile", "epyc-milan"],
+        &["epyc-milan", "without tdx"],
+    );
+    refused(&bench, &["model"], &["--technology"]);
+}
+
+#[test]
+fn an_estimate_stands_beside_the_run_it_is_of() {
+    if no_softkvm() {
+        return;
+    }
+    let bench = Bench::new();
+    for (technology, exact) in [
+        ("--snp", &["launch begun", "pages measured", "launch sealed"][..]),
+        ("--tdx", &["TD made", "TD sealed"]),
+    ] {
+        boot(&bench, &[], technology, &["--cpus", "2"], "run.json");
+        let model = json(&bench, &["model", "--report", "run.json", "--json"]);
+        for name in exact {
+            let term = term(&model, name);
+            assert_eq!(
+                term["run_modelled_ns"], term["estimate_modelled_ns"],
+                "{technology} {term:#}"
+            );
+        }
+        let accepted = term(&model, "memory accepted");
+        let ratio = accepted["run_modelled_ns"].as_f64().unwrap()
+            / accepted["estimate_modelled_ns"].as_f64().unwrap();
+        assert!((0.8..1.2).contains(&ratio), "{technology}: {accepted:#}");
+        let text = words(&bench, &["model", "--report", "run.json"]);
+        for said in [
+            "all times are modelled",
+            "placeholder",
+            "run - est. ms",
+            "costs:",
+            "how it was computed",
+        ] {
+            assert!(text.contains(said), "{said:?} is not in:\n{text}");
+        }
+    }
+    boot(&bench, &[("SOFTKVM_REALTIME", "1")], "--plain", &[], "measured.json");
+    refused(
+        &bench,
+        &["model", "--report", "measured.json"],
+        &["--report", "measured", "--emulate"],
+    );
+    refused(&bench, &["model", "--report", "run.json", "--technology", "snp"], &["of a tdx guest"]);
+    refused(
+        &bench,
+        &["model", "--report", "run.json", "--profile", "xeon-emr"],
+        &["ran on xeon-spr"],
     );
 }

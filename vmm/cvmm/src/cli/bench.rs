@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::config::MemorySize;
+
 const BENCH_EXAMPLES: &str = "\
 Examples:
   cvmm bench --list                              # the experiments that come with cvmm
@@ -74,6 +76,61 @@ pub struct CompareFlags {
     /// Compare only what is counted, which is allowed where one guest's time is modelled and the other's measured.
     #[arg(long)]
     pub counts: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+const MODEL_EXAMPLES: &str = "\
+Examples:
+  cvmm model --technology snp --profile epyc-milan --pages 8 --memory 256M --exits 2500
+  cvmm model --report run.json                   # counts from a run of --emulate, and beside it what it took
+  cvmm model --report run.json --plain-report plain.json    # the kernel's own time from a plain run
+
+The estimate is counts times the unit costs of softkvm's profile, which the output lists with their sources. All times are modelled.
+
+Exit codes: 0, 2 if the reports do not fit the flags or each other, 3 if softkvm is not there, 5 if a file cannot be read.";
+
+/// The flags of `cvmm model`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = MODEL_EXAMPLES)]
+pub struct ModelFlags {
+    /// plain, snp or tdx [default: the report's].
+    #[arg(long, value_parser = ["plain", "snp", "tdx"])]
+    pub technology: Option<String>,
+    /// A profile of softkvm's, or the file of one [default: the report's, else that of the technology].
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: Option<String>,
+    /// Launch pages, without those of vCPUs.
+    #[arg(long, value_name = "N")]
+    pub pages: Option<u64>,
+    /// Memory that is accepted, with suffix K, M or G.
+    #[arg(short, long, value_name = "SIZE")]
+    pub memory: Option<MemorySize>,
+    /// Number of vCPUs.
+    #[arg(short = 'j', long, value_name = "N")]
+    pub cpus: Option<u16>,
+    /// Bytes of kernel and initramfs, which the shim copies and hashes.
+    #[arg(long, value_name = "BYTES")]
+    pub payload: Option<u64>,
+    /// Exits of the kernel to the monitor.
+    #[arg(long, value_name = "N")]
+    pub exits: Option<u64>,
+    /// Exits of the kernel that KVM answers by itself.
+    #[arg(long, value_name = "N")]
+    pub kvm_exits: Option<u64>,
+    /// Pages that the kernel makes shared or private.
+    #[arg(long, value_name = "N")]
+    pub changed_pages: Option<u64>,
+    /// The kernel's own time, without anything that leaves the guest, in milliseconds [default: 16.8].
+    #[arg(long, value_name = "MS", conflicts_with = "plain_report")]
+    pub kernel_ms: Option<f64>,
+    /// Take the kernel's own time from this report of a plain run of it.
+    #[arg(long, value_name = "FILE")]
+    pub plain_report: Option<PathBuf>,
+    /// Compare with this run, and take from it what no flag says.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
