@@ -218,6 +218,17 @@ impl Profile {
         guessed.map(|(name, _)| name.as_str()).collect()
     }
 
+    /// What operations cost, for those who estimate with it: the name, and for each cost `ns`, `source` and `confidence`.
+    pub fn costs_as_json(&self) -> serde_json::Value {
+        let costs = self.costs.iter().map(|(name, cost)| {
+            let Cost { ns, source, confidence } = cost;
+            let facts = serde_json::json!({ "ns": ns, "source": source, "confidence": confidence });
+            (name.clone(), facts)
+        });
+        let costs: serde_json::Map<String, serde_json::Value> = costs.collect();
+        serde_json::json!({ "name": self.name, "costs": costs })
+    }
+
     /// Fills in costs in cycles, each from the entry of its name: nothing may be missing or left over.
     fn fill<'a>(
         &self,
