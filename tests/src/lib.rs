@@ -5,6 +5,7 @@
 
 pub mod elf;
 pub mod identity;
+pub mod launches;
 pub mod oracle;
 pub mod oracle_tdx;
 
