@@ -214,6 +214,6 @@ impl Values {
 }
 
 /// The most cells of an experiment.
-pub const CELLS_MAX: usize = 1000;
+pub const CELLS_MAX: usize = 256;
 /// The kernel that needs no file.
 pub const BUILTIN: &str = "builtin";
