@@ -1,5 +1,6 @@
 //! The targets: one for every boundary that a guest or a file can reach.
 
+mod bench;
 mod firmware;
 mod ghcb;
 mod ioapic;
@@ -37,6 +38,7 @@ pub const ALL: &[Target] = &[
     qgs::TARGET,
     ioapic::TARGET,
     records::TARGET,
+    bench::TARGET,
 ];
 
 /// The target of that name.

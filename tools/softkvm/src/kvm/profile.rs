@@ -384,6 +384,22 @@ mod tests {
     }
 
     #[test]
+    fn all_costs_are_told_with_their_origin() {
+        for name in built_in() {
+            let profile = Profile::load(name).unwrap();
+            let told = profile.costs_as_json();
+            assert_eq!(told["name"], name);
+            let costs = told["costs"].as_object().unwrap();
+            assert_eq!(costs.len(), profile.costs.len());
+            let guessed = costs.iter().filter(|(_, cost)| cost["confidence"] == "none");
+            assert!(guessed.map(|(name, _)| name.as_str()).eq(profile.placeholders()), "{told}");
+            let user_exit = profile.costs.get("user_exit").unwrap();
+            assert_eq!(costs["user_exit"]["ns"], user_exit.ns);
+            assert_eq!(costs["user_exit"]["source"], user_exit.source);
+        }
+    }
+
+    #[test]
     fn an_unknown_profile_is_named_in_the_error() {
         let error = Profile::load("epyc-naples").unwrap_err().to_string();
         assert!(error.contains("epyc-naples") && error.contains("epyc-milan"), "{error}");

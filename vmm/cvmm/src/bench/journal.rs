@@ -132,7 +132,11 @@ fn bad(path: &Path, problem: impl Into<String>, cure: &str) -> Error {
     }
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<Contents, Error> {
+/// Reads the text of a file; `path` is for complaints.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(path: &Path, text: &[u8]) -> Result<Contents, Error> {
     let other = "name a file that `cvmm bench` has written, or one that does not exist yet";
     if text.is_empty() {
         let problem = "it is empty: no run was ever written to it";

@@ -153,6 +153,10 @@ impl Values {
         let mut cells = vec![Settings::new()];
         for key in Key::ALL {
             let Some(values) = self.values(key, given, directory)? else { continue };
+            if cells.len() * values.len() > CELLS_MAX {
+                let problem = format!("it makes more than {CELLS_MAX} cells");
+                return Err((key.name(), problem, "vary less at a time".into()));
+            }
             cells = cells
                 .into_iter()
                 .flat_map(|settings| {
@@ -209,5 +213,7 @@ impl Values {
     }
 }
 
+/// The most cells of an experiment.
+pub const CELLS_MAX: usize = 256;
 /// The kernel that needs no file.
 pub const BUILTIN: &str = "builtin";

@@ -11,7 +11,6 @@ use super::host::Host;
 use super::journal::{Contents, Run};
 use super::key::Key;
 use super::line::{LineResult, lines};
-use super::schedule::slots;
 use crate::compare::verdict::{Comparison, Side, adjust};
 use crate::figures::{self, Clock, Figure};
 use crate::stats::{Sample, Summary};
@@ -33,7 +32,7 @@ pub struct Results {
     /// Where it ran.
     pub hosts: Vec<Host>,
     /// Runs that are yet to be done.
-    pub missing: usize,
+    pub missing: u64,
     /// The cells, as the spec has them.
     pub cells: Vec<CellResult>,
     /// The figures that cells are compared by.
@@ -209,7 +208,9 @@ impl Results {
             about: spec.about.clone(),
             fingerprint: contents.header.fingerprint.clone(),
             hosts,
-            missing: slots(spec).iter().filter(|slot| !done.contains(slot)).count(),
+            missing: (u64::from(spec.warmup) + u64::from(spec.repetitions))
+                .saturating_mul(spec.cells.len() as u64)
+                .saturating_sub(done.len() as u64),
             comparisons: comparisons(&spec.cells, &cells, &compared),
             lines: lines(&spec.line, &cells),
             compared,

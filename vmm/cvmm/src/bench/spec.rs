@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
-use super::key::{Key, Values};
+use super::key::{CELLS_MAX, Key, Values};
 use crate::error::Error;
 use crate::selftest::rung::TECHNOLOGIES;
 
@@ -86,6 +86,9 @@ pub struct Spec {
     pub cells: Vec<Cell>,
 }
 
+/// The most runs of a cell.
+const RUNS_MAX: u32 = 100_000;
+
 /// What the command line says for every cell that says nothing itself.
 #[derive(Clone, Debug, Default)]
 pub struct Given {
@@ -111,6 +114,15 @@ impl Spec {
                 return Err(refuse(key, "0 is not a number of them".into(), "give 1 or more"));
             }
         }
+        for (key, number) in [("repetitions", file.repetitions), ("warmup", file.warmup)] {
+            if number > RUNS_MAX {
+                return Err(refuse(
+                    key,
+                    format!("{number} runs of each cell are too many"),
+                    "give fewer",
+                ));
+            }
+        }
         let mut cells = Vec::new();
         for (at, matrix) in file.matrix.iter().enumerate() {
             let expanded = matrix.over(&file.guest).expand(given, directory);
@@ -118,6 +130,13 @@ impl Spec {
                 refuse(&format!("matrix {}, key {key}", at + 1), problem, &cure)
             })?;
             cells.extend(expanded);
+            if cells.len() > CELLS_MAX {
+                return Err(refuse(
+                    "matrix",
+                    format!("it makes more than {CELLS_MAX} cells"),
+                    "vary less at a time",
+                ));
+            }
         }
         for cell in &cells {
             let technology = cell.get(Key::Technology).unwrap_or_default();

@@ -13,9 +13,9 @@ fn exit(profile: &Profile) -> &'static str {
     if profile.costs.contains_key("plain_exit") { "plain_exit" } else { "exit" }
 }
 
-/// What an exit to the monitor costs.
+/// What an exit to the monitor costs; nearly all of them are port I/O.
 pub fn monitor_exit(profile: &Profile, count: u64) -> Price {
-    profile.price(count, &[exit(profile), "user_exit"])
+    profile.price(count, &[exit(profile), "port_io", "user_exit"])
 }
 
 /// What leaving the guest costs its kernel.
@@ -28,7 +28,7 @@ pub fn kernel(profile: &Profile, work: &Work) -> Term {
         "kernel",
         KERNEL,
         format!(
-            "own {:.1} ms + {monitor_exits} exits to the monitor x ({name} + user_exit) + {kvm_exits} to KVM x {name}",
+            "own {:.1} ms + {monitor_exits} exits to the monitor x ({name} + port_io + user_exit) + {kvm_exits} to KVM x {name}",
             kernel_ns / 1e6,
             name = exit(profile)
         ),

@@ -48,14 +48,14 @@ pub fn launch(profile: &Profile, work: &Work) -> Vec<Term> {
 pub fn kernel(profile: &Profile, work: &Work) -> Term {
     let Work { monitor_exits, kvm_exits, changed_pages, kernel_ns, .. } = *work;
     let price = Price::known(kernel_ns)
-        .plus(profile.price(monitor_exits, &["ve", "vmcall", "user_exit"]))
+        .plus(profile.price(monitor_exits, &["ve", "vmcall", "port_io", "user_exit"]))
         .plus(profile.price(kvm_exits, &["ve", "vmcall"]))
         .plus(profile.price(changed_pages, &["page_remove"]));
     Term::new(
         "kernel",
         KERNEL,
         format!(
-            "own {:.1} ms + {monitor_exits} exits to the monitor x (ve + vmcall + user_exit) + {kvm_exits} to KVM x (ve + vmcall) \
+            "own {:.1} ms + {monitor_exits} exits to the monitor x (ve + vmcall + port_io + user_exit) + {kvm_exits} to KVM x (ve + vmcall) \
              + {changed_pages} pages changed x page_remove",
             kernel_ns / 1e6
         ),
