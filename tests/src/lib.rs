@@ -6,6 +6,7 @@
 pub mod browser;
 pub mod elf;
 pub mod identity;
+pub mod launches;
 pub mod oracle;
 pub mod oracle_tdx;
 

@@ -482,13 +482,13 @@ pub extern "C" fn softkvm_is_loaded() -> c_int {
     1
 }
 
-/// Names the costs of the profile in use that nobody has measured, separated by commas; null without a machine.
+/// What operations cost on the profile in use, and how sure that is, as JSON; null without a machine.
 #[unsafe(no_mangle)]
-pub extern "C" fn softkvm_placeholder_costs() -> *const c_char {
-    static NAMES: OnceLock<CString> = OnceLock::new();
+pub extern "C" fn softkvm_profile_costs() -> *const c_char {
+    static COSTS: OnceLock<CString> = OnceLock::new();
     let Some(machine) = machine() else { return std::ptr::null() };
-    let names = || machine.profile.placeholders().join(",");
-    NAMES.get_or_init(|| CString::new(names()).unwrap_or_default()).as_ptr()
+    let costs = || machine.profile.costs_as_json().to_string();
+    COSTS.get_or_init(|| CString::new(costs()).unwrap_or_default()).as_ptr()
 }
 
 /// CPUID of the modelled host, as a program on it would see it: the processor that executes this program is another one.

@@ -14,6 +14,8 @@
 //!
 //! For tests, calls can be made to fail ([`kvm::failures`]), and the host can cheat ([`kvm::hostile`]).
 //! A host that is not set up (no device node, old firmware, no identifiers left, …) can be modelled, too: [`kvm::faults`].
+//! Several monitors can wait for one security processor ([`kvm::psp_queue`]), and a kernel's functions tell when they ran
+//! ([`kvm::symbols`]).
 //!
 //! # What is not modelled
 //!

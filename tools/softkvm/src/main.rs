@@ -72,10 +72,12 @@ Environment, for tests of monitors and guests:
                    for example KVM_CREATE_VCPU#1=ENOMEM;KVM_SEV_SNP_LAUNCH_UPDATE#2=EIO,fw=0x16
                    (N from 1, or * for every call; --stats tells under 'calls' which calls a monitor makes)
   SOFTKVM_HOSTILE  what a cheating host does to the guest, for example flip=0x1000@2;psc-refuse=1
+  SOFTKVM_PSP      several monitors at one modelled security processor: FILE;of=N, the same for all of them
   SOFTKVM_SYMBOLS  System.map of the guest's kernel: the VM's statistics (KVM_GET_STATS_FD) then tell when it
                    came to start_kernel, smp_init, run_init_process and others
 
-They are documented in full in the crate's modules kvm::failures, kvm::hostile and kvm::symbols.";
+They are documented in full in the crate's modules kvm::failures, kvm::hostile, kvm::psp_queue and
+kvm::symbols.";
 
 const QGS_EXAMPLE: &str = "\
 Example:

@@ -1,5 +1,6 @@
 //! What an operation costs in modelled time, and how much of that nobody has measured.
 
+use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
 /// A cost, or a sum of costs, in cycles of the time stamp counter.
@@ -29,6 +30,12 @@ impl Add for Price {
     fn add(mut self, other: Self) -> Self {
         self += other;
         self
+    }
+}
+
+impl Sum for Price {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Self::add)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command line: flags and verbs, their help, and nothing else.
 
+pub mod bench;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use crate::config::{
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
 use crate::error::Complaint;
+use bench::{BenchFlags, CompareFlags, ModelFlags};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +27,7 @@ Examples:
   cvmm --snp --firmware OVMF.amdsev.fd --kernel bzImage --initrd initramfs.cpio
   cvmm check                                     # can this host run guests, and if not, what is missing?
   cvmm selftest                                  # run every kind of guest that it can
+  cvmm bench --list                              # experiments that run guests again and again
 
 Exit codes:
     0  the guest powered off, or the mark of --until was reached
@@ -71,6 +75,12 @@ pub enum Verb {
     Selftest(Box<SelftestFlags>),
     /// Show what runs were: tables, a page, a trace, values for other tools.
     Report(ReportFlags),
+    /// Run a matrix of guests again and again, keep every report, and say how they differ.
+    Bench(Box<BenchFlags>),
+    /// Say what changed between two reports, or between two files of `cvmm bench`.
+    Compare(CompareFlags),
+    /// Estimate a boot by unit costs, beside what a run took.
+    Model(Box<ModelFlags>),
     /// Say what a status of firmware or TDX module, a guest's termination code or an exit code means.
     Explain {
         /// The code, for instance 7, 0x16, 5:2 (set:reason) or 0xC000010000000045.
@@ -177,6 +187,10 @@ pub struct Flags {
     /// Stop, with exit code 124, after this many seconds.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_seconds, help_heading = "Run")]
     pub timeout: Option<Duration>,
+    /// How long KVM polls for a halted vCPU before it gives the processor away; 0 is not at all [default: the host's
+    /// kvm.halt_poll_ns].
+    #[arg(long, value_name = "NANOSECONDS", help_heading = "Run")]
+    pub halt_poll_ns: Option<u32>,
     /// Do not start unless the launch digest is this one (96 hexadecimal digits).
     #[arg(long, value_name = "DIGEST", help_heading = "Run")]
     pub expect: Option<LaunchDigest>,

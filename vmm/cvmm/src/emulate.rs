@@ -3,8 +3,9 @@
 //! softkvm is a library that answers `/dev/kvm` in user space. Loading it needs a fresh process, exactly as
 //! `softkvm run -- cvmm …` would make one; there is no second code path inside cvmm.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::config::Technology;
@@ -18,11 +19,15 @@ pub const LIBRARY_VARIABLE: &str = "CVMM_SOFTKVM";
 pub const PROFILE_VARIABLE: &str = "SOFTKVM_PROFILE";
 /// The environment variable that makes the library use the host's clock instead of modelled time.
 pub const REALTIME_VARIABLE: &str = "SOFTKVM_REALTIME";
+/// The environment variable that names to the library a security processor which several processes share.
+const SECURITY_PROCESSOR_VARIABLE: &str = "SOFTKVM_PSP";
 /// The library's profile where nobody names one.
 const LIBRARY_PROFILE: &str = "epyc-milan";
 /// The profile for a guest of this technology where the user names none: every technology's name, as reports have it.
 const DEFAULT_PROFILES: [(&str, &str); 3] =
     [("plain", LIBRARY_PROFILE), ("snp", LIBRARY_PROFILE), ("tdx", "xeon-spr")];
+/// What the names of built-in profiles begin with, and the technology that such a processor lacks.
+const PROFILE_FAMILIES: [(&str, &str); 2] = [("epyc-", "tdx"), ("xeon-", "snp")];
 /// Set by us for the process that we become, so that a wrong library is noticed.
 const STARTED_VARIABLE: &str = "CVMM_EMULATING";
 /// The library's file name.
@@ -50,6 +55,26 @@ pub fn default_profile(technology: &Technology) -> &'static str {
 pub fn default_profile_for(technology: &str) -> &'static str {
     let found = DEFAULT_PROFILES.iter().find(|(name, _)| *name == technology);
     found.map_or(LIBRARY_PROFILE, |(_, profile)| profile)
+}
+
+/// The variable that has so many monitors share one modelled security processor. They meet at `file`, and `index` says which of them
+/// is served first where two come at the same time.
+pub fn shared_security_processor(
+    file: &Path,
+    of: usize,
+    index: usize,
+    patience: u32,
+) -> (String, OsString) {
+    let mut value = file.as_os_str().to_owned();
+    value.push(format!(";of={of};index={index};patience={patience}"));
+    (SECURITY_PROCESSOR_VARIABLE.to_owned(), value)
+}
+
+/// Can guests of this technology run on this profile? Of a file nobody knows before it is loaded.
+pub fn suits(profile: &str, technology: &str) -> bool {
+    !PROFILE_FAMILIES
+        .iter()
+        .any(|(start, lacks)| profile.starts_with(start) && technology == *lacks)
 }
 
 /// Replaces this process by the same command with softkvm of `profile` loaded; returns at once where it already is.
@@ -89,9 +114,18 @@ pub fn profile_in_use() -> Option<String> {
         .then(|| std::env::var(PROFILE_VARIABLE).unwrap_or_else(|_| LIBRARY_PROFILE.into()))
 }
 
-/// Which costs of that profile are placeholders that nobody has measured; nothing where the library does not say.
+/// That profile's costs, as JSON: its name, and for each cost `ns`, `source` and `confidence`. Nothing where the library does not
+/// say.
+pub fn profile_costs() -> Option<String> {
+    preloaded::profile_costs()
+}
+
+/// Which of them are placeholders that nobody has measured.
 pub fn placeholder_costs() -> Option<Vec<String>> {
-    preloaded::placeholder_costs()
+    let profile: serde_json::Value = serde_json::from_str(&profile_costs()?).ok()?;
+    let guessed =
+        profile["costs"].as_object()?.iter().filter(|(_, cost)| cost["confidence"] == "none");
+    Some(guessed.map(|(name, _)| name.clone()).collect())
 }
 
 /// Is the guest's time that of a modelled platform?

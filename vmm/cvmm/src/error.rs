@@ -141,6 +141,18 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file does not hold what it should.
+    #[error("cannot use the {what} {}", path.display())]
+    Input {
+        /// What the file is for.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What would be right.
+        cure: String,
+    },
     /// The kernel image is not one that can be entered.
     #[error("cannot boot the kernel {}", path.display())]
     Kernel {
@@ -195,6 +207,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Error::Usage { .. }
+            | Error::Input { .. }
             | Error::Kernel { .. }
             | Error::Firmware { .. }
             | Error::Report { .. }
@@ -211,6 +224,7 @@ impl Error {
     pub fn complaint(&self) -> Complaint {
         let (cause, cure) = match self {
             Error::Usage { cure, .. } => ("the command line cannot be used as it stands".into(), cure.clone()),
+            Error::Input { problem, cure, .. } => (problem.clone(), cure.clone()),
             Error::ReadFile { source, what, .. } => (source.to_string(), read_cure(source, what)),
             Error::Report { problem, .. } => (problem.to_string(), problem.cure().into()),
             Error::WriteFile { source, .. } => (source.to_string(), write_cure(source).into()),

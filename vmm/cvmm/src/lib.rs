@@ -2,17 +2,21 @@
 //!
 //! A library so that every step can be tested by itself; the binary parses flags and calls one function of this file.
 
+pub mod bench;
 pub mod check;
 pub mod child;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod device;
 pub mod digest;
 pub mod emulate;
 pub mod error;
 pub mod explain;
+pub mod figures;
 pub mod launch;
 pub mod ledger;
+pub mod model;
 pub mod outcome;
 pub mod phase;
 pub mod plan;
@@ -28,6 +32,7 @@ pub mod termination;
 use std::io::Write;
 
 use check::{Asked, CheckReport};
+use cli::bench::{BenchFlags, CompareFlags, ModelFlags};
 use cli::{CheckFlags, Flags, ReportFlags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::serial::Sink;
@@ -188,6 +193,30 @@ pub fn selftest_verb(flags: &SelftestFlags) -> Result<ExitCode, Error> {
 /// A file is no report, or nothing can be written.
 pub fn report_verb(flags: &ReportFlags) -> Result<ExitCode, Error> {
     report::show::show(flags)
+}
+
+/// Runs a matrix of guests again and again: `cvmm bench`.
+///
+/// # Errors
+/// It could not be done; how runs ended is the exit code.
+pub fn bench_verb(flags: &BenchFlags) -> Result<ExitCode, Error> {
+    bench::run(flags)
+}
+
+/// Says what changed: `cvmm compare`.
+///
+/// # Errors
+/// A file cannot be read, or the two cannot be compared.
+pub fn compare_verb(flags: &CompareFlags) -> Result<ExitCode, Error> {
+    compare::run(flags)
+}
+
+/// Estimates a boot: `cvmm model`.
+///
+/// # Errors
+/// Something cannot be read, or does not fit the rest.
+pub fn model_verb(flags: &ModelFlags) -> Result<ExitCode, Error> {
+    model::run(flags)
 }
 
 /// Explains a number: `cvmm explain`.

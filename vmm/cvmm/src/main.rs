@@ -22,6 +22,9 @@ fn main() -> ExitCode {
         Some(Verb::Check(flags)) => cvmm::check_verb(flags, started),
         Some(Verb::Selftest(flags)) => cvmm::selftest_verb(flags),
         Some(Verb::Report(flags)) => cvmm::report_verb(flags),
+        Some(Verb::Bench(flags)) => cvmm::bench_verb(flags),
+        Some(Verb::Compare(flags)) => cvmm::compare_verb(flags),
+        Some(Verb::Model(flags)) => cvmm::model_verb(flags),
         Some(Verb::Explain { code }) => cvmm::explain_verb(code),
     };
     match result {

@@ -47,6 +47,8 @@ pub struct Counts {
 pub struct VmCounts {
     /// What the security processor has charged it.
     pub psp: Price,
+    /// Cycles that its commands have waited for those of other VMs.
+    pub psp_wait: u64,
     /// PVALIDATEs that validated a 4 KiB page.
     pub pvalidate_4k: u64,
     /// PVALIDATEs that validated a 2 MiB page.

@@ -6,6 +6,7 @@ use super::errno::Errno;
 use super::number::mp_state;
 use super::world::Guest;
 use crate::cpu::Core;
+use crate::price::Price;
 use crate::snp::Page;
 use crate::snp::ghcb::{ApRequest, GhcbHost};
 
@@ -140,6 +141,7 @@ impl GhcbHost for Host<'_, '_> {
         };
         let spent = state.machine.take_psp_spent(&mut psp);
         drop(psp);
+        let spent: Price = spent.into_iter().sum();
         state.counts.psp += spent;
         state.clock.charge(spent);
         Ok(status)

@@ -17,6 +17,7 @@ use super::failures::Failures;
 use super::faults::Faults;
 use super::hostile::Hostile;
 use super::profile::{self, Part, Profile, ProfileError, Xeon};
+use super::psp_queue::Meeting;
 use super::symbols::Symbols;
 use super::vm::Vm;
 use crate::cpu::Features;
@@ -44,6 +45,8 @@ pub struct Options {
     pub fault: String,
     /// The monitor takes the C-bit's position from the processor it runs on: that position means the modelled one.
     pub host_c_bit: bool,
+    /// Where monitors meet that share a security processor; see [`super::psp_queue`].
+    pub psp: String,
     /// Symbols of the guest's kernel; see [`super::symbols`].
     pub symbols: Option<PathBuf>,
     /// Say every VMGEXIT and TDVMCALL on stderr.
@@ -53,7 +56,7 @@ pub struct Options {
 impl Options {
     /// From `SOFTKVM_PROFILE`, `SOFTKVM_REALTIME`, `SOFTKVM_STATS`, `SOFTKVM_SEED`,
     /// `SOFTKVM_REFERENCE`, `SOFTKVM_HOSTILE`, `SOFTKVM_FAIL`, `SOFTKVM_FAULT`, `SOFTKVM_HOST_C_BIT`,
-    /// `SOFTKVM_SYMBOLS` and `SOFTKVM_TRACE`.
+    /// `SOFTKVM_PSP`, `SOFTKVM_SYMBOLS` and `SOFTKVM_TRACE`.
     pub fn from_env() -> Self {
         let flag = |name| std::env::var_os(name).is_some_and(|value| value != "0");
         Self {
@@ -66,6 +69,7 @@ impl Options {
             fail: std::env::var("SOFTKVM_FAIL").unwrap_or_default(),
             fault: std::env::var("SOFTKVM_FAULT").unwrap_or_default(),
             host_c_bit: flag("SOFTKVM_HOST_C_BIT"),
+            psp: std::env::var("SOFTKVM_PSP").unwrap_or_default(),
             symbols: std::env::var_os("SOFTKVM_SYMBOLS").map(PathBuf::from),
             trace: flag("SOFTKVM_TRACE"),
         }
@@ -91,6 +95,8 @@ pub struct Machine {
     psp: Mutex<Psp>,
     /// Address space identifiers or key identifiers of confidential guests.
     ids: Mutex<BTreeSet<u16>>,
+    /// Where SNP VMs queue for a security processor that is not theirs alone.
+    pub meeting: Option<Meeting>,
     /// Symbols of the guests' kernel.
     pub symbols: Option<Arc<Symbols>>,
     /// irqfds of all VMs.
@@ -136,6 +142,7 @@ impl Machine {
             hostile: Hostile::parse(&options.hostile)?,
             failures: Failures::parse(&options.fail)?,
             faults,
+            meeting: Meeting::parse(&options.psp, options.realtime)?,
             symbols: options.symbols.as_deref().map(Symbols::read).transpose()?.map(Arc::new),
             profile,
             options,
@@ -161,11 +168,12 @@ impl Machine {
         self.psp.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the security processor has spent since the last call; it is also kept for the
+    /// What each command of the security processor since the last call has taken; the sum is also kept for the
     /// statistics.
-    pub fn take_psp_spent(&self, psp: &mut Psp) -> Price {
+    pub fn take_psp_spent(&self, psp: &mut Psp) -> Vec<Price> {
         let spent = psp.take_spent();
-        self.psp_cycles.fetch_add(spent.cycles, Ordering::Relaxed);
+        let sum: Price = spent.iter().copied().sum();
+        self.psp_cycles.fetch_add(sum.cycles, Ordering::Relaxed);
         spent
     }
 

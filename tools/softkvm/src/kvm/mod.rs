@@ -31,6 +31,7 @@ pub mod number;
 mod owed;
 pub mod profile;
 mod protection;
+pub mod psp_queue;
 pub mod regs;
 pub mod replay;
 pub mod run;

@@ -57,6 +57,9 @@ pub enum ProfileError {
     /// Something is to be wrong with the host that cannot be.
     #[error(transparent)]
     Fault(#[from] super::faults::FaultError),
+    /// A shared security processor is described by what is none.
+    #[error(transparent)]
+    PspQueue(#[from] super::psp_queue::PspQueueError),
     /// The symbols of the guest's kernel cannot be used.
     #[error(transparent)]
     Symbols(#[from] super::symbols::SymbolsError),
@@ -171,7 +174,7 @@ pub enum Part {
 pub struct Xeon {
     /// The part with its module, without its CPUID.
     pub tdx: TdxPlatform,
-    /// What plain VMs' exits cost: [`Costs::exit`] and [`Costs::user_exit`], nothing else.
+    /// What plain VMs' exits cost: [`Costs::exit`], [`Costs::port_io`] and [`Costs::user_exit`], nothing else.
     pub costs: Costs,
     /// Logical processors of the host.
     pub cpus: u16,
@@ -215,6 +218,17 @@ impl Profile {
         guessed.map(|(name, _)| name.as_str()).collect()
     }
 
+    /// What operations cost, for those who estimate with it: the name, and for each cost `ns`, `source` and `confidence`.
+    pub fn costs_as_json(&self) -> serde_json::Value {
+        let costs = self.costs.iter().map(|(name, cost)| {
+            let Cost { ns, source, confidence } = cost;
+            let facts = serde_json::json!({ "ns": ns, "source": source, "confidence": confidence });
+            (name.clone(), facts)
+        });
+        let costs: serde_json::Map<String, serde_json::Value> = costs.collect();
+        serde_json::json!({ "name": self.name, "costs": costs })
+    }
+
     /// Fills in costs in cycles, each from the entry of its name: nothing may be missing or left over.
     fn fill<'a>(
         &self,
@@ -250,6 +264,7 @@ impl Profile {
             ("rmpadjust", &mut costs.rmpadjust),
             ("vmgexit", &mut costs.vmgexit),
             ("exit", &mut costs.exit),
+            ("port_io", &mut costs.port_io),
             ("user_exit", &mut costs.user_exit),
             ("vc", &mut costs.vc),
         ])?;
@@ -277,6 +292,7 @@ impl Profile {
             ("vmcall", &mut costs.vmcall),
             ("exit", &mut costs.exit),
             ("plain_exit", &mut plain.exit),
+            ("port_io", &mut plain.port_io),
             ("user_exit", &mut costs.user_exit),
         ])?;
         plain.user_exit = costs.user_exit;

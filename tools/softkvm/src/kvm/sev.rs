@@ -12,6 +12,7 @@ use super::state::State;
 use super::user;
 use super::vm::Vm;
 use crate::cpu::{Core, Features};
+use crate::price::Price;
 use crate::snp::launch::{Failure, Launch, LaunchMemory, LaunchVcpu};
 use crate::snp::{Page, RmpEntry, vmsa};
 
@@ -64,8 +65,13 @@ pub fn memory_encrypt_op(vm: &Arc<Vm>, arg: u64) -> Answer<i32> {
         let mut psp = machine.psp();
         machine.take_psp_spent(&mut psp)
     };
-    state.counts.psp += spent;
-    state.clock.charge(spent);
+    state.charge_psp(spent)?;
+    if command.id == cmd::SNP_LAUNCH_FINISH
+        && result.is_ok()
+        && let Some(mut place) = state.place.take()
+    {
+        place.leave();
+    }
     if let Err(Failure { errno: libc::EINVAL, firmware: None }) = result
         && !recognised(command.id)
     {
@@ -78,6 +84,23 @@ pub fn memory_encrypt_op(vm: &Arc<Vm>, arg: u64) -> Answer<i32> {
     }
     user::put(arg, &command)?;
     result.map(|()| 0).map_err(|failure| Errno(failure.errno))
+}
+
+impl State {
+    /// Commands of the security processor have been carried out: what they took, after those of others who share it.
+    fn charge_psp(&mut self, spent: Vec<Price>) -> Answer {
+        for price in spent {
+            if let Some(place) = &mut self.place {
+                let now = self.clock.now();
+                let wait = place.serve(now, price.cycles)?.saturating_sub(now + price.cycles);
+                self.counts.psp_wait += wait;
+                self.clock.charge(Price::known(wait));
+            }
+            self.counts.psp += price;
+            self.clock.charge(price);
+        }
+        Ok(())
+    }
 }
 
 /// Whether KVM copies the command back: it does for every number it knows.

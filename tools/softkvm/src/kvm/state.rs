@@ -18,6 +18,7 @@ use super::machine::Machine;
 use super::memory::{Change, Memory};
 use super::msrs::{Filter, Msrs};
 use super::number::{MAX_VCPU_IDS, mp_state};
+use super::psp_queue::Place;
 use super::replay::{ReadAhead, Replay, Touch};
 use super::run_page::{RunPage, UserExit};
 use super::spin::Spin;
@@ -355,6 +356,8 @@ pub struct State {
     pub hostile: Hostile,
     /// Functions of the guest's kernel that statistics tell of.
     pub symbols: Option<Watch>,
+    /// Its place at a security processor that it shares.
+    pub place: Option<Place>,
     /// KVM_CAP_HALT_POLL, in nanoseconds.
     pub halt_poll: u32,
     /// Statistics.
@@ -415,6 +418,7 @@ impl State {
             regions: Vec::new(),
             hostile: machine.hostile.clone(),
             symbols: machine.symbols.clone().map(Watch::new),
+            place: None,
             halt_poll: DEFAULT_LIMIT_NS,
             counts: VmCounts::default(),
             stats: None,
@@ -650,6 +654,7 @@ impl State {
             "block_invalidations": code.invalidations,
             "steps": code.steps,
             "symbols_ns": symbols,
+            "psp_wait_cycles": self.counts.psp_wait,
             "complaints": self.complaints,
             "vcpus": vcpus,
         })

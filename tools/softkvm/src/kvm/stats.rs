@@ -252,6 +252,7 @@ impl State {
             VmKind::Plain | VmKind::SwProtected => {}
             VmKind::Snp => {
                 table.add("softkvm_psp_busy_ns", Kind::Nanoseconds, &[ns(counts.psp.cycles)]);
+                table.add("softkvm_psp_wait_ns", Kind::Nanoseconds, &[ns(counts.psp_wait)]);
                 table.counters([
                     ("softkvm_pvalidate_4k", counts.pvalidate_4k),
                     ("softkvm_pvalidate_2m", counts.pvalidate_2m),

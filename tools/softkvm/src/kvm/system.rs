@@ -13,6 +13,7 @@ use super::caps::{self, VmKind};
 use super::errno::{Answer, Errno};
 use super::machine::Machine;
 use super::number as nr;
+use super::psp_queue::Place;
 use super::{Front, Object, msrs, user};
 
 /// An ioctl on `/dev/kvm`.
@@ -42,7 +43,10 @@ fn create_vm(front: &Front, machine: &Arc<Machine>, kind: u64) -> Answer<i32> {
     let kind = VmKind::from_number(kind).ok_or(Errno::EINVAL)?;
     Errno::require(machine.offers(kind))?;
     front.objects.sweep();
+    let meeting = machine.meeting.as_ref().filter(|_| kind == VmKind::Snp);
+    let place = meeting.map(|meeting| Place::take(meeting, machine.profile.tsc_khz)).transpose()?;
     let vm = super::vm::Vm::new(machine.clone(), kind);
+    vm.lock().place = place;
     front.objects.publish(c"kvm-vm", 0, |_| Ok(Object::Vm(vm)))
 }
 

@@ -241,11 +241,12 @@ impl Guest<'_> {
         }
     }
 
-    /// A device in the kernel reads.
+    /// A device in the kernel is read; `None` if there is none, and the access is user space's.
     pub fn chip_read(&mut self, core: &mut Core, gpa: u64, len: u8) -> Option<u64> {
         let now = self.now(core);
-        let value = self.state.chipset.mmio_read(self.me, gpa, len, now)?;
-        self.state.clock.charge(self.state.costs.exit);
+        let value = self.state.chipset.mmio_read(self.me, gpa, len, now);
+        self.charge_exit();
+        let value = value?;
         self.left("apic_access");
         self.vcpu().counts.emulated += 1;
         self.after_chips(core);
@@ -255,8 +256,9 @@ impl Guest<'_> {
     /// A device in the kernel, or an ioeventfd, is written to.
     pub fn chip_write(&mut self, core: &mut Core, gpa: u64, len: u8, value: u64) -> bool {
         let now = self.now(core);
-        if self.state.chipset.mmio_write(self.me, gpa, len, value, now).is_some() {
-            self.state.clock.charge(self.state.costs.exit);
+        let taken = self.state.chipset.mmio_write(self.me, gpa, len, value, now).is_some();
+        self.charge_exit();
+        if taken {
             self.left("apic_access");
             self.vcpu().counts.emulated += 1;
             self.after_chips(core);
@@ -273,17 +275,25 @@ impl Guest<'_> {
         } else {
             return false;
         };
-        self.state.clock.charge(self.state.costs.exit);
         self.left(event);
         self.vcpu().counts.io += u64::from(pio);
         true
     }
 
+    /// An access to a device has left the guest. One that came by a VMGEXIT or a TDVMCALL has been charged for.
+    fn charge_exit(&mut self) {
+        if self.shield() == Shield::None {
+            self.state.clock.charge(self.state.costs.exit);
+        }
+    }
+
     /// A port of a device in the kernel is read.
     pub fn chip_in(&mut self, core: &mut Core, port: u16, len: u8) -> Option<u32> {
         let now = self.now(core);
-        let value = self.state.chipset.port_in(port, len, now)?;
-        self.state.clock.charge(self.state.costs.exit);
+        let value = self.state.chipset.port_in(port, len, now);
+        self.charge_exit();
+        self.state.clock.charge(self.state.costs.port_io);
+        let value = value?;
         self.left("port_in_kernel");
         self.vcpu().counts.io += 1;
         self.after_chips(core);
@@ -293,8 +303,10 @@ impl Guest<'_> {
     /// A port of a device in the kernel, or an ioeventfd, is written to.
     pub fn chip_out(&mut self, core: &mut Core, port: u16, len: u8, value: u32) -> bool {
         let now = self.now(core);
-        if self.state.chipset.port_out(port, len, value, now).is_some() {
-            self.state.clock.charge(self.state.costs.exit);
+        let taken = self.state.chipset.port_out(port, len, value, now).is_some();
+        self.charge_exit();
+        self.state.clock.charge(self.state.costs.port_io);
+        if taken {
             self.left("port_out_kernel");
             self.vcpu().counts.io += 1;
             self.after_chips(core);

@@ -70,9 +70,11 @@ pub struct Costs {
     pub vmgexit: Price,
     /// Another exit handled in the kernel (nested page fault, HLT).
     pub exit: Price,
+    /// What IN and OUT cost beyond other exits: their emulation.
+    pub port_io: Price,
     /// Return to user space and back, on top of [`Self::vmgexit`] or [`Self::exit`].
     pub user_exit: Price,
-    /// Delivery of #VC.
+    /// Delivery of #VC; the guest's handler is not in it.
     pub vc: Price,
 }
 
@@ -90,6 +92,7 @@ impl Default for Costs {
             rmpadjust: Price::known(1_200),
             vmgexit: Price::known(5_000),
             exit: Price::known(3_500),
+            port_io: Price::known(1_000),
             user_exit: Price::known(4_000),
             vc: Price::known(1_000),
         }

@@ -89,14 +89,14 @@ pub struct Psp {
     keys: ChipKeys,
     guests: BTreeMap<GuestId, GuestContext>,
     next: u32,
-    spent: Price,
+    spent: Vec<Price>,
 }
 
 impl Psp {
     /// Powers it on, with SNP initialised.
     pub fn new(platform: Platform) -> Self {
         let keys = ChipKeys::derive(&platform);
-        Self { platform, keys, guests: BTreeMap::new(), next: 0, spent: Price::default() }
+        Self { platform, keys, guests: BTreeMap::new(), next: 0, spent: Vec::new() }
     }
 
     /// The modelled part.
@@ -109,8 +109,8 @@ impl Psp {
         &self.keys
     }
 
-    /// What commands have taken since the last call.
-    pub fn take_spent(&mut self) -> Price {
+    /// What each command since the last call has taken, in their order.
+    pub fn take_spent(&mut self) -> Vec<Price> {
         std::mem::take(&mut self.spent)
     }
 
@@ -181,7 +181,7 @@ impl Psp {
         gosvw: [u8; 16],
         tsc_khz: Option<u32>,
     ) -> Command {
-        self.spent += self.platform.costs.launch_start;
+        self.spent.push(self.platform.costs.launch_start);
         let (platform, guest) = self.parts(id)?;
         if guest.state != GuestState::Init {
             return Err(FirmwareStatus::INVALID_GUEST_STATE);
@@ -224,7 +224,7 @@ impl Psp {
         page: &mut Page,
         rmp: &mut RmpEntry,
     ) -> Command {
-        self.spent += self.platform.costs.launch_update;
+        self.spent.push(self.platform.costs.launch_update);
         let (platform, guest) = self.parts(id)?;
         if guest.state != GuestState::Launch {
             return Err(FirmwareStatus::INVALID_GUEST_STATE);
@@ -258,7 +258,7 @@ impl Psp {
 
     /// SNP_LAUNCH_FINISH.
     pub fn launch_finish(&mut self, id: GuestId, params: &FinishParams<'_>) -> Command {
-        self.spent += self.platform.costs.launch_finish;
+        self.spent.push(self.platform.costs.launch_finish);
         let guest = self.guest_mut(id)?;
         if guest.state != GuestState::Launch {
             return Err(FirmwareStatus::INVALID_GUEST_STATE);
@@ -304,7 +304,7 @@ impl Psp {
 
     /// SNP_GUEST_REQUEST: answers the message in `request` into `response`.
     pub fn guest_request(&mut self, id: GuestId, request: &Page, response: &mut Page) -> Command {
-        self.spent += self.platform.costs.guest_request;
+        self.spent.push(self.platform.costs.guest_request);
         let Self { platform, keys, guests, .. } = self;
         let guest = guests.get_mut(&id).ok_or(FirmwareStatus::INVALID_GUEST)?;
         super::requests::answer(platform, keys, guest, request, response)

@@ -97,7 +97,11 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Self {
-        let machine = Machine::new(Options::default()).unwrap();
+        Self::on(Options::default())
+    }
+
+    pub fn on(options: Options) -> Self {
+        let machine = Machine::new(options).unwrap();
         let kvm = front().open_kvm(machine.clone()).unwrap();
         Self { kvm, sev: front().open_sev(machine, true).unwrap() }
     }

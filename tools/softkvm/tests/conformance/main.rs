@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod costs;
 mod discovery;
 mod finish;
 mod guest;
@@ -19,6 +20,7 @@ mod init;
 #[path = "../common/interrupt.rs"]
 mod interrupt;
 mod memory;
+mod queue;
 mod runtime;
 #[path = "../common/stats.rs"]
 mod stats;

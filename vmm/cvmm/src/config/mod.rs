@@ -131,6 +131,8 @@ pub struct Config {
     pub timeout: Option<Duration>,
     /// Where the list of launch pages goes.
     pub dump_pages: Option<PathBuf>,
+    /// How long KVM polls for a halted vCPU, where the user says.
+    pub halt_poll_ns: Option<u32>,
 }
 
 /// What the user asked for when the digest is to be computed.
@@ -251,6 +253,7 @@ impl Config {
             until: flags.until,
             timeout: flags.timeout,
             dump_pages: flags.dump_pages.clone(),
+            halt_poll_ns: flags.halt_poll_ns,
         })
     }
 }

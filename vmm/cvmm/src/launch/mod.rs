@@ -148,6 +148,9 @@ pub fn launch(
         Technology::Snp(snp) => snp::launch(snp, expect, plan, system, recorder),
         Technology::Tdx(tdx) => tdx::launch(tdx, expect, plan, system, recorder),
     }?;
+    if let Some(ns) = config.halt_poll_ns {
+        guest.vm.set_halt_poll(recorder, ns)?;
+    }
     guest.stats = AllStats::open(&guest.vm, &guest.vcpus, recorder)?;
     guest.services.fw_cfg = plan.firmware.as_ref().map(|firmware| firmware.fw_cfg.clone());
     Ok(guest)

@@ -147,15 +147,13 @@ fn the_ledger_knows_page_by_page_what_the_shim_accepts() {
 
             ledger.mark(mark(MarkId::SHIM_ENTRY, 0), at(1));
             acceptor.accept_ram(&mut machine).unwrap();
-            let small = machine.small.len() as u64;
-            let number = u32::try_from(small.div_ceil(512)).unwrap();
-            ledger.mark(mark(MarkId::ACCEPT_END, number), at(2));
-            ledger.mark(mark(MarkId::ACCEPT_MISMATCHES, acceptor.counts.mismatches), at(3));
-            let large = machine.large.len() as u64;
-            let mismatches = u64::from(acceptor.counts.mismatches);
-            assert!(mismatches > 0 && large > 0);
-            let ram = ledger.accepting().unwrap().ram;
-            assert_eq!(ram, Some(AcceptedPages { small, large, mismatches }));
+            let counts = std::mem::take(&mut acceptor.counts);
+            assert!(counts.mismatches > 0 && counts.large > 0);
+            ledger.mark(mark(MarkId::ACCEPT_END, counts.small.div_ceil(512)), at(2));
+            ledger.mark(mark(MarkId::ACCEPT_MISMATCHES, counts.mismatches), at(3));
+            assert_eq!(ledger.accepting().unwrap().sizes, None, "half told");
+            ledger.mark(mark(MarkId::ACCEPT_SMALL, counts.small), at(3));
+            ledger.mark(mark(MarkId::ACCEPT_LARGE, counts.large), at(3));
 
             acceptor.accept_staging(&mut machine).unwrap();
             for range in std::mem::take(&mut machine.asked) {
@@ -163,7 +161,10 @@ fn the_ledger_knows_page_by_page_what_the_shim_accepts() {
                 ledger.convert(range, Visibility::Private, By::Guest, at(4));
                 assert_eq!(ledger.state(range.gpa), Some(PageState::Converted));
             }
-            ledger.mark(mark(MarkId::STAGING_RECLAIMED, 0), at(5));
+            let staged = acceptor.counts;
+            ledger.mark(mark(MarkId::STAGING_RECLAIMED, staged.small), at(5));
+            ledger.mark(mark(MarkId::STAGING_LARGE, staged.large), at(5));
+            ledger.mark(mark(MarkId::STAGING_MISMATCHES, staged.mismatches), at(5));
 
             let own: Vec<u64> = (work..WORK_END).step_by(PAGE as usize).collect();
             let mut accepted = own.len() as u64;
@@ -177,7 +178,13 @@ fn the_ledger_knows_page_by_page_what_the_shim_accepts() {
             }
             // And nothing else.
             assert_eq!(ledger.bytes()[PageState::Accepted as usize] / PAGE, accepted);
-            assert_eq!(ledger.accepting().unwrap().pages, accepted);
+            let sizes = AcceptedPages {
+                small: own.len() as u64 + machine.small.len() as u64,
+                large: machine.large.len() as u64,
+                mismatches: u64::from(counts.mismatches + staged.mismatches),
+            };
+            let told = Accepting { pages: accepted, sizes: Some(sizes) };
+            assert_eq!(ledger.accepting(), Some(told));
             assert_eq!(ledger.bytes()[PageState::Converted as usize], 0);
             let left = ledger.bytes()[PageState::Unaccepted as usize];
             // What the shim's image does not fill of its pages.
@@ -197,8 +204,8 @@ fn marks_count_once_and_take_nothing_from_the_host() {
     ledger.mark(mark(MarkId::ACCEPT_END, Mark::NUMBER_MAX), at(2));
     let accepted = ledger.totals().accepted;
     assert!(accepted > 0);
-    // More small pages than there are pages: nobody knows how many.
-    assert_eq!(ledger.accepting().unwrap().ram, None);
+    ledger.mark(mark(MarkId::ACCEPT_SMALL, 1), at(2));
+    assert_eq!(ledger.accepting(), Some(Accepting { pages: accepted, sizes: None }));
     ledger.convert(range(0, 64 << 20), Visibility::Shared, By::Guest, at(3));
     ledger.convert(range(0, 64 << 20), Visibility::Private, By::Guest, at(4));
     for id in [MarkId::ACCEPT_END, MarkId::STAGING_RECLAIMED, MarkId::ACCEPT_MISMATCHES] {

@@ -8,12 +8,12 @@ use crate::plan::layout::Range;
 use crate::plan::{Plan, Technology};
 
 /// How a shim has accepted memory, by its own word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepting {
     /// Pages accepted in all, 4 KiB each.
     pub pages: u64,
-    /// RAM, in the pass over most of it.
-    pub ram: Option<AcceptedPages>,
+    /// By size, if what the shim has said so far adds up to them.
+    pub sizes: Option<AcceptedPages>,
 }
 
 /// Pages by the size they were accepted in.
@@ -30,33 +30,24 @@ pub struct AcceptedPages {
 /// What a shim is expected to accept. Each mark counts once: who comes after the shim can write it as well.
 #[derive(Debug)]
 pub(super) struct ShimAcceptance {
-    /// Nothing for a guest without shim, or without protection.
-    accepting: Option<Accepting>,
+    /// A guest without shim, or without protection, has none of either.
+    expected: bool,
     steps: Vec<(MarkId, Vec<Range>)>,
+    pages: u64,
+    told: AcceptedPages,
+    /// There were more small pages than a mark can tell.
+    many: bool,
 }
 
 impl ShimAcceptance {
     pub fn of(plan: &Plan) -> ShimAcceptance {
-        if plan.technology == Technology::Plain || plan.firmware.is_some() {
-            return ShimAcceptance { accepting: None, steps: Vec::new() };
-        }
-        let reserved = Range { gpa: SHIM_BASE, len: WORK_END - SHIM_BASE };
-        // Where a guest has no secrets page, its shim works from there on; where it has one, that is a launch page.
-        let work = Range { gpa: SECRETS_GPA, len: WORK_END - SECRETS_GPA };
-        let staging = plan.layout.staging;
-        let map = plan.layout.e820();
-        let ram = map.iter().filter(|entry| entry.kind == E820Type::RAM);
-        let ram = ram.map(|entry| Range { gpa: entry.addr, len: entry.size });
-        let ram = ram.flat_map(|range| without(range, reserved));
-        let ram = ram.flat_map(|range| without(range, staging)).collect();
+        let expected = plan.technology != Technology::Plain && plan.firmware.is_none();
         ShimAcceptance {
-            accepting: Some(Accepting::default()),
-            steps: vec![
-                (MarkId::SHIM_ENTRY, vec![work]),
-                (MarkId::ACCEPT_END, ram),
-                (MarkId::ACCEPT_MISMATCHES, Vec::new()),
-                (MarkId::STAGING_RECLAIMED, vec![staging]),
-            ],
+            expected,
+            steps: if expected { steps(plan) } else { Vec::new() },
+            pages: 0,
+            told: AcceptedPages::default(),
+            many: false,
         }
     }
 
@@ -66,43 +57,58 @@ impl ShimAcceptance {
         Some(self.steps.remove(step).1)
     }
 
-    /// Notes how many pages the first mark of its kind was about, and what it says of their size.
+    /// Notes how many pages a mark was about, and what it says of their size.
     pub fn note(&mut self, mark: Mark, pages: u64) {
-        let Some(accepting) = &mut self.accepting else { return };
-        accepting.pages += pages;
+        self.pages += pages;
         let number = u64::from(mark.number());
         match mark.id() {
-            MarkId::ACCEPT_END => {
-                accepting.ram = small_pages(pages, number).map(|small| AcceptedPages {
-                    small,
-                    large: (pages - small) * PAGE / LARGE_PAGE,
-                    mismatches: 0,
-                });
+            // The shim's first instructions know no large pages.
+            MarkId::SHIM_ENTRY => self.told.small += pages,
+            MarkId::ACCEPT_SMALL => {
+                self.many = mark.number() == Mark::NUMBER_MAX;
+                self.told.small += number;
             }
-            MarkId::ACCEPT_MISMATCHES => {
-                if let Some(ram) = &mut accepting.ram {
-                    ram.mismatches = number;
-                }
+            MarkId::STAGING_RECLAIMED => self.told.small += number,
+            MarkId::ACCEPT_LARGE | MarkId::STAGING_LARGE => self.told.large += number,
+            MarkId::ACCEPT_MISMATCHES | MarkId::STAGING_MISMATCHES => {
+                self.told.mismatches += number;
             }
             _ => {}
         }
     }
 
     pub fn accepting(&self) -> Option<Accepting> {
-        self.accepting
+        let large = self.told.large * (LARGE_PAGE / PAGE);
+        let small = match self.many {
+            true => self.pages.checked_sub(large),
+            false => (self.told.small + large == self.pages).then_some(self.told.small),
+        };
+        let sizes = small.map(|small| AcceptedPages { small, ..self.told });
+        self.expected.then_some(Accepting { pages: self.pages, sizes })
     }
 }
 
-/// How many of `pages` were accepted as small ones, of which the shim says how often 512, rounded up: the rest are large
-/// ones, so that the remainder by 512 is known.
-fn small_pages(pages: u64, units: u64) -> Option<u64> {
-    const LARGE: u64 = LARGE_PAGE / PAGE;
-    let small = match (pages % LARGE, units.checked_sub(1)) {
-        (0, _) => units * LARGE,
-        (_, None) => return None,
-        (rest, Some(whole)) => whole * LARGE + rest,
-    };
-    (small <= pages).then_some(small)
+/// The marks that tell of acceptance, and of which pages.
+fn steps(plan: &Plan) -> Vec<(MarkId, Vec<Range>)> {
+    let reserved = Range { gpa: SHIM_BASE, len: WORK_END - SHIM_BASE };
+    // Where a guest has no secrets page, its shim works from there on; where it has one, that is a launch page.
+    let work = Range { gpa: SECRETS_GPA, len: WORK_END - SECRETS_GPA };
+    let staging = plan.layout.staging;
+    let map = plan.layout.e820();
+    let ram = map.iter().filter(|entry| entry.kind == E820Type::RAM);
+    let ram = ram.map(|entry| Range { gpa: entry.addr, len: entry.size });
+    let ram = ram.flat_map(|range| without(range, reserved));
+    let ram = ram.flat_map(|range| without(range, staging)).collect();
+    vec![
+        (MarkId::SHIM_ENTRY, vec![work]),
+        (MarkId::ACCEPT_END, ram),
+        (MarkId::ACCEPT_MISMATCHES, Vec::new()),
+        (MarkId::ACCEPT_SMALL, Vec::new()),
+        (MarkId::ACCEPT_LARGE, Vec::new()),
+        (MarkId::STAGING_RECLAIMED, vec![staging]),
+        (MarkId::STAGING_LARGE, Vec::new()),
+        (MarkId::STAGING_MISMATCHES, Vec::new()),
+    ]
 }
 
 /// What of a range is not in another one.
@@ -118,18 +124,6 @@ fn without(range: Range, hole: Range) -> impl Iterator<Item = Range> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_size_of_pages_is_told_from_their_number_and_what_the_shim_rounds() {
-        // 3 large pages and 700 small ones.
-        assert_eq!(small_pages(3 * 512 + 700, 2), Some(700));
-        assert_eq!(small_pages(3 * 512, 3), Some(3 * 512));
-        assert_eq!(small_pages(3 * 512, 0), Some(0));
-        // No number of small pages makes these.
-        assert_eq!(small_pages(3 * 512 + 1, 0), None);
-        assert_eq!(small_pages(3 * 512, 4), None);
-        assert_eq!(small_pages(0, 0xff_ffff), None);
-    }
 
     #[test]
     fn a_hole_leaves_what_is_before_and_after_it() {

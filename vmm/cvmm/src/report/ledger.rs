@@ -74,7 +74,7 @@ pub struct PhaseLedger {
 pub struct AcceptedFacts {
     /// Of 4 KiB, in all.
     pub pages: u64,
-    /// Of them, in the pass over RAM: accepted as 4 KiB.
+    /// Of them, accepted as 4 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages_4k: Option<u64>,
     /// And as 2 MiB.
@@ -213,9 +213,9 @@ fn by_phase(ledger: &Ledger, id: Id, phases: &[Phase]) -> Option<PhaseLedger> {
 fn accepted(accepting: Accepting) -> AcceptedFacts {
     AcceptedFacts {
         pages: accepting.pages,
-        pages_4k: accepting.ram.map(|ram| ram.small),
-        pages_2m: accepting.ram.map(|ram| ram.large),
-        mismatches: accepting.ram.map(|ram| ram.mismatches),
+        pages_4k: accepting.sizes.map(|sizes| sizes.small),
+        pages_2m: accepting.sizes.map(|sizes| sizes.large),
+        mismatches: accepting.sizes.map(|sizes| sizes.mismatches),
         source: "marks".into(),
     }
 }

@@ -31,7 +31,8 @@ fn cycles_become_picoseconds_of_one_operation() {
     // One cycle of 2.7 GHz is 370.37 ps.
     let numbers = [probe.min, probe.p50, probe.p90, probe.p99].map(Option::unwrap);
     assert_eq!(numbers, [370, 3704, 37_037, 370_370]);
-    assert_eq!(probe.max, Some(u64::try_from(u128::from(u64::MAX) * 10_000 / 27 / 64).unwrap()));
+    // More than fits is the most that does.
+    assert_eq!(probe.max, Some(u64::MAX));
     assert_eq!((probe.overhead_ps, probe.clock.as_str()), (Some(10_000), "modelled"));
     let rate = Measured { unit: ProbeUnit::BYTES_PER_SECOND, ..MEASURED };
     assert_eq!(read_measured(rate).unwrap().p50, Some(640));

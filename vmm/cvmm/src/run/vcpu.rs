@@ -353,7 +353,7 @@ impl Loop<'_, '_> {
         }
         // 0, EINVAL and EAGAIN are all that KVM accepts here (Linux 7.2 arch/x86/kvm/x86.h).
         self.vcpu.set_hypercall_result(if done { 0 } else { libc::EINVAL as u64 });
-        let spent = shared.started.elapsed().0.saturating_sub(now.0);
+        let spent = now_done.wall.0.saturating_sub(now.0);
         ledger.spent(now_done.phase, spent);
         lock(&shared.conversions).count(request, done, spent);
     }

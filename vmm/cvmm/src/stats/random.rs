@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,7 +23,7 @@ impl Random {
     /// A number below `bound`, which is not 0; each is as likely as another, to one part in 2^64 / `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         // The upper half of the product is below the bound.
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+        ((u128::from(self.bits()) * bound as u128) >> 64) as usize
     }
 
     /// Puts them in random order (Fisher and Yates).
@@ -42,7 +42,7 @@ mod tests {
     fn numbers_are_those_of_the_reference_code() {
         // The first values of splitmix64.c (Vigna, public domain) for the seed 1234567.
         let mut random = Random::seeded(1_234_567);
-        let got = [random.next(), random.next(), random.next()];
+        let got = [random.bits(), random.bits(), random.bits()];
         assert_eq!(
             got,
             [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]

@@ -12,25 +12,25 @@ pub fn softkvm() -> bool {
     !symbol.is_null()
 }
 
-/// Asks the library which costs of the platform profile in use are placeholders. Older libraries do not say.
-pub fn placeholder_costs() -> Option<Vec<String>> {
+/// Asks the library what operations cost on the platform profile in use. Older libraries do not say.
+pub fn profile_costs() -> Option<String> {
     if !softkvm() {
         return None;
     }
     // SAFETY: the name is a C string.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"softkvm_placeholder_costs".as_ptr()) };
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"softkvm_profile_costs".as_ptr()) };
     if symbol.is_null() {
         return None;
     }
     // SAFETY: softkvm is loaded, and defines the symbol as a function that takes nothing and returns a C string or null.
     let ask: extern "C" fn() -> *const libc::c_char = unsafe { std::mem::transmute(symbol) };
-    let names = ask();
-    if names.is_null() {
+    let text = ask();
+    if text.is_null() {
         return None;
     }
     // SAFETY: a C string that lives as long as the process, by the same agreement.
-    let names = unsafe { CStr::from_ptr(names) }.to_string_lossy();
-    Some(names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    let text = unsafe { CStr::from_ptr(text) };
+    text.to_str().ok().map(str::to_owned)
 }
 
 /// Asks the library for CPUID of its machine. Older libraries do not say.

@@ -114,6 +114,14 @@ impl Vm {
         self.enable(recorder, Op::EnableCap, "KVM_CAP_X86_APIC_BUS_CYCLES_NS", 237, ns)
     }
 
+    /// Sets how long the host polls for a halted vCPU of this VM before it gives the processor away; 0 is not at all.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn set_halt_poll(&self, recorder: &mut Recorder, ns: u32) -> Result<(), SysError> {
+        self.enable(recorder, Op::EnableCap, "KVM_CAP_HALT_POLL", 182, ns.into())
+    }
+
     fn enable(
         &self,
         recorder: &mut Recorder,
