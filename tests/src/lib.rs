@@ -3,6 +3,7 @@
 //! `cargo xtask test boot` builds the programs, fetches the kernels and names them in the
 //! environment; without it these tests say what is missing and fail.
 
+pub mod browser;
 pub mod elf;
 pub mod identity;
 pub mod launches;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{capture, cargo, have, root, run, target};
-use crate::{images, initramfs, kernel, oracle, ovmf};
+use crate::{chromium, images, initramfs, kernel, oracle, ovmf};
 
 /// Which stages to run.
 #[derive(clap::Args)]
@@ -116,6 +116,7 @@ fn boot() -> Result<()> {
     command.env("CVMM_BIN", tools.join("cvmm"));
     command.env("SOFTKVM_BIN", tools.join("softkvm"));
     command.env("CVMM_PYTHON", oracle::python()?);
+    command.env("CVMM_CHROMIUM", chromium::program()?);
     command.envs(ovmf::fetch()?);
     for name in ["6.12", "7.2"] {
         let kernel = kernel::fetch(name)?;

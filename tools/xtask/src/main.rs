@@ -1,7 +1,8 @@
-//! What the commands of the README run: demo, test, interop, kernels, images.
+//! What the commands of the README run: demo, report, test, interop, kernels, images.
 
 mod apt;
 mod check;
+mod chromium;
 mod cpio;
 mod demo;
 mod images;
@@ -11,6 +12,7 @@ mod kernel;
 mod nested;
 mod oracle;
 mod ovmf;
+mod report;
 mod run;
 
 use std::path::PathBuf;
@@ -30,6 +32,8 @@ struct Args {
 enum Command {
     /// Boot the newest Debian 6.12 cloud kernel as an SEV-SNP guest (or a TDX one) on the software machine.
     Demo(demo::Args),
+    /// Boot one kernel as an SEV-SNP, a TDX and a plain guest, and make a page that compares the three.
+    Report(report::Args),
     /// Run every check and test of the project.
     Test(check::Args),
     /// Run the same guests on mainline kvm_amd (under QEMU) and on softkvm, and compare what they do (30 minutes at most).
@@ -61,6 +65,7 @@ enum Command {
 fn main() -> Result<()> {
     match Args::parse().command {
         Command::Demo(args) => demo::demo(&args),
+        Command::Report(args) => report::report(&args),
         Command::Test(args) => check::test(&args),
         Command::Nested(args) => nested::nested(&args),
         Command::Interop(args) => interop::interop(&args),

@@ -326,7 +326,7 @@ docs/report.md explains the fields of a report, and what the page, the trace and
 #[derive(Clone, Debug, Args)]
 #[command(after_help = REPORT_EXAMPLES)]
 pub struct ReportFlags {
-    /// Files that `cvmm --report` wrote.
+    /// Files that `cvmm --report` or `cvmm bench` wrote.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Write a page that shows everything, in one file.

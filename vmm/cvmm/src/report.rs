@@ -2,6 +2,7 @@
 //!
 //! Times are either *measured* on this host or *modelled* by softkvm's platform profile; no number mixes the two.
 
+pub mod cells;
 pub mod clock;
 pub mod csv;
 mod exits;
@@ -56,6 +57,12 @@ pub enum ReportProblem {
     /// It is of another version.
     #[error("its layout is {0}, and this cvmm reads {SCHEMA}")]
     Version(String),
+    /// A line of a file of `cvmm bench` is damaged.
+    #[error("line {0} of it is damaged: {1}")]
+    Line(usize, serde_json::Error),
+    /// A file of `cvmm bench` in which no run has ended well.
+    #[error("no run in it has ended well")]
+    NoRuns,
     /// It is something else.
     #[error("it is JSON, but no report of cvmm")]
     NoReport,
@@ -68,6 +75,10 @@ impl ReportProblem {
             ReportProblem::Json(_) => "make it again: cvmm writes reports completely or not at all",
             ReportProblem::Version(_) => {
                 "make it again with this cvmm, or read it with the one that made it"
+            }
+            ReportProblem::Line(..) => "take the line out: the other runs are whole",
+            ReportProblem::NoRuns => {
+                "go on with the experiment, or look into the file for why they failed"
             }
             ReportProblem::NoReport => "name a file that --report has made",
         }

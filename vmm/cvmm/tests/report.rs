@@ -10,8 +10,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{Bench, stderr};
+use cvmm::report::cells::Cell;
 use cvmm::report::html::palette::{DARK, GROUPS, LIGHT, TINTS, Theme};
-use cvmm::report::{RunReport, html, runs::Run};
+use cvmm::report::runs::Run;
+use cvmm::report::{RunReport, html};
 use serde_json::Value;
 
 const TECHNOLOGIES: [&str; 3] = ["snp", "tdx", "plain"];
@@ -183,6 +185,64 @@ fn a_file_that_is_no_report_is_refused_by_what_is_wrong_with_it() {
     assert_eq!(desk.0.cvmm(&["report"]).status.code(), Some(2));
 }
 
+/// A file as `cvmm bench` writes it, of recorded runs: two cells, a warm-up of the first, and a run of the second that failed.
+fn experiment() -> String {
+    let header = serde_json::json!({
+        "schema": "cvmm-bench/1", "spec": { "cells": [{ "name": "plain" }, { "name": "snp" }] },
+    });
+    let mut lines = vec![header.to_string()];
+    let mut add = |cell: usize, technology: &str, warmup: bool, code: i32, longer: u64| {
+        let mut report = json(technology);
+        report["total"]["wall_ns"] = (report["total"]["wall_ns"].as_u64().unwrap() + longer).into();
+        let guests = serde_json::json!([{ "exit_code": code, "report": report }]);
+        let run = serde_json::json!({
+            "kind": "run", "cell": cell, "block": 0, "warmup": warmup, "guests": guests,
+        });
+        lines.push(run.to_string());
+    };
+    add(0, "plain", true, 0, 0);
+    for longer in [0, 7_000_000, 9_000_000] {
+        add(0, "plain", false, 0, longer);
+        add(1, "snp", false, 0, longer);
+    }
+    add(1, "snp", false, 6, 0);
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn an_experiment_is_shown_run_by_run_and_cell_by_cell() {
+    let desk = Desk::new();
+    desk.0.file("bench.jsonl", experiment().as_bytes());
+    let facts: Value = serde_json::from_str(&desk.report(&["bench.jsonl", "--json"])).unwrap();
+    let names: Vec<&str> =
+        facts["runs"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap()).collect();
+    assert_eq!(names, ["plain #1", "plain #2", "plain #3", "snp #1", "snp #2", "snp #3"]);
+    let page = desk.report(&["bench.jsonl", "--html", "-"]);
+    let median = json("plain")["total"]["wall_ns"].as_u64().unwrap() + 7_000_000;
+    assert!(page.contains(&format!("data-median={median}")), "the middle of three");
+    assert_eq!(page.matches("<circle class=dot").count(), 12, "six runs by two clocks");
+    assert!(page.contains("Cliff") && page.contains("took the same modelled time"));
+}
+
+#[test]
+fn an_experiment_that_was_cut_off_or_damaged_says_where() {
+    let desk = Desk::new();
+    let whole = experiment();
+    desk.0.file("torn.jsonl", &whole.as_bytes()[..whole.len() - 100]);
+    let output = desk.0.cvmm(&["report", "torn.jsonl"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cut off"), "{}", stderr(&output));
+    let lines: Vec<&str> = whole.lines().collect();
+    let damaged = [lines[0], &lines[1][..50], lines[2]].join("\n") + "\n";
+    desk.0.file("damaged.jsonl", damaged.as_bytes());
+    desk.complains(&["damaged.jsonl"], 2, "line 2");
+    desk.0.file("begun.jsonl", format!("{}\n", lines[0]).as_bytes());
+    desk.complains(&["begun.jsonl"], 2, "no run");
+    let other = whole.replacen("cvmm-bench/1", "cvmm-bench/9", 1);
+    desk.0.file("other.jsonl", other.as_bytes());
+    desk.complains(&["other.jsonl"], 2, "cvmm-bench/9");
+}
+
 #[test]
 fn what_cannot_be_written_is_written_nowhere() {
     let desk = Desk::new();
@@ -253,16 +313,16 @@ fn whatever_a_report_says_stays_text() {
             _ => {}
         }
     }
-    let runs: Vec<Run> = TECHNOLOGIES
+    let cells: Vec<Cell> = TECHNOLOGIES
         .iter()
         .map(|technology| {
             let mut report = json(technology);
             taint(&mut report, "");
             let report = RunReport::parse(report.to_string().as_bytes()).unwrap();
-            Run { name: format!("{technology}{EVIL}"), report }
+            Cell::of(Run { name: format!("{technology}{EVIL}"), report })
         })
         .collect();
-    let page = html::page(&runs);
+    let page = html::page(&cells);
     assert_eq!(page.matches("<script").count(), 2);
     assert_eq!(page.matches("</script").count(), 2);
     assert!(!page.contains("<!--"), "a comment of the guest's");

@@ -46,6 +46,8 @@ impl Rows<'_> {
         report.phases.iter().for_each(|phase| self.phase(phase));
         self.marks(report);
         self.exits(report);
+        self.ledger(report);
+        self.probes(report);
     }
 
     fn phase(&mut self, phase: &Phase) {
@@ -84,6 +86,58 @@ impl Rows<'_> {
             self.count(about, "count", "", exits.count);
             self.time(about, "in_guest_before", Clock::Wall, exits.guest_wall_ns);
             self.time(about, "in_monitor_after", Clock::Wall, exits.monitor_wall_ns);
+        }
+    }
+
+    fn ledger(&mut self, report: &RunReport) {
+        let ledger = &report.ledger;
+        let about = About { kind: "ledger", ..About::default() };
+        for (state, bytes) in &ledger.states_at_end {
+            self.count(About { reason: state, ..about }, "at_end", "bytes", *bytes);
+        }
+        for phase in &ledger.by_phase {
+            let about = About { phase: &phase.phase, ..about };
+            let counts = &phase.counts;
+            for (measure, pages) in [
+                ("measured", counts.measured_pages),
+                ("added", counts.added_pages),
+                ("accepted", counts.accepted_pages),
+                ("to_private", counts.to_private_pages),
+                ("to_shared", counts.to_shared_pages),
+            ] {
+                self.count(about, measure, "pages", pages);
+            }
+            self.time(about, "conversions", Clock::Wall, counts.conversion_wall_ns);
+        }
+        let memory = &ledger.memory;
+        for (half, facts) in [("shared", &memory.shared), ("private", &memory.private)] {
+            let Some(facts) = facts else { continue };
+            let about = About { kind: "host_memory", reason: half, ..About::default() };
+            self.count(about, "peak", "bytes", facts.peak_bytes);
+            self.count(about, "at_end", "bytes", facts.end_bytes);
+        }
+    }
+
+    /// The clock of a probe is the guest's: `measured` is another word for wall time, inside the guest.
+    fn probes(&mut self, report: &RunReport) {
+        for probe in &report.probes {
+            let name = match probe.parameter {
+                Some(parameter) => format!("{} {parameter}", probe.name),
+                None => probe.name.clone(),
+            };
+            let about = About { kind: "probe", reason: &name, ..About::default() };
+            let clock = if probe.clock == "modelled" { Clock::Modelled } else { Clock::Wall };
+            for (measure, value) in [
+                ("min", probe.min),
+                ("p50", probe.p50),
+                ("p90", probe.p90),
+                ("p99", probe.p99),
+                ("max", probe.max),
+            ] {
+                if let Some(value) = value {
+                    self.row(about, measure, clock.name(), &probe.unit, value);
+                }
+            }
         }
     }
 

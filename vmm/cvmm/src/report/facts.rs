@@ -27,6 +27,7 @@ fn run(run: &Run) -> Value {
         "outcome": report.outcome,
         "warning": run.warning(),
         "total": times(|clock| clock.total(report)),
+        "placeholder_modelled_ns": report.total.placeholder_modelled_ns,
         "phases": report.phases.iter().map(|p| phase(report, p)).collect::<Vec<_>>(),
         "marks": report.marks,
         "exits": {
@@ -40,6 +41,14 @@ fn run(run: &Run) -> Value {
             "measuring_modelled_ns": report.launch.measuring_modelled_ns,
         },
         "page_state_changes": report.page_state_changes,
+        "ledger": {
+            "memory_bytes": report.ledger.memory_bytes,
+            "states_at_end": report.ledger.states_at_end,
+            "by_phase": report.ledger.by_phase,
+            "accepted": report.ledger.accepted,
+            "memory": report.ledger.memory,
+        },
+        "probes": report.probes,
     })
 }
 

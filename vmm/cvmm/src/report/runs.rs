@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use super::number;
 use super::schema::{Platform, RunReport};
-use crate::error::Error;
 
 /// A run, as read from a file.
 #[derive(Clone, Debug)]
@@ -16,17 +15,6 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads reports.
-    ///
-    /// # Errors
-    /// One cannot be read, or is no report of this version.
-    pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Run>, Error> {
-        let reports: Vec<RunReport> =
-            paths.iter().map(|path| RunReport::read(path)).collect::<Result<_, _>>()?;
-        let names = names(paths);
-        Ok(names.into_iter().zip(reports).map(|(name, report)| Run { name, report }).collect())
-    }
-
     /// What it was, in a line.
     pub fn describe(&self) -> String {
         format!("{}: {}", self.name, self.kind())
@@ -60,13 +48,22 @@ impl Run {
         self.report.platform.placeholder_costs.as_deref().unwrap_or_default()
     }
 
-    /// The same in a sentence.
+    /// The same in a sentence, with how much of the run's modelled time comes of them.
     pub fn placeholder_note(&self) -> Option<String> {
         let count = self.placeholders().len();
-        (count > 0).then(|| {
-            let plural = if count == 1 { "cost" } else { "costs" };
-            format!("{count} placeholder {plural} behind modelled times: orders of magnitude")
-        })
+        let total = &self.report.total;
+        let share = total.placeholder_modelled_ns.zip(total.modelled_ns);
+        let share = share.map(|(of_them, all)| number::share(of_them, all));
+        let plural = if count == 1 { "cost" } else { "costs" };
+        let note = match share {
+            Some(share) => format!(
+                "{share} of the modelled time comes of {count} placeholder {plural}: an order of magnitude"
+            ),
+            None => {
+                format!("{count} placeholder {plural} behind modelled times: orders of magnitude")
+            }
+        };
+        (count > 0).then_some(note)
     }
 }
 
@@ -88,7 +85,7 @@ pub fn platform(platform: &Platform) -> String {
 }
 
 /// The files' stems, with as much before them as tells them apart.
-fn names(paths: &[PathBuf]) -> Vec<String> {
+pub(super) fn names(paths: &[PathBuf]) -> Vec<String> {
     let stem = |path: &Path| {
         path.file_stem().map_or_else(|| path.display().to_string(), |s| s.to_string_lossy().into())
     };

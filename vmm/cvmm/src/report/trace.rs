@@ -67,6 +67,7 @@ impl Process {
         self.exits(report, events);
         self.marks(report, events);
         self.landmarks(report, events);
+        self.ownership(report, events);
     }
 
     fn name(self, what: &str, tid: u64, name: &str) -> Value {
@@ -130,6 +131,29 @@ impl Process {
                 "ph": "i", "s": "t", "pid": self.pid, "tid": PHASES, "cat": "landmark",
                 "name": landmark.name, "ts": micros(at),
                 "args": { "source": landmark.source, "at_most_earlier_ns": uncertainty },
+            }));
+        }
+    }
+}
+
+impl Process {
+    /// Memory by state, as a counter.
+    fn ownership(self, report: &RunReport, events: &mut Vec<Value>) {
+        let series = &report.ledger.series;
+        let mut states: Vec<&String> = series.iter().flat_map(|point| point.bytes.keys()).collect();
+        states.sort_unstable();
+        states.dedup();
+        for point in series {
+            let at = match self.clock {
+                Clock::Wall => Some(point.wall_ns),
+                Clock::Modelled => point.modelled_ns,
+            };
+            let Some(at) = at else { continue };
+            let bytes = |state: &String| point.bytes.get(state).copied().unwrap_or(0);
+            let args: serde_json::Map<String, Value> =
+                states.iter().map(|state| ((*state).clone(), bytes(state).into())).collect();
+            events.push(json!({
+                "ph": "C", "pid": self.pid, "name": "guest memory, bytes", "ts": micros(at), "args": args,
             }));
         }
     }

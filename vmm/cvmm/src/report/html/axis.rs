@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::markup::Text;
+use crate::report::number::grouped;
 
 /// A tick.
 pub struct Tick {
@@ -14,12 +15,7 @@ pub struct Tick {
 
 /// Round times between 0 and `total`, five or so, in one unit.
 pub fn times(total: u64) -> Vec<Tick> {
-    let (unit, name) = match total {
-        0..2_000 => (1.0, "ns"),
-        2_000..2_000_000 => (1e3, "µs"),
-        2_000_000..20_000_000_000 => (1e6, "ms"),
-        _ => (1e9, "s"),
-    };
+    let (unit, name) = unit(total);
     let total = total as f64 / unit;
     if total <= 0.0 {
         return vec![Tick { at: 0.0, label: format!("0 {name}") }];
@@ -29,11 +25,36 @@ pub fn times(total: u64) -> Vec<Tick> {
     let mut value = 0.0;
     // What is close to the end has no room for its label.
     while value <= total * 0.97 && ticks.len() < 12 {
-        let label = crate::report::number::grouped(value as u64);
+        let label = grouped(value as u64);
         ticks.push(Tick { at: value / total, label: format!("{label} {name}") });
         value += step;
     }
     ticks
+}
+
+/// Round times between two that are not 0, in one unit.
+pub fn between(from: f64, to: f64) -> Vec<Tick> {
+    let (unit, name) = unit(to as u64);
+    let (from, to) = (from / unit, to / unit);
+    let step = step((to - from) / 5.0);
+    let mut ticks = Vec::new();
+    let mut value = (from / step).ceil() * step;
+    while value <= from + (to - from) * 0.97 && step > 0.0 && ticks.len() < 12 {
+        let label = format!("{} {name}", grouped(value.round() as u64));
+        ticks.push(Tick { at: (value - from) / (to - from), label });
+        value += step;
+    }
+    ticks
+}
+
+/// The unit that suits times up to this one.
+fn unit(largest: u64) -> (f64, &'static str) {
+    match largest {
+        0..2_000 => (1.0, "ns"),
+        2_000..2_000_000 => (1e3, "µs"),
+        2_000_000..20_000_000_000 => (1e6, "ms"),
+        _ => (1e9, "s"),
+    }
 }
 
 /// The next of 1, 2, 5, 10, …

@@ -11,6 +11,11 @@ use crate::report::runs::Run;
 use crate::report::schema::{Phase, RunReport};
 use crate::report::side_by_side::{count_rows, phase_ids};
 
+/// Begins a region that scrolls by itself where it has to.
+pub fn scroll(out: &mut String, label: &str) {
+    let _ = write!(out, "<div class=scroll tabindex=0 role=region aria-label=\"{}\">", Text(label));
+}
+
 /// The tables: times by each clock, then counts.
 pub fn render(out: &mut String, runs: &[Run]) {
     for clock in Clock::ALL {

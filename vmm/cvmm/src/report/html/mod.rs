@@ -4,6 +4,7 @@
 //! Whatever a report says is foreign. It is escaped ([`markup`]), and the page's content security policy names the one
 //! script and the one style sheet by their hashes: nothing else would run, and nothing is loaded.
 
+mod area;
 pub mod axis;
 mod beside;
 mod exits;
@@ -13,13 +14,18 @@ mod label;
 mod launch;
 pub mod markup;
 mod overview;
+mod ownership;
 pub mod palette;
+mod probes;
+mod samples;
+mod statistics;
 mod waterfall;
 
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
+use super::cells::Cell;
 use super::clock::Clock;
 use super::facts;
 use super::number;
@@ -30,7 +36,10 @@ const CSS: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// The page.
-pub fn page(runs: &[Run]) -> String {
+pub fn page(cells: &[Cell]) -> String {
+    // What shows one run shows the typical one.
+    let runs: Vec<Run> = cells.iter().filter_map(Cell::typical).collect();
+    let runs = runs.as_slice();
     let css = palette::css() + CSS;
     let clock = first_clock(runs);
     let title = header::title(runs);
@@ -50,6 +59,12 @@ pub fn page(runs: &[Run]) -> String {
     head(&mut out, runs, &title, clock);
     out.push_str("<main id=main>\n");
     header::cards(&mut out, runs);
+    let many = cells.iter().any(|cell| cell.runs.len() > 1);
+    if many {
+        let what =
+            "Every run of every cell. Below, each cell is shown by its run of median length.";
+        section(&mut out, "How long runs took", what, |out| samples::render(out, cells));
+    }
     section(&mut out, "Where the time went", "", |out| overview::render(out, runs));
     if runs.len() > 1 {
         let what = "Phases and counts of every run.";
@@ -59,7 +74,8 @@ pub fn page(runs: &[Run]) -> String {
         one(&mut out, run, at);
     }
     out.push_str("</main>\n");
-    foot(&mut out, runs);
+    let all: Vec<Run> = cells.iter().flat_map(|cell| &cell.runs).cloned().collect();
+    foot(&mut out, if many { &all } else { runs });
     out
 }
 
@@ -122,8 +138,15 @@ fn one(out: &mut String, run: &Run, at: usize) {
     waterfall::render(out, run);
     out.push_str("<h3>Exits by phase</h3>");
     exits::render(out, run);
+    statistics::render(out, run);
+    out.push_str("<h3>Whose memory it was</h3>");
+    ownership::render(out, run);
     out.push_str("<h3>How long exits took <small class=quiet>wall time</small></h3>");
     histogram::render(out, run);
+    if !run.report.probes.is_empty() {
+        out.push_str("<h3>Measured by the guest</h3>");
+        probes::render(out, run);
+    }
     out.push_str("<h3>Launch pages</h3>");
     launch::render(out, run);
     out.push_str("<h3>Identity and configuration</h3>");

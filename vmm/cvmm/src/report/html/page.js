@@ -42,6 +42,9 @@
   };
   const hide = () => {
     tip.hidden = true;
+  };
+  const leave = () => {
+    hide();
     document.querySelector('.at')?.classList.remove('at');
   };
   document.addEventListener('pointerover', (event) => {
@@ -53,7 +56,7 @@
 
   // By keyboard: a chart or a table takes the focus, the arrows go from one value to the next, Escape leaves them.
   document.addEventListener('keydown', (event) => {
-    if (event.key === 'Escape') return hide();
+    if (event.key === 'Escape') return leave();
     const chart = document.activeElement?.closest('.chart,.scroll,.waterfall');
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!chart || !step) return;
@@ -61,7 +64,7 @@
     if (!all.length) return;
     const now = all.findIndex((element) => element.classList.contains('at'));
     const next = all[(now + step + all.length) % all.length] ?? all[0];
-    hide();
+    leave();
     next.classList.add('at');
     show(next);
     event.preventDefault();

@@ -164,7 +164,10 @@ pub fn css() -> String {
          :root[data-theme=dark]{{{dark}color-scheme:dark}}\n"
     );
     for (id, _) in GROUPS {
-        let _ = writeln!(out, ".{id}{{fill:var(--{id})}}.chip.{id}{{background:var(--{id})}}");
+        let _ = writeln!(
+            out,
+            ".{id}{{fill:var(--{id})}}.chip.{id}{{background:var(--{id})}}path.curve.{id}{{stroke:var(--{id})}}svg text.curve-name.{id}{{fill:var(--{id})}}"
+        );
     }
     for at in 0..TINTS.len() {
         let _ = writeln!(out, ".t{at}{{background:var(--t{at})}}rect.t{at}{{fill:var(--t{at})}}");
