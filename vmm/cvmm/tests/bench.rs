@@ -80,7 +80,9 @@ fn lasting(mut results: Value) -> Value {
 }
 
 fn start(bench: &Bench, args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_cvmm"))
+    // Whoever runs the tests in the background has Ctrl-C ignored, and cvmm respects that.
+    Command::new("env")
+        .args(["--default-signal", env!("CARGO_BIN_EXE_cvmm")])
         .args(args)
         .current_dir(bench.path(""))
         .env_remove("LD_PRELOAD")
