@@ -146,7 +146,8 @@ impl Comparison {
             p: test.p,
             exact: test.exact,
             p_holm: test.p,
-            delta: -cliffs_delta(&test, n_a, n_b),
+            // Not negated: 0 would become -0.
+            delta: 0.0 - cliffs_delta(&test, n_a, n_b),
             a_a: false,
             noise_floor: None,
             profiles: a
