@@ -132,7 +132,11 @@ fn bench(path: &Path, text: &[u8], prefix: &str) -> Result<Vec<Cell>, ReportProb
         for guest in line.guests {
             match guest.report.filter(|_| guest.exit_code == Some(0)) {
                 Some(report) => {
-                    let report = RunReport::parse(report.to_string().as_bytes())?;
+                    let report = RunReport::parse(report.to_string().as_bytes());
+                    let report = report.map_err(|problem| match problem {
+                        ReportProblem::Json(error) => damaged(error),
+                        other => other,
+                    })?;
                     let name = format!("{} #{}", cell.name, cell.runs.len() + 1);
                     cell.runs.push(Run { name, report });
                 }

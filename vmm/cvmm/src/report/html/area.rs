@@ -77,13 +77,11 @@ fn area(
     }
     let x = |at: usize| moments.get(at).map_or(1000.0, |moment| fraction(*moment, end) * 1000.0);
     let _ = write!(out, "<path class={} d=\"M{:.1} {:.1}", band.class, x(0), y(below[0], whole));
-    for at in 0..moments.len() {
-        let height = y(top[at], whole);
-        let _ = write!(out, "V{height:.1}H{:.1}", x(at + 1));
+    for (at, value) in top.iter().enumerate() {
+        let _ = write!(out, "V{:.1}H{:.1}", y(*value, whole), x(at + 1));
     }
-    for at in (0..moments.len()).rev() {
-        let height = y(below[at], whole);
-        let _ = write!(out, "V{height:.1}H{:.1}", x(at));
+    for (at, value) in below.iter().enumerate().rev() {
+        let _ = write!(out, "V{:.1}H{:.1}", y(*value, whole), x(at));
     }
     out.push_str("Z\" />");
 }

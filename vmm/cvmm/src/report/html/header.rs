@@ -14,7 +14,12 @@ pub fn title(runs: &[Run]) -> String {
         [run] => format!("Boot of a {} guest", technology(&run.report)),
         runs => {
             let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
-            format!("Boots compared: {}", names.join(", "))
+            let names = names.join(", ");
+            // Longer ones stand on the cards.
+            match names.chars().count() {
+                0..=48 => format!("Boots compared: {names}"),
+                _ => format!("{} boots compared", runs.len()),
+            }
         }
     }
 }

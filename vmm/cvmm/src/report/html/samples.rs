@@ -165,10 +165,13 @@ fn curves(out: &mut String, samples: &[(&Cell, Sample)], clock: Clock) {
         out.push_str("H1000\" />");
         // Each curve is named at a height of its own.
         let rank = (values.len() * (at + 1) / (samples.len() + 1)).min(values.len() - 1);
+        let right = x(values[rank]) > 0.6;
         let _ = write!(
             labels,
-            "<text class=\"curve-name {class}\" x={} dx=6 y={:.1}>{}</text>",
+            "<text class=\"curve-name {class}\" x={} dx={} text-anchor={} y={:.1}>{}</text>",
             percent(x(values[rank])),
+            if right { -6 } else { 6 },
+            if right { "end" } else { "start" },
             share(rank + 1) + 14.0,
             Text(&cell.name),
         );
