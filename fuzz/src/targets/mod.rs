@@ -7,6 +7,7 @@ mod kernel;
 mod processor;
 mod qgs;
 mod records;
+mod report;
 mod sept;
 mod shim;
 mod tdcall;
@@ -36,6 +37,7 @@ pub const ALL: &[Target] = &[
     shim::TARGET,
     qgs::TARGET,
     ioapic::TARGET,
+    report::TARGET,
     records::TARGET,
 ];
 
