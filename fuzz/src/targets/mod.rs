@@ -8,6 +8,7 @@ mod kernel;
 mod processor;
 mod qgs;
 mod records;
+mod report;
 mod sept;
 mod shim;
 mod tdcall;
@@ -37,6 +38,7 @@ pub const ALL: &[Target] = &[
     shim::TARGET,
     qgs::TARGET,
     ioapic::TARGET,
+    report::TARGET,
     records::TARGET,
     bench::TARGET,
 ];
