@@ -63,11 +63,13 @@ impl Timeline {
     pub fn total(&self, run: &RunRecord) -> Total {
         let (cpu_user_ns, cpu_system_ns) = crate::sys::clock::cpu_time();
         let last = self.pieces.last();
+        // Statistics that are 0 are left out.
         let placeholder = run.stats.vm.get(crate::emulate::PLACEHOLDER_STATISTIC);
+        let placeholder = placeholder.and_then(|values| values.first().copied()).unwrap_or(0);
         Total {
             wall_ns: last.map_or(0, |p| p.wall.1),
             modelled_ns: last.and_then(|p| p.guest).map(|g| g.1),
-            placeholder_modelled_ns: placeholder.and_then(|values| values.first().copied()),
+            placeholder_modelled_ns: crate::emulate::time_is_modelled().then_some(placeholder),
             cpu_user_ns,
             cpu_system_ns,
         }
