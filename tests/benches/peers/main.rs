@@ -1,5 +1,5 @@
-//! cvmm beside its peers on this host's own `/dev/kvm`: the same tiny guest under cvmm, under QEMU's microvm, and under a
-//! bare loop around KVM_RUN as the limit.
+//! cvmm beside its peers on this host's own `/dev/kvm`: the same tiny guest under cvmm, under QEMU's microvm, under alioth
+//! where it is installed, and under a bare loop around KVM_RUN as the limit.
 //!
 //! `cargo bench -p cvmm-tests --bench peers [-- ROUNDS] [--json FILE] [--softkvm]`
 //!
@@ -9,6 +9,7 @@
 
 mod bare;
 mod guest;
+mod terminal;
 #[path = "../../../vmm/cvmm/tests/common/test_guest.rs"]
 mod test_guest;
 
@@ -88,6 +89,7 @@ struct Peer {
 const CVMM: &str = "cvmm";
 const BARE: &str = "bare loop";
 const MICROVM: &str = "QEMU microvm";
+const ALIOTH: &str = "alioth";
 
 fn peers(dir: &Path, softkvm: bool) -> Vec<Peer> {
     let release = build();
@@ -100,13 +102,17 @@ fn peers(dir: &Path, softkvm: bool) -> Vec<Peer> {
         let preload = softkvm.then(|| release.join("libsoftkvm_preload.so"));
         move || {
             let mut command = Command::new(&exe);
-            command.args(["bare", image]).envs(preload.iter().map(|path| ("LD_PRELOAD", path)));
+            command
+                .stdin(Stdio::null())
+                .args(["bare", image])
+                .envs(preload.iter().map(|path| ("LD_PRELOAD", path)));
             command
         }
     };
     let cvmm = release.join("cvmm");
     let with_cvmm = move || {
         let mut command = Command::new(&cvmm);
+        command.stdin(Stdio::null());
         // The guest takes the shim's place; something must be named as the kernel.
         command.args(["--plain", "--memory", MEMORY]).args(softkvm.then_some("--emulate"));
         command.arg("--shim").arg(&flat).arg("--kernel").arg(&elf);
@@ -120,16 +126,51 @@ fn peers(dir: &Path, softkvm: bool) -> Vec<Peer> {
     match qemu(softkvm) {
         Ok(version) => {
             println!("{version}");
+            let rom = rom.clone();
             peers.push(Peer { name: MICROVM, command: Box::new(move || microvm(&rom)) });
         }
         Err(reason) => println!("{MICROVM} is not run: {reason}"),
     }
+    match alioth(softkvm) {
+        Ok((program, version)) => {
+            println!("{version}");
+            let with_alioth = move || aliothvm(&program, &rom);
+            peers.push(Peer { name: ALIOTH, command: Box::new(with_alioth) });
+        }
+        Err(reason) => println!("{ALIOTH} is not run: {reason}"),
+    }
     peers
+}
+
+/// The other Rust monitor that the registry has as a program: where it is, and its version.
+fn alioth(softkvm: bool) -> Result<(PathBuf, String), String> {
+    const INSTALL: &str = "cargo install alioth-cli --version 0.12.0 --root target/tools";
+    if softkvm {
+        return Err("only cvmm and the bare loop are run on softkvm here".into());
+    }
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/alioth");
+    let program = if installed.exists() { installed } else { PathBuf::from("alioth") };
+    let output = Command::new(&program)
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("{error}; to have it: {INSTALL}"))?;
+    Ok((program, String::from_utf8_lossy(&output.stdout).trim().to_owned()))
+}
+
+/// A machine without anything that can be left out.
+fn aliothvm(program: &Path, rom: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(["-l", "off", "boot", "--cpu", "count=1", "--firmware"]).arg(rom);
+    command.args(["--memory", &format!("size={MEMORY}")]);
+    // It insists on a terminal to read from.
+    command.stdin(terminal::open().expect("a terminal"));
+    command
 }
 
 /// The least that QEMU can be asked for: no firmware, no device but COM1.
 fn microvm(rom: &Path) -> Command {
     let mut command = Command::new(QEMU);
+    command.stdin(Stdio::null());
     command.args(["-M", "microvm,accel=kvm,rtc=off,pit=off,pic=off,auto-kernel-cmdline=off"]);
     command.args(["-cpu", "host", "-m", MEMORY, "-nodefaults", "-no-user-config", "-no-reboot"]);
     command.args(["-display", "none", "-serial", "stdio", "-bios"]).arg(rom);
@@ -196,7 +237,7 @@ impl Sample {
 
 /// Runs a monitor until the guest halts, and ends it.
 fn measure(mut command: Command) -> Result<Sample, String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
     let begin = Instant::now();
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let id = child.id();
