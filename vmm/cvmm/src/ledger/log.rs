@@ -20,6 +20,8 @@ pub struct Change {
     pub first: Stamp,
     /// When the last of it did.
     pub last: WallNs,
+    /// The same by the clock that tells changes apart.
+    last_clock: u64,
     /// How many changes this is, one after another at neighbouring addresses.
     pub steps: u64,
 }
@@ -31,7 +33,7 @@ const ENTRIES_MAX: usize = 1024;
 
 impl Change {
     pub(super) fn new(range: Range, from: PageState, to: PageState, by: By, at: Stamp) -> Change {
-        Change { range, from, to, by, first: at, last: at.wall, steps: 1 }
+        Change { range, from, to, by, first: at, last: at.wall, last_clock: at.clock(), steps: 1 }
     }
 
     /// Is `next` this change going on?
@@ -39,7 +41,7 @@ impl Change {
         let touches = self.range.end() == next.range.gpa || next.range.end() == self.range.gpa;
         let alike = (self.from, self.to, self.by, self.first.phase)
             == (next.from, next.to, next.by, next.first.phase);
-        touches && alike && next.first.wall.0 - self.last.0 <= TOGETHER_NS
+        touches && alike && next.last_clock.saturating_sub(self.last_clock) <= TOGETHER_NS
     }
 }
 
@@ -61,6 +63,7 @@ impl ChangeLog {
             last.range.gpa = last.range.gpa.min(change.range.gpa);
             last.range.len += change.range.len;
             last.last = change.last;
+            last.last_clock = change.last_clock;
             last.steps += 1;
         } else if self.entries.len() < ENTRIES_MAX {
             self.entries.push(change);

@@ -61,6 +61,13 @@ pub struct Stamp {
     pub phase: Phase,
 }
 
+impl Stamp {
+    /// The clock by which things are taken together: the guest's where it is read, so that equal runs leave equal ledgers.
+    fn clock(self) -> u64 {
+        self.guest.map_or(self.wall.0, |guest| guest.0)
+    }
+}
+
 /// Pages that changed, all ever or in one phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -23,18 +23,21 @@ pub const POINTS_MAX: usize = 512;
 pub struct Series {
     points: Vec<Point>,
     grain: u64,
+    /// The guest's clock is read: points are told apart by it, so that equal runs leave equal series.
+    by_guest: bool,
 }
 
 impl Series {
     pub(super) fn new(begin: Stamp, bytes: [u64; STATES]) -> Series {
         let mut points = Vec::with_capacity(POINTS_MAX + 1);
         points.push(Point { wall: begin.wall, guest: begin.guest, bytes });
-        Series { points, grain: 1 }
+        Series { points, grain: 1, by_guest: begin.guest.is_some() }
     }
 
     /// The states from now on. Time does not run backwards.
     pub(super) fn push(&mut self, at: Stamp, bytes: [u64; STATES]) {
         self.points.push(Point { wall: at.wall, guest: at.guest, bytes });
+        self.by_guest |= at.guest.is_some();
         self.thin(self.points.len().saturating_sub(2));
         while self.points.len() > POINTS_MAX {
             self.grain *= 2;
@@ -47,12 +50,20 @@ impl Series {
         let mut kept = from.max(1);
         for next in kept + 1..self.points.len() {
             let point = self.points[next];
-            if point.wall.0 / self.grain != self.points[kept].wall.0 / self.grain {
+            if self.clock(&point) / self.grain != self.clock(&self.points[kept]) / self.grain {
                 kept += 1;
             }
             self.points[kept] = point;
         }
         self.points.truncate(kept + 1);
+    }
+
+    fn clock(&self, point: &Point) -> u64 {
+        match self.by_guest {
+            // Where it is not known yet, it has not begun.
+            true => point.guest.map_or(0, |guest| guest.0),
+            false => point.wall.0,
+        }
     }
 
     /// The points, in time order.

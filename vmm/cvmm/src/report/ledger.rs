@@ -32,8 +32,8 @@ pub struct LedgerFacts {
     pub changes_dropped_bytes: u64,
     /// Bytes by state over time: each point holds until the next.
     pub series: Vec<SeriesPoint>,
-    /// Changes that were this close to each other are one point.
-    pub series_grain_wall_ns: u64,
+    /// Changes that were this close to each other, by the guest's clock where it is read, are one point.
+    pub series_grain_ns: u64,
     /// Host memory really used.
     pub memory: MemoryFacts,
 }
@@ -167,7 +167,7 @@ impl LedgerFacts {
             changes_dropped: log.dropped(),
             changes_dropped_bytes: log.dropped_bytes(),
             series: ledger.series().points().iter().map(|p| point(p, wall)).collect(),
-            series_grain_wall_ns: ledger.series().grain().0,
+            series_grain_ns: ledger.series().grain().0,
             memory: MemoryFacts {
                 shared: usage.shared.map(half),
                 private: usage.private.map(half),
