@@ -7,8 +7,8 @@
 //! share one modelled processor (`SOFTKVM_PSP`). All of ours is modelled time; what it rests on, and with which confidence, is
 //! printed below. The program fails if a slope is off by more than a tenth.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use cvmm_tests::launches::{Launched, Launches, Round};
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let full = words.iter().any(|word| word == "--full");
     let file = words.iter().skip_while(|word| *word != "--json").nth(1);
     let costs = costs();
-    let launches = Launches::new(&build().join("cvmm"));
+    let launches = Launches::new(&cvmm_tests::build().join("cvmm"));
     let (pages, per_page) = by_pages(&launches, full);
     let (guests, per_guest) = by_guests(&launches, &costs);
     rests_on(&costs);
@@ -71,19 +71,6 @@ fn main() -> ExitCode {
     }
     println!("\nA slope is off by more than {TENTH} %: the model has lost its calibration.");
     ExitCode::FAILURE
-}
-
-/// Builds what is measured; where it is.
-fn build() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "-p", "cvmm", "-p", "softkvm-preload"])
-        .current_dir(&root)
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "cvmm does not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    target.join("release")
 }
 
 /// Milliseconds of security processor by launch pages, and the slope.

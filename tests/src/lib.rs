@@ -24,6 +24,19 @@ pub fn input(variable: &str) -> PathBuf {
     path
 }
 
+/// Builds cvmm and softkvm's library, for a benchmark; returns where they are.
+pub fn build() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--quiet", "-p", "cvmm", "-p", "softkvm-preload"])
+        .current_dir(&root)
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "cvmm does not build");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+    target.join("release")
+}
+
 /// The kernels of the boot matrix.
 pub const KERNELS: [&str; 2] = ["6.12", "7.2"];
 

@@ -92,7 +92,7 @@ const MICROVM: &str = "QEMU microvm";
 const ALIOTH: &str = "alioth";
 
 fn peers(dir: &Path, softkvm: bool) -> Vec<Peer> {
-    let release = build();
+    let release = cvmm_tests::build();
     let (flat, rom, elf) = (dir.join("guest.flat"), dir.join("guest.rom"), dir.join("guest.elf"));
     std::fs::write(&flat, guest::flat()).expect("a temporary file");
     std::fs::write(&rom, guest::rom()).expect("a temporary file");
@@ -175,19 +175,6 @@ fn microvm(rom: &Path) -> Command {
     command.args(["-cpu", "host", "-m", MEMORY, "-nodefaults", "-no-user-config", "-no-reboot"]);
     command.args(["-display", "none", "-serial", "stdio", "-bios"]).arg(rom);
     command
-}
-
-/// Builds cvmm and softkvm's library; returns where they are.
-fn build() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "-p", "cvmm", "-p", "softkvm-preload"])
-        .current_dir(&root)
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "cvmm does not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    target.join("release")
 }
 
 /// QEMU's version, after an attempt to install it where it is missing.

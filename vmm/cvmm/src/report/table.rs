@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::number::ms;
 use super::{LedgerFacts, RunReport};
 
 pub(super) fn render(report: &RunReport) -> String {
@@ -144,8 +145,4 @@ fn write_ledger(out: &mut String, ledger: &LedgerFacts) -> std::fmt::Result {
 
 fn mib(bytes: u64) -> String {
     format!("{:.2}", bytes as f64 / f64::from(1 << 20))
-}
-
-fn ms(ns: u64) -> String {
-    format!("{:.3}", ns as f64 / 1e6)
 }
