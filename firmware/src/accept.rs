@@ -33,7 +33,7 @@ impl<'a> Acceptor<'a> {
         Self { params, window, counts: Counts::default() }
     }
 
-    /// Accepts every page of RAM that is neither a launch page, nor the work area, nor staging.
+    /// Accepts every page that is to be accepted and is neither a launch page, nor of the work area, nor staging.
     pub fn accept_ram<P: Platform>(&mut self, platform: &mut P) -> Result<(), Termination> {
         if !platform.protected() {
             return Ok(());
@@ -42,22 +42,29 @@ impl<'a> Acceptor<'a> {
         let change = params.flags & Flags::RAM_PRIVATE.bits() == 0;
         let taken = taken(params);
         for ram in range::ram(params) {
-            let mut rest = ram;
-            while let Some(free) = next_free(&mut rest, &taken) {
-                self.accept(platform, free, change)?;
+            for extent in range::accepted(params) {
+                let mut rest = ram.common(extent);
+                while let Some(free) = next_free(&mut rest, &taken) {
+                    self.accept(platform, free, change)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes the staging ranges back from the host.
+    /// Takes the staging ranges back from the host. A kernel that accepts memory itself accepts these pages too.
     pub fn accept_staging<P: Platform>(&mut self, platform: &mut P) -> Result<(), Termination> {
         if !platform.protected() {
             return Ok(());
         }
         let params = self.params;
         for blob in [&params.kernel, &params.initrd, &params.cmdline] {
-            self.accept(platform, range::staging(blob), true)?;
+            let range = range::staging(blob);
+            if !range::is_lazy(params) {
+                self.accept(platform, range, true)?;
+            } else if !range.is_empty() {
+                platform.set_private(range)?;
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use core::arch::asm;
 use abi::shim::{SHIM_CODE_GPA, SHIM_DATA_GPA, Termination};
 
 // What link.ld repeats.
-const _: () = assert!(SHIM_CODE_GPA == 0x1_1000 && SHIM_DATA_GPA == 0x1_B000);
+const _: () = assert!(SHIM_CODE_GPA == 0x1_1000 && SHIM_DATA_GPA == 0x1_C000);
 
 /// `shim_leave`, the descriptor table that stays for the kernel, and an empty interrupt table: part
 /// of each image's entry code, whose operands it uses.

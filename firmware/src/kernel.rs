@@ -10,7 +10,7 @@ use abi::shim::{HIGH_RAM_START, KernelKind, LARGE_PAGE, LOAD_END_MAX, ParameterP
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::platform::Platform;
-use crate::range::{Range, destination, in_ram};
+use crate::range::{Range, destination, in_ram, is_accepted};
 use crate::zero_page;
 
 /// Places the kernel, builds `boot_params` and returns the entry.
@@ -63,10 +63,11 @@ fn bzimage(file: &[u8], params: &ParameterPage) -> Result<(u64, SetupHeader), Te
     Ok((load + ENTRY_64_OFFSET, header))
 }
 
-/// Whether the kernel may use a range: RAM between 1 MiB and 4 GiB that does not hold the initrd.
+/// Whether the kernel may use a range: accepted RAM between 1 MiB and 4 GiB that does not hold the initrd.
 fn free_for_kernel(params: &ParameterPage, range: Range) -> bool {
     range.start >= HIGH_RAM_START
         && range.end <= LOAD_END_MAX
+        && is_accepted(params, range)
         && in_ram(params, range)
         && !range.overlaps(destination(&params.initrd).pages())
 }

@@ -12,6 +12,7 @@
 
 pub mod accept;
 pub mod checks;
+pub mod efi;
 pub mod kernel;
 pub mod load;
 pub mod paging;
@@ -25,6 +26,8 @@ pub mod zero_page;
 
 #[cfg(test)]
 mod checks_test;
+#[cfg(test)]
+mod efi_test;
 #[cfg(test)]
 mod mock;
 #[cfg(test)]

@@ -2,14 +2,18 @@
 
 use abi::boot::E820Type;
 use abi::shim::{
-    Blob, CMDLINE_GPA, CMDLINE_MAX, Flags, HIGH_RAM_START, KernelKind, LOAD_END_MAX, LOW_E820,
-    LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology, Termination, WORK_END,
+    Blob, CMDLINE_GPA, CMDLINE_MAX, Extent, Flags, HIGH_RAM_START, KernelKind, LARGE_PAGE,
+    LOAD_END_MAX, LOW_E820, LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology, Termination,
+    WORK_END,
 };
 
-use crate::range::{Range, destination, in_ram, staging};
+use crate::efi;
+use crate::range::{Range, accepted, destination, in_ram, is_accepted, is_lazy, ram, staging};
 
 /// Highest end of memory: the 48-bit space less one bit, so that no sum below can wrap.
 const MEMORY_END_MAX: u64 = 1 << 47;
+/// The unit that holds the shim, its work area and the ROM area.
+const FIRST_UNIT: Range = Range { start: 0, end: LARGE_PAGE };
 /// Lowest position a C-bit can have, as the first instructions assume.
 const C_BIT_MIN: u32 = 40;
 /// First position it cannot have: physical addresses end at bit 51.
@@ -38,13 +42,14 @@ pub fn check(params: &ParameterPage, technology: Technology) -> Result<(), Termi
         && matches!(params.load_mode, LoadMode::HASHED | LoadMode::MEASURED)
         && matches!(params.kernel_kind, KernelKind::BZIMAGE | KernelKind::ELF)
         && params.reserved_030.iter().all(|&word| word == 0)
-        && params.reserved_120.iter().all(|&word| word == 0)
+        && params.reserved_160.iter().all(|&word| word == 0)
         && params.reserved_780.iter().all(|&word| word == 0);
     if !known {
         return Err(Termination::BAD_PARAMETER);
     }
     check_e820(params)?;
-    check_blobs(params)
+    check_blobs(params)?;
+    check_accepted(params)
 }
 
 /// The map starts with [`LOW_E820`], is sorted, in pages, and within what we can address.
@@ -112,6 +117,46 @@ fn check_blobs(params: &ParameterPage) -> Result<(), Termination> {
         }
     }
     Ok(())
+}
+
+/// What is accepted is whole units of RAM, and what is not can be told in whole units. All destinations are in the first,
+/// staging is in the second.
+fn check_accepted(params: &ParameterPage) -> Result<(), Termination> {
+    let bad = Err(Termination::BAD_ACCEPTED);
+    let mut floor = 0;
+    let mut ended = false;
+    for (index, extent) in params.accepted.iter().enumerate() {
+        if *extent == Extent::UNUSED {
+            ended = true;
+            continue;
+        }
+        let Some(range) = Range::sized(extent.addr, extent.size) else { return bad };
+        let placed = if index == 0 { range == FIRST_UNIT } else { in_ram(params, range) };
+        if ended || range.is_empty() || range.start < floor || !in_units(range) || !placed {
+            return bad;
+        }
+        floor = range.end;
+    }
+    if !is_lazy(params) {
+        return Ok(());
+    }
+    let told = |ram: Range| {
+        let ram = Range { start: ram.start.max(FIRST_UNIT.end), end: ram.end.max(FIRST_UNIT.end) };
+        in_units(ram) && ram.end <= efi::MEMORY_END_MAX
+    };
+    let blobs = [&params.kernel, &params.initrd, &params.cmdline];
+    let fits = params.technology != Technology::PLAIN
+        && ram(params).all(told)
+        && blobs.iter().all(|blob| is_accepted(params, destination(blob).pages()))
+        && blobs
+            .iter()
+            .all(|blob| !accepted(params).iter().any(|range| range.overlaps(staging(blob))));
+    if fits { Ok(()) } else { bad }
+}
+
+/// Whether it starts and ends where units do.
+fn in_units(range: Range) -> bool {
+    range.start.is_multiple_of(LARGE_PAGE) && range.end.is_multiple_of(LARGE_PAGE)
 }
 
 /// The fields of a blob fit the load mode, and its ranges do not wrap.

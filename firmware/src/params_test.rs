@@ -31,7 +31,7 @@ fn head_fields() {
         (|p| p.load_mode = LoadMode(0), Termination::BAD_PARAMETER),
         (|p| p.kernel_kind = KernelKind(3), Termination::BAD_PARAMETER),
         (|p| p.reserved_030[1] = 1, Termination::BAD_PARAMETER),
-        (|p| p.reserved_120[11] = 1, Termination::BAD_PARAMETER),
+        (|p| p.reserved_160[3] = 1, Termination::BAD_PARAMETER),
         (|p| p.reserved_780[0] = 1, Termination::BAD_PARAMETER),
         (|p| p.reserved_780[271] = 1, Termination::BAD_PARAMETER),
     ];

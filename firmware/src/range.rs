@@ -1,7 +1,7 @@
 //! A range of guest-physical addresses.
 
 use abi::boot::E820Type;
-use abi::shim::{Blob, LARGE_PAGE, PAGE, ParameterPage};
+use abi::shim::{ACCEPTED_EXTENTS, Blob, Extent, LARGE_PAGE, PAGE, ParameterPage};
 
 /// `start..end`; empty when they are equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,13 @@ impl Range {
         self.start <= other.start && other.end <= self.end
     }
 
+    /// What both have in common; empty where that is nothing.
+    pub const fn common(self, other: Self) -> Self {
+        let start = if self.start > other.start { self.start } else { other.start };
+        let end = if self.end < other.end { self.end } else { other.end };
+        if start < end { Self { start, end } } else { Self::EMPTY }
+    }
+
     /// Rounded out to whole pages. Saturates at the end of the address space.
     pub const fn pages(self) -> Self {
         let end = match self.end.checked_next_multiple_of(PAGE) {
@@ -52,6 +59,30 @@ impl Range {
 /// Whether the range starts with a whole large page.
 pub const fn large_fits(range: Range) -> bool {
     range.start.is_multiple_of(LARGE_PAGE) && range.end - range.start >= LARGE_PAGE
+}
+
+/// Whether the kernel accepts what of RAM is outside of the ranges that the parameters name.
+pub fn is_lazy(params: &ParameterPage) -> bool {
+    params.accepted[0] != Extent::UNUSED
+}
+
+/// What the shim accepts of RAM: the ranges that the parameters name, or everything; unused ones are empty.
+#[inline(never)]
+pub fn accepted(params: &ParameterPage) -> [Range; ACCEPTED_EXTENTS] {
+    let mut ranges = [Range::EMPTY; ACCEPTED_EXTENTS];
+    for (range, extent) in ranges.iter_mut().zip(&params.accepted) {
+        *range = Range { start: extent.addr, end: extent.addr.saturating_add(extent.size) };
+    }
+    if !is_lazy(params) {
+        ranges[0].end = u64::MAX;
+    }
+    ranges
+}
+
+/// Whether one range that the shim accepts holds all of `range`.
+#[inline(never)]
+pub fn is_accepted(params: &ParameterPage, range: Range) -> bool {
+    accepted(params).iter().any(|accepted| accepted.contains(range))
 }
 
 /// Where a blob waits, in whole pages; empty for a blob that does not wait.

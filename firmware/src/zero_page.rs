@@ -1,4 +1,5 @@
-//! `boot_params` and, under SNP, the CC blob that tells Linux where its special pages are.
+//! `boot_params`; under SNP, the CC blob that tells Linux where its special pages are; for a kernel that accepts memory, what
+//! leads it to the tables of [`crate::efi`].
 
 use abi::boot::{
     BootE820Entry, BootParams, CcBlobSevInfo, LOADER_UNDEFINED, SETUP_CC_BLOB, SetupData,
@@ -9,7 +10,9 @@ use abi::shim::{
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use crate::efi;
 use crate::platform::{Platform, object_mut};
+use crate::range;
 
 /// The page at [`CC_BLOB_GPA`]: the `setup_data` element, then the blob it points to.
 #[repr(C)]
@@ -36,8 +39,12 @@ pub fn build<P: Platform>(
     if cc_blob {
         build_cc_blob(platform)?;
     }
+    let efi = if range::is_lazy(params) { Some(efi::build(platform, params)?) } else { None };
     let page: &mut BootParams = object_mut(platform, BOOT_PARAMS_GPA)?;
     page.zero();
+    if let Some(efi) = efi {
+        page.efi_info = efi;
+    }
     page.hdr = *header;
     page.hdr.type_of_loader = LOADER_UNDEFINED;
     let (initrd, cmdline) = (&params.initrd, &params.cmdline);

@@ -1,6 +1,7 @@
 //! The whole way in a TD: the mock's module and host may be in two minds, busy, or lie.
 
 use abi::boot::{BootParams, E820Type};
+use abi::efi::EfiInfo;
 use abi::marks::MarkId;
 use abi::shim::{
     BOOT_PARAMS_GPA, CC_BLOB_GPA, E820Entry, KernelKind, LARGE_PAGE, LoadMode, PAGE, Technology,
@@ -8,6 +9,7 @@ use abi::shim::{
 };
 use abi::tdx::vmcall::Status;
 use abi::tdx::{TdxStatus, operand};
+use zerocopy::FromZeros;
 
 use crate::mock::{Fault, Guest, KERNEL_LOAD, MEMORY, STAGING, bzimage, setup_header};
 use crate::platform::{Platform, object};
@@ -58,7 +60,7 @@ fn the_kernel_gets_tables_but_no_cc_blob() {
     let page: &BootParams = object(&guest.mock, BOOT_PARAMS_GPA).unwrap();
     assert_eq!({ page.acpi_rsdp_addr }, guest.params.acpi_rsdp);
     assert_eq!(({ page.hdr.setup_data }, { page.cc_blob_address }), (0, 0));
-    assert_eq!(page.efi_info, [0; 32]);
+    assert_eq!({ page.efi_info }, EfiInfo::new_zeroed());
     assert_eq!(u32::from(page.e820_entries), guest.params.e820_count);
     assert!(guest.mock.bytes(CC_BLOB_GPA, PAGE).iter().all(|byte| *byte == 0));
 }

@@ -6,6 +6,7 @@
 #![no_main]
 
 mod attest;
+mod fill;
 mod machine;
 mod marks;
 mod probes;
@@ -91,6 +92,9 @@ extern "C" fn start() -> ! {
     say!("ready");
     if let Some(data) = options.report {
         attest(marks, &data);
+    }
+    if let Some(mib) = options.fill {
+        fill::fill(mib);
     }
     probes::run(marks, &options, guest, cpus);
     if options.hold_seconds != 0 {

@@ -11,6 +11,9 @@ pub struct Options<'a> {
     pub secret: Option<&'a [u8]>,
     /// `cvmm.hold=SECONDS`: stay busy for a while before the end.
     pub hold_seconds: u32,
+    /// `cvmm.fill`: touch memory until there is no more, and say what the kernel has accepted before and after;
+    /// `cvmm.fill=MIB`: only so much.
+    pub fill: Option<u32>,
     /// `cvmm.shell`: start a shell on the console.
     pub shell: bool,
     /// `cvmm.probe=LIST`: measure these [`PROBES`], or `all`.
@@ -86,6 +89,8 @@ impl<'a> Options<'a> {
         let value = word.get(at + 1..);
         match (&word[..at], value) {
             (b"cvmm.shell", None) => self.shell = true,
+            (b"cvmm.fill", None) => self.fill = Some(u32::MAX),
+            (b"cvmm.fill", Some(text)) => self.fill = Some(number(text)?),
             (b"cvmm.report", Some(digits)) => {
                 let mut data = [0; 64];
                 hex::decode(digits, &mut data)?;
@@ -149,6 +154,13 @@ pub fn count_list(list: &[u8]) -> u32 {
     parts.sum::<Option<u32>>().unwrap_or(0)
 }
 
+/// A row of `/proc/meminfo`, in KiB.
+pub fn meminfo(text: &[u8], name: &[u8]) -> Option<u32> {
+    let mut rows = text.split(|&c| c == b'\n').filter_map(|row| row.strip_prefix(name));
+    let value = rows.find_map(|row| row.strip_prefix(b":"))?.trim_ascii();
+    number(value.strip_suffix(b" kB")?)
+}
+
 /// Whether a line of the kernel log is about memory encryption.
 pub fn about_encryption(message: &[u8]) -> bool {
     [&b"Memory Encryption"[..], b"SEV", b"TDX"].iter().any(|word| has(message, word))
@@ -183,7 +195,7 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = format!(
-            "quiet cvmm.report={} cvmm.secret=00ffAB cvmm.hold=7 cvmm.shell cvmm.probe=cpuid,int \
+            "quiet cvmm.report={} cvmm.secret=00ffAB cvmm.hold=7 cvmm.shell cvmm.fill=9 cvmm.probe=cpuid,int \
              cvmm.probe.n=20 cvmm.marks=5\n",
             "5a".repeat(64)
         );
@@ -191,10 +203,11 @@ mod tests {
         assert!(bad.is_empty(), "{bad:?}");
         assert_eq!(options.report, Some([0x5a; 64]));
         assert_eq!(options.secret, Some(&b"00ffAB"[..]));
-        assert_eq!((options.hold_seconds, options.shell), (7, true));
+        assert_eq!((options.hold_seconds, options.shell, options.fill), (7, true, Some(9)));
         assert!(options.wants(b"cpuid") && options.wants(b"int") && !options.wants(b"touch"));
         assert_eq!((options.probe_samples, options.marks), (Samples(20), MarksWanted::More(5)));
-        let (options, _) = parse("cvmm.probe=all cvmm.marks=none");
+        let (options, _) = parse("cvmm.fill cvmm.probe=all cvmm.marks=none");
+        assert_eq!(options.fill, Some(u32::MAX));
         assert!(PROBES.iter().all(|probe| options.wants(probe)));
         assert_eq!((options.probe_samples, options.marks), (Samples(1000), MarksWanted::None));
         assert!(!Options::default().wants(b"cpuid"));
@@ -211,6 +224,7 @@ mod tests {
             "cvmm.hold=-1",
             "cvmm.hold=",
             "cvmm.shell=1",
+            "cvmm.fill=",
             "cvmm.probe=",
             "cvmm.probe=cpuid,what",
             "cvmm.probe.n=0",
@@ -230,6 +244,16 @@ mod tests {
         {
             assert_eq!(count_list(list.as_bytes()), count, "{list:?}");
         }
+    }
+
+    #[test]
+    fn meminfo_has_rows() {
+        let text =
+            b"MemTotal:        2041956 kB\nUnaccepted:     12 kB\nHugePages_Total:       7\n";
+        assert_eq!(meminfo(text, b"MemTotal"), Some(2_041_956));
+        assert_eq!(meminfo(text, b"Unaccepted"), Some(12));
+        assert_eq!(meminfo(text, b"Mem"), None);
+        assert_eq!(meminfo(text, b"HugePages_Total"), None);
     }
 
     #[test]

@@ -190,8 +190,8 @@ pub struct BootParams {
     pub cc_blob_address: u32,
     /// 0x140: edid_info.
     pub pad_140: [u8; 0x1C0 - 0x140],
-    /// 0x1C0: efi_info.
-    pub efi_info: [u8; 32],
+    /// 0x1C0
+    pub efi_info: crate::efi::EfiInfo,
     /// 0x1E0
     pub alt_mem_k: u32,
     /// 0x1E4

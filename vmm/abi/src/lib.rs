@@ -2,6 +2,7 @@
 //! Layouts that hardware, firmware and the kernel fixed.
 
 pub mod boot;
+pub mod efi;
 pub mod ghcb;
 pub mod kvm;
 pub mod kvm_snp;

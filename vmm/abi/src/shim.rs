@@ -17,6 +17,11 @@
 //!
 //! E820 entries of type RAM minus [`SHIM_BASE`]..[`WORK_END`], minus measured blobs, minus staging; the staging ranges
 //! (rounded out to pages) follow after loading. So no page may hold two blobs, and staging lies in RAM.
+//!
+//! Where [`ParameterPage::accepted`] names ranges, the shim accepts only what of RAM lies in them, and leaves the rest to
+//! the kernel: it builds the table of unaccepted memory (UEFI specification 2.10A has the type, Linux 7.2
+//! include/linux/efi.h `efi_unaccepted_memory` the table) and the three EFI tables that lead the kernel to it. Staging is
+//! made private again, but not accepted.
 
 pub mod tdx;
 
@@ -37,30 +42,30 @@ pub const INITIAL_PAGE_TABLE_GPA: u64 = SHIM_BASE;
 /// The shim's code and read-only data: the flat image starts here.
 pub const SHIM_CODE_GPA: u64 = 0x1_1000;
 /// Most pages the shim's code may have.
-pub const SHIM_CODE_PAGES_MAX: u64 = 3;
+pub const SHIM_CODE_PAGES_MAX: u64 = 4;
 /// RIP of the application processors: a `cli; hlt` loop in measured memory that E820 reserves.
 pub const AP_PARK_GPA: u64 = SHIM_CODE_GPA;
 /// RIP of the boot processor.
 pub const SHIM_ENTRY_GPA: u64 = SHIM_CODE_GPA + 0x10;
 /// The [`ParameterPage`]; RSI at entry.
-pub const PARAMETER_GPA: u64 = 0x1_4000;
+pub const PARAMETER_GPA: u64 = 0x1_5000;
 /// The ACPI tables, RSDP included, made by the monitor and measured.
-pub const ACPI_GPA: u64 = 0x1_5000;
+pub const ACPI_GPA: u64 = 0x1_6000;
 /// The CPUID page (SNP).
-pub const CPUID_GPA: u64 = 0x1_6000;
+pub const CPUID_GPA: u64 = 0x1_7000;
 /// The secrets page (SNP).
-pub const SECRETS_GPA: u64 = 0x1_7000;
+pub const SECRETS_GPA: u64 = 0x1_8000;
 
 /// Start of the memory that the shim's first instructions validate and clear: no launch page, private from the start.
-pub const WORK_BASE: u64 = 0x1_8000;
+pub const WORK_BASE: u64 = 0x1_9000;
 /// `setup_data` and CC blob for the kernel (SNP).
-pub const CC_BLOB_GPA: u64 = 0x1_8000;
+pub const CC_BLOB_GPA: u64 = 0x1_9000;
 /// `boot_params`.
-pub const BOOT_PARAMS_GPA: u64 = 0x1_9000;
+pub const BOOT_PARAMS_GPA: u64 = 0x1_A000;
 /// The shim's GHCB page.
-pub const GHCB_GPA: u64 = 0x1_A000;
+pub const GHCB_GPA: u64 = 0x1_B000;
 /// The shim's variables, then its stack, which ends at [`STACK_TOP`].
-pub const SHIM_DATA_GPA: u64 = 0x1_B000;
+pub const SHIM_DATA_GPA: u64 = 0x1_C000;
 /// End of the stack.
 pub const STACK_TOP: u64 = 0x2_0000;
 /// The page tables that the kernel is entered with.
@@ -73,6 +78,10 @@ pub const WORK_END: u64 = PAGE_TABLES_GPA + PAGE_TABLES_PAGES * PAGE;
 pub const CMDLINE_GPA: u64 = 0x3_0000;
 /// Longest command line with its NUL.
 pub const CMDLINE_MAX: u64 = PAGE;
+/// The EFI tables of a kernel that accepts memory itself ([`crate::efi::Tables`]): one page of ordinary RAM.
+pub const EFI_TABLES_GPA: u64 = 0x3_1000;
+/// The table of what is not accepted, with its bitmap, up to [`LOW_RAM_END`].
+pub const UNACCEPTED_GPA: u64 = 0x3_2000;
 /// End of conventional memory: nothing of ours lies above.
 pub const LOW_RAM_END: u64 = 0xA_0000;
 /// Where RAM starts again: at the ROM area, for a kernel with CONFIG_ISCSI_IBFT_FIND reads all of it through its direct
@@ -83,6 +92,8 @@ pub const HIGH_RAM_START: u64 = 0xC_0000;
 pub const LOAD_END_MAX: u64 = 1 << 32;
 
 const _: () = assert!(WORK_END < CMDLINE_GPA && CMDLINE_GPA + CMDLINE_MAX <= LOW_RAM_END);
+const _: () =
+    assert!(CMDLINE_GPA + CMDLINE_MAX <= EFI_TABLES_GPA && EFI_TABLES_GPA + PAGE <= UNACCEPTED_GPA);
 const _: () = assert!(SHIM_CODE_GPA + SHIM_CODE_PAGES_MAX * PAGE == PARAMETER_GPA);
 
 /// The low part of every memory map: what E820 must say below [`HIGH_RAM_START`] (start, end, type).
@@ -212,6 +223,24 @@ pub struct E820Entry {
     pub reserved: u32,
 }
 
+/// Guest-physical addresses: `[addr, addr + size)`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct Extent {
+    /// First address.
+    pub addr: u64,
+    /// Bytes; 0 for an unused one.
+    pub size: u64,
+}
+
+impl Extent {
+    /// None.
+    pub const UNUSED: Self = Self { addr: 0, size: 0 };
+}
+
+/// Most ranges that are accepted before a kernel that accepts the rest.
+pub const ACCEPTED_EXTENTS: usize = 4;
+
 /// Most entries of the memory map.
 pub const E820_ENTRIES_MAX: usize = 64;
 
@@ -249,8 +278,14 @@ pub struct ParameterPage {
     pub cmdline: Blob,
     /// 0x100: see [`Flags::CPUID_DIGEST`].
     pub cpuid_digest: [u8; 32],
-    /// 0x120: zero.
-    pub reserved_120: [u64; 12],
+    /// 0x120: what the shim accepts, where it is not all of RAM: sorted, disjoint, each of whole units of [`LARGE_PAGE`].
+    /// The first is `[0, LARGE_PAGE)`. Unused ones are last; if all are unused, the shim accepts all of RAM.
+    ///
+    /// Every destination lies in one of them, and staging in none. A unit of which only a part were accepted would end the
+    /// guest later, whatever the kernel is told about it.
+    pub accepted: [Extent; ACCEPTED_EXTENTS],
+    /// 0x160: zero.
+    pub reserved_160: [u64; 4],
     /// 0x180: sorted, without overlap, starting with [`LOW_E820`].
     pub e820: [E820Entry; E820_ENTRIES_MAX],
     /// 0x780: zero.
@@ -261,6 +296,7 @@ const _: () = assert!(size_of::<ParameterPage>() == 4096);
 const _: () = assert!(offset_of!(ParameterPage, technology) == ParameterPage::TECHNOLOGY_OFFSET);
 const _: () = assert!(offset_of!(ParameterPage, kernel) == 0x40);
 const _: () = assert!(offset_of!(ParameterPage, cpuid_digest) == 0x100);
+const _: () = assert!(offset_of!(ParameterPage, accepted) == 0x120);
 const _: () = assert!(offset_of!(ParameterPage, e820) == 0x180);
 const _: () = assert!(offset_of!(ParameterPage, reserved_780) == 0x780);
 
@@ -297,6 +333,9 @@ impl Termination {
     pub const BAD_RANGE: Self = Self(0x06);
     /// The ACPI page has no RSDP with a right checksum where the parameters say.
     pub const BAD_ACPI: Self = Self(0x07);
+    /// The ranges to accept before the kernel are not sorted or not whole units, leave a destination out, or cut memory in
+    /// pieces of which the kernel cannot be told.
+    pub const BAD_ACCEPTED: Self = Self(0x08);
     /// The SHA-256 of the kernel differs.
     pub const KERNEL_HASH: Self = Self(0x10);
     /// The SHA-256 of the initrd differs.
@@ -403,6 +442,10 @@ impl Termination {
             "a kernel, initrd, command line or staging range overlaps another or is not in RAM",
         ),
         (Self::BAD_ACPI, "the ACPI page holds no valid RSDP"),
+        (
+            Self::BAD_ACCEPTED,
+            "the memory to accept before the kernel is not in whole units, or leaves out what it must hold",
+        ),
         (Self::KERNEL_HASH, "the kernel in memory is not the one whose SHA-256 was measured"),
         (Self::INITRD_HASH, "the initrd in memory is not the one whose SHA-256 was measured"),
         (

@@ -167,7 +167,16 @@ pub struct Flags {
     #[arg(long, value_enum, default_value = "hashed", help_heading = "Guest")]
     pub load: LoadMode,
     /// Who accepts the guest's memory, and when.
-    #[arg(long, value_enum, default_value = "eager", help_heading = "Guest")]
+    ///
+    /// eager: the shim, all of it, before the kernel runs. lazy: the shim what kernel and files need, the kernel (6.5 or newer,
+    /// CONFIG_UNACCEPTED_MEMORY) the rest when it needs it. With window=SIZE the shim also accepts so much at the top of
+    /// memory, above 4 GiB: the kernel starts with it, and a kernel with KASLR may place itself there.
+    #[arg(
+        long,
+        value_name = "eager|lazy[,window=SIZE]",
+        default_value = "eager",
+        help_heading = "Guest"
+    )]
     pub accept: AcceptMode,
     /// Which phase marks the shim writes (this is measured); a mark costs the guest an exit.
     #[arg(long, value_enum, default_value = "all", help_heading = "Guest")]

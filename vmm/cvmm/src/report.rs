@@ -127,11 +127,10 @@ impl RunReport {
                     crate::config::LoadMode::Measured => "measured",
                 }
                 .into(),
-                accept: match guest.accept {
-                    _ if plan.firmware.is_some() => BY_FIRMWARE,
-                    crate::config::AcceptMode::Eager => "eager",
-                }
-                .into(),
+                accept: match plan.firmware {
+                    Some(_) => BY_FIRMWARE.into(),
+                    None => guest.accept.to_string(),
+                },
             },
             launch: launch_facts(config, plan, recorder),
             total: timeline.total(run),

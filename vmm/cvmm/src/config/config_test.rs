@@ -177,3 +177,28 @@ fn an_unmeasured_guest_has_no_digest_to_expect() {
     assert!(problem(&["--plain", "--kernel", "k", "--expect", &digest]).contains("not measured"));
     clap_refuses(&["--snp", "--kernel", "k", "--expect", "00"]);
 }
+
+#[test]
+fn acceptance_is_eager_or_lazy_with_a_window() {
+    let accept =
+        |text: &str| parse(&["--snp", "--kernel", "k", "--accept", text]).unwrap().guest.accept;
+    assert_eq!(accept("eager"), AcceptMode::Eager);
+    assert_eq!(accept("lazy"), AcceptMode::Lazy { window: None });
+    let window = AcceptMode::Lazy { window: Some(MemorySize::from_mib(64)) };
+    assert_eq!(
+        (accept("lazy,window=64M"), window.to_string().as_str()),
+        (window, "lazy,window=64M")
+    );
+    for (text, complaint) in [
+        ("late", "'late' is neither eager nor lazy"),
+        ("eager,window=2M", "eager has no options"),
+        ("lazy,size=2M", "lazy,window=64M"),
+        ("lazy,window=", "is not a size"),
+        ("lazy,window=5", "is not a whole number of MiB"),
+    ] {
+        let refusal = clap_refuses(&["--snp", "--kernel", "k", "--accept", text]);
+        assert!(refusal.contains(complaint), "{refusal}");
+    }
+    let refusal = problem(&["--snp", "--firmware", "f", "--kernel", "k", "--accept", "lazy"]);
+    assert!(refusal.contains("a firmware decides itself"), "{refusal}");
+}

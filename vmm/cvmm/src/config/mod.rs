@@ -1,5 +1,6 @@
 //! What the user asked for, parsed and typed: constructing a [`Config`] is the validation.
 
+mod accept;
 pub mod quantity;
 pub mod snp;
 pub mod tdx;
@@ -11,6 +12,7 @@ use crate::cli::Flags;
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
 use crate::error::Error;
+pub use accept::AcceptMode;
 pub use quantity::{CpuCount, CpuRange, MemorySize};
 use snp::SnpConfig;
 use tdx::TdxConfig;
@@ -58,13 +60,6 @@ pub enum LoadMode {
     Hashed,
     /// They are launch pages themselves.
     Measured,
-}
-
-/// Who accepts the guest's memory, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum AcceptMode {
-    /// The shim, all of it, before the kernel runs.
-    Eager,
 }
 
 /// Which marks the shim writes.
@@ -204,6 +199,13 @@ fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error
     }
     if flags.load != LoadMode::Hashed {
         return usage("--load", "a firmware loads the kernel in its own way", "leave --load out");
+    }
+    if flags.accept != AcceptMode::Eager {
+        return usage(
+            "--accept",
+            "a firmware decides itself what it accepts",
+            "leave --accept out",
+        );
     }
     if flags.marks != MarksMode::All {
         return usage("--marks", "a firmware writes no marks of the shim's", "leave --marks out");

@@ -98,17 +98,31 @@ fn steps(plan: &Plan) -> Vec<(MarkId, Vec<Range>)> {
     let ram = map.iter().filter(|entry| entry.kind == E820Type::RAM);
     let ram = ram.map(|entry| Range { gpa: entry.addr, len: entry.size });
     let ram = ram.flat_map(|range| without(range, reserved));
-    let ram = ram.flat_map(|range| without(range, staging)).collect();
+    let ram = ram.flat_map(|range| without(range, staging));
+    // A kernel that accepts memory itself accepts staging too.
+    let accepted = &plan.layout.accepted;
+    let (ram, staging) = match accepted.is_empty() {
+        true => (ram.collect(), vec![staging]),
+        false => (ram.flat_map(|ram| common(ram, accepted)).collect(), Vec::new()),
+    };
     vec![
         (MarkId::SHIM_ENTRY, vec![work]),
         (MarkId::ACCEPT_END, ram),
         (MarkId::ACCEPT_MISMATCHES, Vec::new()),
         (MarkId::ACCEPT_SMALL, Vec::new()),
         (MarkId::ACCEPT_LARGE, Vec::new()),
-        (MarkId::STAGING_RECLAIMED, vec![staging]),
+        (MarkId::STAGING_RECLAIMED, staging),
         (MarkId::STAGING_LARGE, Vec::new()),
         (MarkId::STAGING_MISMATCHES, Vec::new()),
     ]
+}
+
+/// What of a range is in others.
+fn common(range: Range, others: &[Range]) -> impl Iterator<Item = Range> {
+    others.iter().filter_map(move |other| {
+        let (begin, end) = (range.gpa.max(other.gpa), range.end().min(other.end()));
+        (begin < end).then(|| Range { gpa: begin, len: end - begin })
+    })
 }
 
 /// What of a range is not in another one.

@@ -114,7 +114,7 @@ proptest! {
             let sizes = super::super::layout::Sizes { kernel: file.len() as u64, initrd: 0, cmdline: 1 };
             let memory = crate::config::MemorySize::from_mib(512);
             for load in [crate::config::LoadMode::Hashed, crate::config::LoadMode::Measured] {
-                let _ = super::super::layout::Layout::build(memory, &layout, sizes, load);
+                let _ = super::super::layout::Layout::build(memory, &layout, sizes, load, crate::config::AcceptMode::Eager);
             }
         }
     }

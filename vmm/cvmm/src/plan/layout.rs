@@ -7,7 +7,7 @@ use abi::shim::{
 
 use super::PlanError;
 use super::kernel::KernelLayout;
-use crate::config::{LoadMode, MemorySize};
+use crate::config::{AcceptMode, LoadMode, MemorySize};
 
 /// RAM from here on is moved above 4 GiB, to leave room for the interrupt controllers and whatever needs 32 bits.
 pub const LOW_MEMORY_END_MAX: u64 = 3 << 30;
@@ -61,6 +61,8 @@ pub struct Layout {
     pub initrd: Place,
     /// The command line with its NUL.
     pub cmdline: Place,
+    /// What the shim accepts, in units of [`LARGE_PAGE`]; empty where that is all of RAM.
+    pub accepted: Vec<Range>,
 }
 
 /// The sizes that a layout depends on.
@@ -78,14 +80,33 @@ fn pages(len: u64) -> u64 {
     len.next_multiple_of(PAGE)
 }
 
-/// Memory as it is given: what does not fit below the hole for devices goes above it.
-fn ram(memory: MemorySize) -> Vec<Range> {
-    let low_end = memory.bytes().min(LOW_MEMORY_END_MAX);
+/// Where low memory ends. What does not fit below the hole for devices goes above it, and so does the window: Linux takes
+/// memory of the zone above 4 GiB first, and accepts nothing of another zone until it needs that one (Linux 7.2
+/// mm/page_alloc.c `cond_accept_memory`).
+fn low_end(memory: MemorySize, window: u64) -> u64 {
+    memory.bytes().saturating_sub(window).min(LOW_MEMORY_END_MAX)
+}
+
+/// Memory slots.
+fn ram(memory: MemorySize, low_end: u64) -> Vec<Range> {
     let mut ram = vec![Range { gpa: 0, len: low_end }];
     if memory.bytes() > low_end {
         ram.push(Range { gpa: HIGH_MEMORY, len: memory.bytes() - low_end });
     }
     ram
+}
+
+/// What the shim accepts for a kernel that accepts the rest: the unit that holds the shim, the units of kernel and files,
+/// and the window at the end of memory.
+fn accepted(begin: u64, end: u64, window: u64, ram: &[Range]) -> Vec<Range> {
+    let begin = (begin & !(LARGE_PAGE - 1)).max(LARGE_PAGE);
+    let mut accepted =
+        vec![Range { gpa: 0, len: LARGE_PAGE }, Range { gpa: begin, len: end - begin }];
+    let top = ram.last().map_or(0, |ram| ram.end());
+    if window > 0 {
+        accepted.push(Range { gpa: top - window, len: window });
+    }
+    accepted
 }
 
 impl Layout {
@@ -98,6 +119,7 @@ impl Layout {
         kernel: &KernelLayout,
         sizes: Sizes,
         load: LoadMode,
+        accept: AcceptMode,
     ) -> Result<Layout, PlanError> {
         let longest = match kernel {
             KernelLayout::BzImage { cmdline_max, .. } => (CMDLINE_MAX - 1).min(*cmdline_max),
@@ -106,23 +128,31 @@ impl Layout {
         if sizes.cmdline - 1 > longest {
             return Err(PlanError::CmdlineTooLong { len: sizes.cmdline - 1, max: longest });
         }
-        let low_end = memory.bytes().min(LOW_MEMORY_END_MAX);
+        let lazy = accept != AcceptMode::Eager;
+        let window = accept.window();
+        if lazy && [memory.bytes(), window].iter().any(|len| len % LARGE_PAGE != 0) {
+            return Err(PlanError::NotInUnits { memory });
+        }
+        let low_end = low_end(memory, window);
 
         // From the bottom: the kernel where it wants to be, with all the memory it will use there.
-        let (kernel_dest, bottom) = match kernel {
+        let (kernel_dest, begin, bottom) = match kernel {
             KernelLayout::BzImage { setup_bytes, preferred, alignment, memory, .. } => {
                 let load =
                     (*preferred).max(HIGH_RAM_START + LARGE_PAGE).next_multiple_of(*alignment);
-                (Some(load - setup_bytes), load + memory)
+                (Some(load - setup_bytes), load - setup_bytes, load + memory)
             }
             KernelLayout::Elf { segments } => {
-                (None, segments.iter().map(|s| s.addr + s.size).max().unwrap_or(HIGH_RAM_START))
+                let begin = segments.iter().map(|s| s.addr).min().unwrap_or(HIGH_RAM_START);
+                let end = segments.iter().map(|s| s.addr + s.size).max();
+                (None, begin, end.unwrap_or(HIGH_RAM_START))
             }
         };
         let bottom = pages(bottom);
 
         // From the top: the initrd, the ELF file's scratch copy, then the staging area on large-page boundaries, so
-        // that what remains on either side can be accepted in large pages.
+        // that what remains on either side can be accepted in large pages. For a kernel that accepts memory itself, initrd
+        // and scratch copy lie behind the kernel: they are accepted, so they had better share its units.
         let initrd_limit = match kernel {
             KernelLayout::BzImage { initrd_max, .. } => low_end.min((initrd_max + 1) & !(PAGE - 1)),
             KernelLayout::Elf { .. } => low_end,
@@ -133,25 +163,36 @@ impl Layout {
         };
         let scratch = if kernel_dest.is_none() { pages(sizes.kernel) } else { 0 };
         let staging_len = staged.next_multiple_of(LARGE_PAGE);
-        let needed =
-            bottom + pages(sizes.initrd) + scratch + staging_len + LARGE_PAGE + RUNNING_KERNEL;
+        let needed = window
+            + bottom
+            + pages(sizes.initrd)
+            + scratch
+            + staging_len
+            + LARGE_PAGE
+            + RUNNING_KERNEL;
         let too_small = || PlanError::TooLittleMemory {
             given: memory,
             needed_mib: needed.next_multiple_of(16 << 20) >> 20,
         };
-        if low_end < needed {
+        if low_end + window < needed {
             return Err(too_small());
         }
-        let initrd_dest = initrd_limit
-            .checked_sub(pages(sizes.initrd))
-            .filter(|at| *at >= bottom)
-            .ok_or_else(too_small)?;
-        let staging_at = initrd_dest
-            .checked_sub(scratch + staging_len)
+        let files = scratch + pages(sizes.initrd);
+        let scratch_at = match lazy {
+            false => initrd_limit.checked_sub(files),
+            true => (bottom + files <= initrd_limit).then_some(bottom),
+        };
+        let scratch_at = scratch_at.filter(|at| *at >= bottom).ok_or_else(too_small)?;
+        let initrd_dest = scratch_at + scratch;
+        let (floor, top) = match lazy {
+            false => (bottom, scratch_at),
+            true => ((scratch_at + files).next_multiple_of(LARGE_PAGE), low_end),
+        };
+        let staging_at = top
+            .checked_sub(staging_len)
             .map(|at| at & !(LARGE_PAGE - 1))
-            .filter(|at| *at >= bottom)
+            .filter(|at| *at >= floor)
             .ok_or_else(too_small)?;
-        let scratch_at = initrd_dest - scratch;
 
         let mut next = staging_at;
         let mut stage = |len: u64| {
@@ -175,17 +216,20 @@ impl Layout {
             Place { staging: stage(sizes.cmdline), dest: CMDLINE_GPA, len: sizes.cmdline };
         let staging = Range { gpa: staging_at, len: next - staging_at };
 
-        Ok(Layout { ram: ram(memory), staging, kernel, initrd, cmdline })
+        let ram = ram(memory, low_end);
+        let accepted = if lazy { accepted(begin, floor, window, &ram) } else { Vec::new() };
+        Ok(Layout { ram, staging, kernel, initrd, cmdline, accepted })
     }
 
     /// A guest whose firmware places everything.
     pub fn without_kernel(memory: MemorySize) -> Layout {
         Layout {
-            ram: ram(memory),
+            ram: ram(memory, low_end(memory, 0)),
             staging: Range { gpa: 0, len: 0 },
             kernel: Place::default(),
             initrd: Place::default(),
             cmdline: Place::default(),
+            accepted: Vec::new(),
         }
     }
 

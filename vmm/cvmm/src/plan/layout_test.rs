@@ -50,9 +50,30 @@ fn check(layout: &Layout, kernel: &KernelLayout, sizes: Sizes) {
         assert!(layout.staging.len == 0 || !private.overlaps(layout.staging));
         assert!(private.len > 0);
     }
+    if !layout.accepted.is_empty() {
+        check_accepted(layout, &used);
+    }
     let map = layout.e820();
     for pair in map.windows(2) {
         assert!(pair[0].addr + pair[0].size <= pair[1].addr);
+    }
+}
+
+/// Destinations are accepted before the kernel, and staging is not; all in whole units of RAM.
+fn check_accepted(layout: &Layout, used: &[Range]) {
+    let staging = layout.staging;
+    let waits = |range: &Range| staging.len > 0 && range.overlaps(staging);
+    for range in &layout.accepted {
+        assert_eq!((range.gpa % LARGE_PAGE, range.len % LARGE_PAGE), (0, 0));
+        assert!(range.len > 0 && !waits(range), "{range:x?}");
+        assert!(layout.ram.iter().any(|r| r.gpa <= range.gpa && range.end() <= r.end()));
+    }
+    for pair in layout.accepted.windows(2) {
+        assert!(pair[0].end() <= pair[1].gpa);
+    }
+    for range in used.iter().filter(|range| !waits(range)) {
+        let inside = |a: &Range| a.gpa <= range.gpa && range.end() <= a.end();
+        assert!(layout.accepted.iter().any(inside), "{range:x?} is not accepted");
     }
 }
 
@@ -65,6 +86,7 @@ proptest! {
         cmdline in 1u64..2048,
         elf in any::<bool>(),
         hashed in any::<bool>(),
+        window in prop::option::of(0u64..64),
     ) {
         let layout = if elf {
             KernelLayout::Elf { segments: vec![Segment { addr: 0x100_0000, size: kernel + 0x1000 }] }
@@ -73,8 +95,15 @@ proptest! {
         };
         let sizes = Sizes { kernel, initrd, cmdline };
         let load = if hashed { LoadMode::Hashed } else { LoadMode::Measured };
-        if let Ok(placed) = Layout::build(MemorySize::from_mib(mib), &layout, sizes, load) {
+        let accept = match window {
+            None => AcceptMode::Eager,
+            Some(window) => AcceptMode::Lazy { window: Some(MemorySize::from_mib(2 * window)) },
+        };
+        let mib = if window.is_some() { mib & !1 } else { mib };
+        if let Ok(placed) = Layout::build(MemorySize::from_mib(mib), &layout, sizes, load, accept) {
             check(&placed, &layout, sizes);
+            prop_assert_eq!(placed.accepted.is_empty(), window.is_none());
+            prop_assert_eq!(placed.ram.iter().map(|ram| ram.len).sum::<u64>(), mib << 20);
         } else {
             prop_assert!(mib < 1024, "{mib} MiB refused");
         }
@@ -84,8 +113,14 @@ proptest! {
 #[test]
 fn memory_beyond_three_gib_goes_above_four() {
     let sizes = Sizes { kernel: 0x10_0000, initrd: 0x10_0000, cmdline: 10 };
-    let layout =
-        Layout::build(MemorySize::from_mib(5120), &BZIMAGE, sizes, LoadMode::Hashed).unwrap();
+    let layout = Layout::build(
+        MemorySize::from_mib(5120),
+        &BZIMAGE,
+        sizes,
+        LoadMode::Hashed,
+        AcceptMode::Eager,
+    )
+    .unwrap();
     assert_eq!(layout.ram, [Range { gpa: 0, len: 3 << 30 }, Range { gpa: 4 << 30, len: 2 << 30 }]);
     assert!(layout.initrd.dest < 0x8000_0000, "the kernel takes no initrd above 2 GiB");
 }
@@ -93,18 +128,59 @@ fn memory_beyond_three_gib_goes_above_four() {
 #[test]
 fn too_little_memory_says_how_much_is_needed() {
     let sizes = Sizes { kernel: 0x100_0000, initrd: 0x100_0000, cmdline: 10 };
-    let error =
-        Layout::build(MemorySize::from_mib(16), &BZIMAGE, sizes, LoadMode::Hashed).unwrap_err();
+    let error = Layout::build(
+        MemorySize::from_mib(16),
+        &BZIMAGE,
+        sizes,
+        LoadMode::Hashed,
+        AcceptMode::Eager,
+    )
+    .unwrap_err();
     let PlanError::TooLittleMemory { needed_mib, .. } = error else { panic!("{error}") };
-    Layout::build(MemorySize::from_mib(needed_mib), &BZIMAGE, sizes, LoadMode::Hashed).unwrap();
+    Layout::build(
+        MemorySize::from_mib(needed_mib),
+        &BZIMAGE,
+        sizes,
+        LoadMode::Hashed,
+        AcceptMode::Eager,
+    )
+    .unwrap();
 }
 
 #[test]
 fn a_long_command_line_is_refused_not_cut() {
     let build = |cmdline| {
         let sizes = Sizes { kernel: 0x1000, initrd: 0, cmdline };
-        Layout::build(MemorySize::from_mib(512), &BZIMAGE, sizes, LoadMode::Hashed)
+        Layout::build(
+            MemorySize::from_mib(512),
+            &BZIMAGE,
+            sizes,
+            LoadMode::Hashed,
+            AcceptMode::Eager,
+        )
     };
     build(2048).unwrap();
     assert_eq!(build(2049), Err(PlanError::CmdlineTooLong { len: 2048, max: 2047 }));
+}
+
+#[test]
+fn the_window_is_the_only_memory_above_four_gib() {
+    let sizes = Sizes { kernel: 0x10_0000, initrd: 0x10_0000, cmdline: 10 };
+    let window = Some(MemorySize::from_mib(64));
+    let build = |mib| {
+        let (memory, accept) = (MemorySize::from_mib(mib), AcceptMode::Lazy { window });
+        Layout::build(memory, &BZIMAGE, sizes, LoadMode::Hashed, accept)
+    };
+    let layout = build(512).unwrap();
+    let window = Range { gpa: HIGH_MEMORY, len: 64 << 20 };
+    assert_eq!(layout.ram, [Range { gpa: 0, len: 448 << 20 }, window]);
+    assert_eq!(layout.accepted.last(), Some(&window));
+    // Where there is more, it is the end of it.
+    let layout = build(4096).unwrap();
+    assert_eq!(layout.ram[1], Range { gpa: HIGH_MEMORY, len: 1 << 30 });
+    assert_eq!(layout.accepted.last().unwrap().end(), layout.ram[1].end());
+    assert_eq!(
+        build(511).unwrap_err(),
+        PlanError::NotInUnits { memory: MemorySize::from_mib(511) }
+    );
 }

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use abi::shim::{
-    self, ACPI_GPA, Blob, Flags, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE, PARAMETER_GPA,
-    ParameterPage, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX,
+    self, ACPI_GPA, Blob, Extent, Flags, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE,
+    PARAMETER_GPA, ParameterPage, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -54,6 +54,10 @@ pub enum PlanError {
     ShimSize { len: usize, max: u64 },
     #[error("the host's C-bit is bit {host}; digests are computed for bit {planned}")]
     CBit { host: u32, planned: u32 },
+    #[error(
+        "{memory} of memory, or the window of it, is not in the units of 2M that a kernel accepts"
+    )]
+    NotInUnits { memory: MemorySize },
     #[error("the list of memory has {len} bytes; the firmware has room for {max}")]
     MemoryList { len: u64, max: u64 },
     #[error("neither a kernel nor a firmware was given")]
@@ -66,6 +70,9 @@ impl PlanError {
         match self {
             PlanError::TooLittleMemory { needed_mib, .. } => {
                 format!("give --memory {needed_mib}M or more, or a smaller kernel or initrd")
+            }
+            PlanError::NotInUnits { .. } => {
+                "give --memory and the window of --accept lazy as multiples of 2M".into()
             }
             PlanError::CmdlineTooLong { .. } => "shorten --cmdline".into(),
             PlanError::TooManyCpus { .. } => "give fewer --cpus".into(),
@@ -313,7 +320,7 @@ impl Plan {
             initrd: inputs.initrd.len() as u64,
             cmdline: inputs.cmdline.len() as u64,
         };
-        let layout = Layout::build(config.memory, kernel, sizes, config.load)?;
+        let layout = Layout::build(config.memory, kernel, sizes, config.load, config.accept)?;
         let shape = shape(&config.technology, cpus, host)?;
         let code = inputs.shim.as_deref().unwrap_or(shape.shim);
 
@@ -429,6 +436,12 @@ fn parameters(
             Blob { staging, dest, size: len, reserved: 0, digest }
         }
     };
+    // Nobody accepts anything of an unprotected guest.
+    if shape.technology != Technology::Plain {
+        for (slot, range) in page.accepted.iter_mut().zip(&layout.accepted) {
+            *slot = Extent { addr: range.gpa, size: range.len };
+        }
+    }
     page.kernel = blob(layout.kernel, inputs.hashes[0]);
     page.initrd = blob(layout.initrd, inputs.hashes[1]);
     page.cmdline = blob(layout.cmdline, inputs.hashes[2]);
