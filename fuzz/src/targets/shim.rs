@@ -2,7 +2,10 @@
 
 use abi::boot::{BootParams, E820Type};
 use abi::marks::Mark;
-use abi::shim::{ACPI_GPA, BOOT_PARAMS_GPA, CMDLINE_GPA, CPUID_GPA, HIGH_RAM_START, LARGE_PAGE};
+use abi::shim::{
+    ACPI_GPA, BOOT_PARAMS_GPA, CMDLINE_GPA, CPUID_GPA, EFI_TABLES_GPA, Extent, HIGH_RAM_START,
+    LARGE_PAGE, LOW_RAM_END,
+};
 use abi::shim::{
     Blob, E820Entry, Flags, KernelKind, LOAD_END_MAX, LOW_E820, LoadMode, PAGE, PAGE_TABLES_GPA,
     ParameterPage, SHIM_BASE, Technology, Termination, WORK_END,
@@ -12,10 +15,10 @@ use abi::tdx::vmcall::Status;
 use abi::tdx::{TdAttributes, TdxStatus};
 use shim::accept::Acceptor;
 use shim::platform::object;
-use shim::range::{Range, destination, ram, staging};
+use shim::range::{Range, destination, is_accepted, is_lazy, ram, staging};
 use shim::tdx::info::{self, VpInfo};
 use shim::tdx::{accept, map_gpa};
-use shim::{Platform, Validation, checks, kernel, paging, params};
+use shim::{Platform, Validation, checks, efi, kernel, paging, params};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::Target;
@@ -40,8 +43,17 @@ fn seeds() -> Vec<Vec<u8>> {
             .into_iter()
             .flat_map(|mode| kernels.iter().map(move |kernel| (mode, kernel)))
         {
-            let page = parameters(technology, mode, *kind, (*dest, file.len() as u64));
+            let mut page = parameters(technology, mode, *kind, (*dest, file.len() as u64));
             seeds.push([&[0], page.as_bytes(), file].concat());
+            if technology != Technology::PLAIN {
+                page.accepted[0].size = LARGE_PAGE;
+                page.accepted[1] = Extent { addr: LARGE_PAGE, size: STAGING - LARGE_PAGE };
+                if *kind == KernelKind::BZIMAGE {
+                    // With its setup code, the kernel begins in the first unit.
+                    page.kernel.dest += LARGE_PAGE;
+                }
+                seeds.push([&[0], page.as_bytes(), file].concat());
+            }
         }
     }
     let words = |kind: u8, words: &[u64]| {
@@ -215,8 +227,11 @@ fn boot(input: &[u8]) {
     let own = Range { start: SHIM_BASE, end: WORK_END };
     for (at, count) in (0..).step_by(PAGE as usize).zip(&machine.accepted) {
         let one = Range { start: at, end: at + PAGE };
-        let wanted =
+        let mut wanted =
             machine.protected() && !own.contains(one) && ram(&page).any(|r| r.contains(one));
+        if is_lazy(&page) {
+            wanted &= is_accepted(&page, one);
+        }
         assert_eq!(*count, u8::from(wanted), "page {at:#x} is accepted {count} times");
     }
     let len = file.len().min(page.kernel.size as usize);
@@ -231,6 +246,21 @@ fn boot(input: &[u8]) {
     };
     assert_eq!(u32::from(zero_page.e820_entries), page.e820_count);
     assert_eq!({ zero_page.hdr.cmd_line_ptr }, CMDLINE_GPA as u32);
+    assert_eq!({ zero_page.efi_info }.systab != 0, is_lazy(&page));
+    if is_lazy(&page) {
+        judge_bitmap(&machine, &page);
+    }
+}
+
+/// The kernel is told of every unit of RAM that the shim has not accepted, and of no other.
+fn judge_bitmap(machine: &Machine, page: &ParameterPage) {
+    for unit in 0..MEMORY / LARGE_PAGE {
+        let all = Range { start: unit * LARGE_PAGE, end: (unit + 1) * LARGE_PAGE };
+        let bit = machine.bytes(efi::BITMAP_GPA + unit / 8, 1)[0] & 1 << (unit % 8) != 0;
+        // The first unit has a hole, and is always accepted.
+        let left = unit != 0 && ram(page).any(|ram| ram.contains(all)) && !is_accepted(page, all);
+        assert_eq!(bit, left, "unit {unit}");
+    }
 }
 
 /// The memory map is in order; all blobs are in RAM below 4 GiB, apart from each other and from the shim.
@@ -289,6 +319,9 @@ impl Machine {
     fn judge(&self, at: u64, len: u64) {
         let Some(page) = &self.allowed else { return };
         let range = Range { start: at, end: at + len };
+        if is_lazy(page) && (Range { start: EFI_TABLES_GPA, end: LOW_RAM_END }).contains(range) {
+            return;
+        }
         assert!(range.start >= HIGH_RAM_START && ram(page).any(|ram| ram.contains(range)));
         assert!(!range.overlaps(destination(&page.initrd)));
         assert!(!range.overlaps(destination(&page.kernel)));
