@@ -27,14 +27,17 @@ static K: [u32; 64] = [
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 ];
 
-/// A hash in progress.
-pub struct Sha256 {
+/// A hash in progress, on a processor that may lack the instructions.
+pub type Sha256 = Hash<false>;
+
+/// A hash in progress. `ALWAYS`: there is no code for a processor without the instructions.
+pub struct Hash<const ALWAYS: bool> {
     state: [u32; 8],
     len: u64,
     instructions: bool,
 }
 
-impl Sha256 {
+impl<const ALWAYS: bool> Hash<ALWAYS> {
     /// An empty hash. `instructions`: the processor has SHA, SSSE3 and SSE4.1.
     pub const fn new(instructions: bool) -> Self {
         Self { state: INITIAL, len: 0, instructions }
@@ -67,7 +70,7 @@ impl Sha256 {
     }
 
     fn compress(&mut self, blocks: &[[u8; BLOCK]]) {
-        if self.instructions {
+        if ALWAYS || self.instructions {
             // SAFETY: the maker of this hash vouched for the instructions.
             unsafe { compress_sha(&mut self.state, blocks) };
         } else {
