@@ -58,8 +58,7 @@ impl<'a> Acceptor<'a> {
             return Ok(());
         }
         let params = self.params;
-        for blob in [&params.kernel, &params.initrd, &params.cmdline] {
-            let range = range::staging(blob);
+        for range in range::stagings(params) {
             if !range::is_lazy(params) {
                 self.accept(platform, range, true)?;
             } else if !range.is_empty() {
@@ -130,7 +129,7 @@ fn outcome<P: Platform>(platform: &P, validation: Validation) -> Result<(), Term
 }
 
 /// RAM that the first pass leaves alone.
-fn taken(params: &ParameterPage) -> [Range; 4] {
+fn taken(params: &ParameterPage) -> [Range; 5] {
     let measured = params.load_mode == LoadMode::MEASURED;
     let own = |blob| {
         if measured { range::destination(blob).pages() } else { range::staging(blob) }
@@ -140,6 +139,7 @@ fn taken(params: &ParameterPage) -> [Range; 4] {
         own(&params.kernel),
         own(&params.initrd),
         own(&params.cmdline),
+        range::second_stage(params),
     ]
 }
 

@@ -20,6 +20,7 @@ pub mod params;
 pub mod platform;
 pub mod psc;
 pub mod range;
+pub mod second_stage;
 pub mod sha256;
 pub mod tdx;
 pub mod zero_page;
@@ -38,6 +39,8 @@ mod params_test;
 mod psc_test;
 #[cfg(test)]
 mod run_test;
+#[cfg(test)]
+mod second_stage_test;
 #[cfg(test)]
 mod sha256_test;
 
@@ -63,7 +66,7 @@ pub fn run<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64,
     platform.clear(0, PAGE);
 
     load::load(platform, params)?;
-    if load::has_staging(params) {
+    if range::stagings(params).iter().any(|range| !range.is_empty()) {
         acceptor.accept_staging(platform)?;
         let counts = acceptor.counts;
         mark(platform, MarkId::STAGING_RECLAIMED, counts.small)?;

@@ -9,7 +9,7 @@ use crate::platform::Platform;
 use crate::sha256::{BLOCK, Sha256};
 
 /// Whether blobs wait in shared memory.
-pub fn has_staging(params: &ParameterPage) -> bool {
+fn has_staging(params: &ParameterPage) -> bool {
     params.load_mode == LoadMode::HASHED
 }
 

@@ -262,6 +262,9 @@ impl Guest {
         params.kernel = blob(kernel, kernel_dest);
         params.initrd = blob(&initrd, INITRD);
         params.cmdline = blob(b"console=ttyS0\0", CMDLINE_GPA);
+        if technology == Technology::SNP {
+            params.second_stage = staging;
+        }
         Self { params, mock }
     }
 

@@ -1,8 +1,10 @@
 //! What the page tables map.
 
+use abi::shim::snp::{BootPage, CODE_OFFSET, PACKED_OFFSET, PROGRAM_MAX};
+use abi::shim::snp::{SECOND_STAGE_PAGES, WINDOW};
 use abi::shim::{
-    GHCB_GPA, INITIAL_PAGE_TABLE_GPA, LOAD_END_MAX, LOW_RAM_END, PAGE, PAGE_TABLES_GPA, Technology,
-    initial_page_table,
+    GHCB_GPA, INITIAL_PAGE_TABLE_GPA, LARGE_PAGE, LOAD_END_MAX, LOW_RAM_END, PAGE, PAGE_TABLES_GPA,
+    SHIM_BASE, Technology, WORK_END, initial_page_table,
 };
 
 use crate::mock::{C_BIT, C_MASK, Mock, SHARED_MASK};
@@ -92,4 +94,48 @@ fn one_page_is_the_whole_initial_table() {
         assert_eq!(walk(&table, LOW_RAM_END), None);
         assert_eq!(walk(&table, 0x1F_F000), None);
     }
+}
+
+#[test]
+fn a_boot_page_maps_what_the_first_stage_touches_and_has_no_other_entry() {
+    let program: Vec<u8> = (0..PROGRAM_MAX).map(|i| (i * 3) as u8 | 1).collect();
+    let waiting = 0x300_0000;
+    let page = BootPage {
+        c_bit: C_BIT,
+        second_stage: waiting,
+        digest: [0xA5; 32],
+        code: &[0x90, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFA],
+        program: &program,
+    };
+    let table = page.build().unwrap();
+    let mut reached = 0;
+    for address in (0..LARGE_PAGE).step_by(PAGE as usize) {
+        let expected = match address {
+            0 => Some((INITIAL_PAGE_TABLE_GPA, true)),
+            SHIM_BASE..WORK_END => Some((address, true)),
+            WINDOW.. if address < WINDOW + SECOND_STAGE_PAGES * PAGE => {
+                Some((waiting + address - WINDOW, false))
+            }
+            _ => None,
+        };
+        reached += usize::from(expected.is_some());
+        assert_eq!(walk(&table, address), expected, "{address:#x}");
+    }
+    // At every level: what is present is one of these, and a walk leaves no trace in any.
+    let present: Vec<u64> = table.iter().copied().filter(|word| word & 1 != 0).collect();
+    assert_eq!(present.len(), reached);
+    assert!(present.iter().all(|entry| entry & 0x60 == 0x60));
+
+    let packed = &table[(PACKED_OFFSET / 8) as usize..];
+    let bytes: Vec<u8> = packed.iter().flat_map(|word| word.to_le_bytes()[1..].to_vec()).collect();
+    assert_eq!(bytes[..32], [0xA5; 32]);
+    assert_eq!(bytes[32..][..program.len()], program);
+
+    let too_long = [program.as_slice(), &[0]].concat();
+    assert_eq!(BootPage { program: &too_long, ..page }.build(), None);
+    let room = (PACKED_OFFSET - CODE_OFFSET) as usize;
+    assert!(BootPage { code: &[0x90].repeat(room), ..page }.build().is_some());
+    assert_eq!(BootPage { code: &[0x90].repeat(room + 1), ..page }.build(), None);
+    // An odd byte at the start of a word would make an entry of it.
+    assert_eq!(BootPage { code: &[0x90, 0, 0, 0, 0, 0, 0, 0, 0x31], ..page }.build(), None);
 }

@@ -1,6 +1,7 @@
 //! The parameter page: nothing of it is used before all of it is checked.
 
 use abi::boot::E820Type;
+use abi::shim::snp::SECOND_STAGE_PAGES;
 use abi::shim::{
     Blob, CMDLINE_GPA, CMDLINE_MAX, Extent, Flags, HIGH_RAM_START, KernelKind, LARGE_PAGE,
     LOAD_END_MAX, LOW_E820, LoadMode, PAGE, ParameterPage, SHIM_BASE, Technology, Termination,
@@ -8,7 +9,9 @@ use abi::shim::{
 };
 
 use crate::efi;
-use crate::range::{Range, accepted, destination, in_ram, is_accepted, is_lazy, ram, staging};
+use crate::range::{
+    self, Range, accepted, destination, in_ram, is_accepted, is_lazy, ram, staging,
+};
 
 /// Highest end of memory: the 48-bit space less one bit, so that no sum below can wrap.
 const MEMORY_END_MAX: u64 = 1 << 47;
@@ -33,15 +36,17 @@ pub fn check(params: &ParameterPage, technology: Technology) -> Result<(), Termi
     let snp = technology == Technology::SNP;
     let c_bit_fits =
         if snp { (C_BIT_MIN..C_BIT_END).contains(&params.c_bit) } else { params.c_bit == 0 };
+    let waits = (params.second_stage != 0) == snp;
     // A TD has no CPUID page that could have a digest.
     let no_page = technology == Technology::TDX && params.flags & Flags::CPUID_DIGEST.bits() != 0;
     let known = c_bit_fits
+        && waits
         && !no_page
         && Flags::from_bits(params.flags).is_some()
         && params.vcpu_count != 0
         && matches!(params.load_mode, LoadMode::HASHED | LoadMode::MEASURED)
         && matches!(params.kernel_kind, KernelKind::BZIMAGE | KernelKind::ELF)
-        && params.reserved_030.iter().all(|&word| word == 0)
+        && params.reserved_038 == 0
         && params.reserved_160.iter().all(|&word| word == 0)
         && params.reserved_780.iter().all(|&word| word == 0);
     if !known {
@@ -95,28 +100,35 @@ fn check_blobs(params: &ParameterPage) -> Result<(), Termination> {
     {
         return Err(bad);
     }
-    let mut used = [Range::EMPTY; 8];
+    let mut used = [Range::EMPTY; 9];
     // The shim's own pages, and the one with the BIOS data area, which must stay zero.
     used[0] = Range { start: SHIM_BASE, end: WORK_END };
     used[1] = Range { start: 0, end: PAGE };
     let mut next = 2;
+    let mut take = |range: Range| {
+        if range.is_empty() {
+            return Ok(());
+        }
+        if range.end > LOAD_END_MAX
+            || !in_ram(params, range)
+            || used.iter().any(|other| other.overlaps(range))
+        {
+            return Err(bad);
+        }
+        *used.get_mut(next).ok_or(bad)? = range;
+        next += 1;
+        Ok(())
+    };
     for blob in [&params.kernel, &params.initrd, &params.cmdline] {
         check_mode(params, blob)?;
-        for range in [destination(blob).pages(), staging(blob)] {
-            if range.is_empty() {
-                continue;
-            }
-            if range.end > LOAD_END_MAX
-                || !in_ram(params, range)
-                || used.iter().any(|other| other.overlaps(range))
-            {
-                return Err(bad);
-            }
-            *used.get_mut(next).ok_or(bad)? = range;
-            next += 1;
-        }
+        take(destination(blob).pages())?;
+        take(staging(blob))?;
     }
-    Ok(())
+    Range::sized(params.second_stage, SECOND_STAGE_PAGES * PAGE).ok_or(bad)?;
+    if !params.second_stage.is_multiple_of(PAGE) {
+        return Err(bad);
+    }
+    take(range::second_stage(params))
 }
 
 /// What is accepted is whole units of RAM, and what is not can be told in whole units. All destinations are in the first,
@@ -148,9 +160,9 @@ fn check_accepted(params: &ParameterPage) -> Result<(), Termination> {
     let fits = params.technology != Technology::PLAIN
         && ram(params).all(told)
         && blobs.iter().all(|blob| is_accepted(params, destination(blob).pages()))
-        && blobs
+        && range::stagings(params)
             .iter()
-            .all(|blob| !accepted(params).iter().any(|range| range.overlaps(staging(blob))));
+            .all(|waits| !accepted(params).iter().any(|range| range.overlaps(*waits)));
     if fits { Ok(()) } else { bad }
 }
 

@@ -19,7 +19,7 @@ fn refused(damage: Damage) -> Option<Termination> {
 
 #[test]
 fn head_fields() {
-    let cases: [(Damage, Termination); 14] = [
+    let cases: [(Damage, Termination); 15] = [
         (|p| p.magic ^= 1, Termination::BAD_MAGIC),
         (|p| p.version += 1, Termination::BAD_VERSION),
         (|p| p.technology = Technology::PLAIN, Termination::BAD_TECHNOLOGY),
@@ -30,7 +30,8 @@ fn head_fields() {
         (|p| p.vcpu_count = 0, Termination::BAD_PARAMETER),
         (|p| p.load_mode = LoadMode(0), Termination::BAD_PARAMETER),
         (|p| p.kernel_kind = KernelKind(3), Termination::BAD_PARAMETER),
-        (|p| p.reserved_030[1] = 1, Termination::BAD_PARAMETER),
+        (|p| p.second_stage = 0, Termination::BAD_PARAMETER),
+        (|p| p.reserved_038 = 1, Termination::BAD_PARAMETER),
         (|p| p.reserved_160[3] = 1, Termination::BAD_PARAMETER),
         (|p| p.reserved_780[0] = 1, Termination::BAD_PARAMETER),
         (|p| p.reserved_780[271] = 1, Termination::BAD_PARAMETER),
@@ -69,7 +70,12 @@ fn memory_map() {
 
 #[test]
 fn ranges_of_blobs() {
-    let cases: [Damage; 18] = [
+    let cases: [Damage; 23] = [
+        |p| p.second_stage += 1,
+        |p| p.second_stage = SHIM_BASE,
+        |p| p.second_stage = MEMORY - PAGE,
+        |p| p.second_stage = !(PAGE - 1),
+        |p| p.second_stage = p.cmdline.staging,
         |p| p.kernel.size = 0,
         |p| p.kernel.size = u64::MAX,
         |p| p.kernel.dest = u64::MAX,
@@ -118,6 +124,10 @@ fn a_td_has_neither_c_bit_nor_cpuid_page() {
     assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));
     guest.params.c_bit = 0;
     guest.params.flags |= Flags::CPUID_DIGEST.bits();
+    assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));
+    // Nor a second stage that would wait.
+    guest.params.flags = 0;
+    guest.params.second_stage = STAGING + (1 << 20);
     assert_eq!(guest.check(), Err(Termination::BAD_PARAMETER));
 }
 

@@ -1,6 +1,7 @@
 //! A range of guest-physical addresses.
 
 use abi::boot::E820Type;
+use abi::shim::snp::SECOND_STAGE_PAGES;
 use abi::shim::{ACCEPTED_EXTENTS, Blob, Extent, LARGE_PAGE, PAGE, ParameterPage};
 
 /// `start..end`; empty when they are equal.
@@ -91,6 +92,20 @@ pub fn staging(blob: &Blob) -> Range {
         return Range::EMPTY;
     }
     Range::sized(blob.staging, blob.size).unwrap_or(Range::EMPTY).pages()
+}
+
+/// Where the second stage has waited; empty where there is none.
+pub fn second_stage(params: &ParameterPage) -> Range {
+    if params.second_stage == 0 {
+        return Range::EMPTY;
+    }
+    Range::sized(params.second_stage, SECOND_STAGE_PAGES * PAGE).unwrap_or(Range::EMPTY)
+}
+
+/// Everything that has waited in shared memory, in whole pages; empty for what has not.
+pub fn stagings(params: &ParameterPage) -> [Range; 4] {
+    let [kernel, initrd, cmdline] = [&params.kernel, &params.initrd, &params.cmdline].map(staging);
+    [kernel, initrd, cmdline, second_stage(params)]
 }
 
 /// Where a blob belongs; empty for an absent one.

@@ -10,7 +10,7 @@ use abi::shim::{
 
 use crate::mock::{Guest, INITRD, KERNEL_LOAD, MEMORY, STAGING, bzimage, setup_header};
 use crate::platform::{Platform, Validation, object};
-use crate::range::{Range, staging};
+use crate::range::{second_stage, stagings};
 use crate::zero_page::{CC_BLOB, CcPage};
 
 /// Pages that the shim must have accepted: RAM without its own pages.
@@ -32,9 +32,7 @@ fn hashed_bzimage_is_accepted_copied_and_entered() {
     let file = bzimage(&setup_header());
     assert_eq!(guest.mock.bytes(KERNEL_LOAD - 4096, file.len() as u64), file);
     // Only staging had to change hands.
-    let staged: Vec<Range> =
-        [&guest.params.kernel, &guest.params.initrd, &guest.params.cmdline].map(staging).to_vec();
-    assert_eq!(guest.mock.made_private, staged);
+    assert_eq!(guest.mock.made_private, stagings(&guest.params));
     let ids: Vec<MarkId> = guest.mock.marks.iter().map(|(id, _)| *id).collect();
     assert_eq!(ids.first(), Some(&MarkId::SHIM_ENTRY));
     assert_eq!(ids.last(), Some(&MarkId::KERNEL_ENTRY));
@@ -72,7 +70,7 @@ fn measured_blobs_are_neither_accepted_nor_touched() {
     assert_eq!(guest.run(), Ok(KERNEL_LOAD + 0x200));
     let accepted: Vec<u64> = guest.mock.validated.iter().copied().collect();
     assert_eq!(accepted, expected(&guest));
-    assert!(guest.mock.made_private.is_empty());
+    assert_eq!(guest.mock.made_private, [second_stage(&guest.params)]);
 }
 
 #[test]
@@ -112,8 +110,8 @@ pub fn count_everything(guest: &Guest) {
     let pages = small[0] + small[1] + (large[0] + large[1]) * (LARGE_PAGE / PAGE);
     assert_eq!(pages, expected(guest).len() as u64);
     assert_eq!(number(guest, MarkId::ACCEPT_END), small[0].div_ceil(512));
-    let staged = [&guest.params.kernel, &guest.params.initrd, &guest.params.cmdline].map(staging);
-    let staged: u64 = staged.iter().map(|range| (range.end - range.start) / PAGE).sum();
+    let staged: u64 =
+        stagings(&guest.params).iter().map(|range| (range.end - range.start) / PAGE).sum();
     assert_eq!(small[1] + large[1] * (LARGE_PAGE / PAGE), staged);
     let mismatches = number(guest, MarkId::ACCEPT_MISMATCHES);
     let staging_mismatches = number(guest, MarkId::STAGING_MISMATCHES);

@@ -27,14 +27,17 @@ static K: [u32; 64] = [
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 ];
 
-/// A hash in progress.
-pub struct Sha256 {
+/// A hash in progress, on a processor that may lack the instructions.
+pub type Sha256 = Hash<false>;
+
+/// A hash in progress. `ALWAYS`: there is no code for a processor without the instructions.
+pub struct Hash<const ALWAYS: bool> {
     state: [u32; 8],
     len: u64,
     instructions: bool,
 }
 
-impl Sha256 {
+impl<const ALWAYS: bool> Hash<ALWAYS> {
     /// An empty hash. `instructions`: the processor has SHA, SSSE3 and SSE4.1.
     pub const fn new(instructions: bool) -> Self {
         Self { state: INITIAL, len: 0, instructions }
@@ -67,7 +70,7 @@ impl Sha256 {
     }
 
     fn compress(&mut self, blocks: &[[u8; BLOCK]]) {
-        if self.instructions {
+        if ALWAYS || self.instructions {
             // SAFETY: the maker of this hash vouched for the instructions.
             unsafe { compress_sha(&mut self.state, blocks) };
         } else {
@@ -129,21 +132,49 @@ fn compress_sha(state: &mut [u32; 8], blocks: &[[u8; BLOCK]]) {
     for block in blocks {
         let (abef_before, cdgh_before) = (abef, cdgh);
         let bytes = block.as_ptr().cast::<__m128i>();
-        // SAFETY: a block is four vectors long; the loads need no alignment.
-        let [w0, w1, w2, w3] = unsafe { [0, 1, 2, 3].map(|i| _mm_loadu_si128(bytes.add(i))) };
-        let mut m0 = _mm_shuffle_epi8(w0, big_endian);
-        let mut m1 = _mm_shuffle_epi8(w1, big_endian);
-        let mut m2 = _mm_shuffle_epi8(w2, big_endian);
-        let mut m3 = _mm_shuffle_epi8(w3, big_endian);
-        for four in K.as_chunks::<4>().0 {
-            // SAFETY: four words are a vector; the load needs no alignment.
-            let k = unsafe { _mm_loadu_si128(four.as_ptr().cast()) };
-            let sum = _mm_add_epi32(m0, k);
-            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
-            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0E));
-            let next = _mm_add_epi32(_mm_sha256msg1_epu32(m0, m1), _mm_alignr_epi8(m3, m2, 4));
-            (m0, m1, m2, m3) = (m1, m2, m3, _mm_sha256msg2_epu32(next, m3));
+        // Not by a closure: it would not have the features, and so be called.
+        macro_rules! word {
+            ($i:literal) => {{
+                // SAFETY: a block is four vectors long; the load needs no alignment.
+                let bytes = unsafe { _mm_loadu_si128(bytes.wrapping_add($i)) };
+                _mm_shuffle_epi8(bytes, big_endian)
+            }};
         }
+        let (mut m0, mut m1, mut m2, mut m3) = (word!(0), word!(1), word!(2), word!(3));
+        // Four rounds with four words of the message: the second half of each vector goes with a
+        // second instruction.
+        macro_rules! rounds {
+            ($w:ident, $k:expr) => {
+                // SAFETY: the caller's constants are four vectors long; the load needs no alignment.
+                let k = unsafe { _mm_loadu_si128($k) };
+                let sum = _mm_add_epi32($w, k);
+                cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+                abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0E));
+            };
+        }
+        // The same, and the four words that come sixteen later take their place.
+        macro_rules! rounds_and_schedule {
+            ($w:ident, $w1:ident, $w2:ident, $w3:ident, $k:expr) => {
+                rounds!($w, $k);
+                let next =
+                    _mm_add_epi32(_mm_sha256msg1_epu32($w, $w1), _mm_alignr_epi8($w3, $w2, 4));
+                $w = _mm_sha256msg2_epu32(next, $w3);
+            };
+        }
+        // Sixteen rounds at a time: the words are back in their places then, and nothing is moved.
+        let [first @ .., last] = K.as_chunks::<16>().0 else { return };
+        for constants in first {
+            let k = constants.as_ptr().cast::<__m128i>();
+            rounds_and_schedule!(m0, m1, m2, m3, k);
+            rounds_and_schedule!(m1, m2, m3, m0, k.wrapping_add(1));
+            rounds_and_schedule!(m2, m3, m0, m1, k.wrapping_add(2));
+            rounds_and_schedule!(m3, m0, m1, m2, k.wrapping_add(3));
+        }
+        let k = last.as_ptr().cast::<__m128i>();
+        rounds!(m0, k);
+        rounds!(m1, k.wrapping_add(1));
+        rounds!(m2, k.wrapping_add(2));
+        rounds!(m3, k.wrapping_add(3));
         abef = _mm_add_epi32(abef, abef_before);
         cdgh = _mm_add_epi32(cdgh, cdgh_before);
     }

@@ -5,9 +5,11 @@
   launch_digest.py vectors > FILE.json          print the golden vectors kept in tools/softkvm/tests/data
 
 Needs `pip install sev-snp-measure`. Each line of a page list is {"gpa": int, "type": int, "contents": hex, ...} in launch
-order; types are those of the firmware ABI: 1 normal, 2 VMSA, 3 zero, 4 unmeasured, 5 secrets, 6 CPUID.
+order; types are those of the firmware ABI: 1 normal, 2 VMSA, 3 zero, 4 unmeasured, 5 secrets, 6 CPUID; null for a page that is not
+launched but hashed by a launch page, which is checked as well.
 """
 
+import hashlib
 import json
 import sys
 
@@ -39,14 +41,25 @@ def fold(gctx, kind, gpa, contents):
 def check(path, expected):
     gctx = GCTX()
     pages = 0
+    boot, hashed = None, hashlib.sha256()
     with open(path, encoding="ascii") as lines:
         for line in lines:
             page = json.loads(line)
             contents = bytes.fromhex(page["contents"])
             if len(contents) != 4096:
                 sys.exit(f"page {pages}: {len(contents)} bytes of contents")
+            if page["tag"] == "boot":
+                boot = contents
+            if page["type"] is None:
+                hashed.update(contents)
+                continue
             fold(gctx, page["type"], page["gpa"], contents)
             pages += 1
+    # The boot page has the hash of the pages without type: seven bytes in each word from 0x340.
+    if boot is not None:
+        packed = b"".join(boot[at + 1 : at + 8] for at in range(0x340, 0x380, 8))
+        if packed[:32] != hashed.digest():
+            sys.exit("the boot page has another hash than the second stage")
     digest = gctx.ld().hex()
     print(digest)
     if expected is not None and expected.lower() != digest:

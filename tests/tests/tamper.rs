@@ -202,11 +202,16 @@ fn changed_inputs_are_refused_by_expect() {
 fn launch_pages_changed_on_their_way_are_refused_by_the_firmware() {
     let bench = Bench::new();
     let id = bench.id();
+    let boot = |offset| shim::snp::BOOT_PAGE_GPA + offset;
     for (what, gpa) in [
-        ("page table", shim::INITIAL_PAGE_TABLE_GPA + 8),
-        ("shim", shim::SHIM_CODE_GPA + 100),
-        ("parameters", shim::PARAMETER_GPA + 0x18),
-        ("ACPI tables", shim::ACPI_GPA + 40),
+        ("page table's own entry", boot(0)),
+        ("another entry", boot(0x11 * 8)),
+        ("an entry that is none", boot(8)),
+        ("parking loop", boot(shim::snp::CODE_OFFSET)),
+        ("code", boot(shim::snp::CODE_OFFSET + 0x12)),
+        ("hash of the second stage", boot(shim::snp::PACKED_OFFSET + 1)),
+        ("program", boot(shim::snp::PACKED_OFFSET + 0x40)),
+        ("last byte", boot(0xfff)),
     ] {
         println!("{what}");
         let run = bench.run(&id).env("SOFTKVM_HOSTILE", &format!("flip-launch={gpa:#x}"));
@@ -219,16 +224,55 @@ fn launch_pages_changed_on_their_way_are_refused_by_the_firmware() {
 }
 
 #[test]
-fn launch_pages_changed_on_their_way_are_found_by_the_shim_where_it_can() {
+fn a_second_stage_that_was_changed_is_not_entered() {
     let bench = Bench::new();
-    for (offset, code) in
-        [(0x00, Code::BAD_MAGIC), (0x08, Code::BAD_VERSION), (0x30, Code::BAD_PARAMETER)]
-    {
-        let ended = bench.on(&format!("flip-launch={:#x}", shim::PARAMETER_GPA + offset));
-        shim_says(&ended, code, "parameter");
+    for load in ["hashed", "measured"] {
+        let honest = bench.run("").args(["--load", load]).run();
+        honest.expect_code(CRASHED).expect_words(REACHED);
+        let staged = honest.report()["launch"]["staged"].as_array().expect("what is staged");
+        let stage = staged.iter().find(|blob| blob["tag"] == "second-stage").expect("a stage");
+        let waits = stage["gpa"].as_u64().expect("an address");
+        for (what, gpa) in [
+            ("first byte", shim::SHIM_CODE_GPA),
+            ("shim", shim::SHIM_CODE_GPA + 100),
+            ("space behind it", shim::PARAMETER_GPA - 1),
+            ("parameters", shim::PARAMETER_GPA + 0x18),
+            ("space in them", shim::PARAMETER_GPA + 0xfff),
+            ("ACPI tables", shim::ACPI_GPA + 40),
+            ("last byte", shim::ACPI_GPA + 0xfff),
+        ] {
+            println!("{load}: {what}");
+            let deed = format!("flip={:#x}", waits + gpa - shim::SHIM_CODE_GPA);
+            let run = bench.run("").args(["--load", load]).env("SOFTKVM_HOSTILE", &deed);
+            let ended = run.run();
+            shim_says(&ended, Code::SHIM_HASH, "second stage");
+            ended.expect_words("do not trust this host");
+        }
+        let len = stage["bytes"].as_u64().expect("a length");
+        let behind = format!("flip={:#x}", waits + len);
+        let run = bench.run("").args(["--load", load]).env("SOFTKVM_HOSTILE", &behind);
+        run.run().expect_words(REACHED);
     }
-    let ended = bench.on(&format!("flip-launch={:#x}", shim::ACPI_GPA + 9));
-    shim_says(&ended, Code::BAD_ACPI, "ACPI");
+}
+
+#[test]
+fn pages_that_are_there_before_the_first_stage_accepts_them_are_found() {
+    let bench = Bench::new();
+    for gpa in [shim::SHIM_CODE_GPA, shim::ACPI_GPA, shim::WORK_BASE, shim::WORK_END - 0x1000] {
+        let ended = bench.on(&format!("add-launch={gpa:#x}"));
+        shim_says(&ended, Code::DOUBLE_VALIDATION, "");
+    }
+}
+
+#[test]
+fn the_boot_page_alone_is_entered_without_being_checked_by_the_guest() {
+    // So nothing but the digest can find it out: what another first stage does is its own affair.
+    let bench = Bench::new();
+    let ended = bench.on(&format!("flip-launch={:#x}", shim::snp::ENTRY_GPA));
+    assert!(!ended.words.contains(REACHED), "{}", ended.words);
+    // Another hash, and the second stage is not the one.
+    let at = shim::snp::BOOT_PAGE_GPA + shim::snp::PACKED_OFFSET + 1;
+    shim_says(&bench.on(&format!("flip-launch={at:#x}")), Code::SHIM_HASH, "second stage");
 }
 
 #[test]

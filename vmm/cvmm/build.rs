@@ -1,4 +1,4 @@
-//! Builds the two images of the measured shim (`firmware/`) and flattens them into `OUT_DIR`.
+//! Builds the images of the measured shim (`firmware/`) and flattens them into `OUT_DIR`.
 //!
 //! The shim is its own package with its own profile, so this runs cargo once more, with a target
 //! directory of its own and none of the settings of the build around it: the images, and with them
@@ -10,27 +10,63 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use abi::shim::{PAGE, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX, SHIM_ENTRY_GPA, tdx::ENTRY_GPA};
+use abi::shim::snp::{self, AP_PARK_GPA, CODE_OFFSET, PACKED_OFFSET, PROGRAM_GPA, PROGRAM_MAX};
+use abi::shim::{PAGE, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX, SHIM_ENTRY_GPA, tdx};
 
-/// The shim's binaries, where each is entered, and the name of its flat image.
-const IMAGES: [(&str, u64, &str); 2] =
-    [("shim-image", SHIM_ENTRY_GPA, "shim.bin"), ("shim-tdx-image", ENTRY_GPA, "shim_tdx.bin")];
+/// One of the shim's binaries.
+struct Binary {
+    name: &'static str,
+    entry: u64,
+    /// What it has contents of.
+    parts: &'static [Part],
+}
+
+/// A flat image.
+struct Part {
+    name: &'static str,
+    gpa: u64,
+    max: u64,
+}
+
+const CODE_MAX: u64 = SHIM_CODE_PAGES_MAX * PAGE;
+const BINARIES: [Binary; 3] = [
+    Binary {
+        name: "shim-image",
+        entry: SHIM_ENTRY_GPA,
+        parts: &[Part { name: "shim.bin", gpa: SHIM_CODE_GPA, max: CODE_MAX }],
+    },
+    Binary {
+        name: "shim-tdx-image",
+        entry: tdx::ENTRY_GPA,
+        parts: &[Part { name: "shim_tdx.bin", gpa: SHIM_CODE_GPA, max: CODE_MAX }],
+    },
+    Binary {
+        name: "shim-boot-image",
+        entry: snp::ENTRY_GPA,
+        parts: &[
+            Part { name: "boot_code.bin", gpa: AP_PARK_GPA, max: PACKED_OFFSET - CODE_OFFSET },
+            Part { name: "boot_program.bin", gpa: PROGRAM_GPA, max: PROGRAM_MAX as u64 },
+        ],
+    },
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let firmware = here.join("../../firmware");
-    for input in ["src", "Cargo.toml", "Cargo.lock", "build.rs", "link.ld"] {
+    for input in ["src", "Cargo.toml", "Cargo.lock", "build.rs", "link.ld", "link_boot.ld"] {
         println!("cargo:rerun-if-changed={}", firmware.join(input).display());
     }
     println!("cargo:rerun-if-changed={}", here.join("../abi").display());
     println!("cargo:rerun-if-changed=build.rs");
 
     let built = build(&firmware, &out.join("shim-target"))?;
-    for (binary, entry, image) in IMAGES {
-        let elf = fs::read(built.join(binary))?;
-        let flat = flatten(&elf, entry).map_err(|error| format!("{binary}: {error}"))?;
-        fs::write(out.join(image), flat)?;
+    for binary in BINARIES {
+        let elf = fs::read(built.join(binary.name))?;
+        let flat = flatten(&elf, &binary).map_err(|error| format!("{}: {error}", binary.name))?;
+        for (part, bytes) in binary.parts.iter().zip(flat) {
+            fs::write(out.join(part.name), bytes)?;
+        }
     }
     Ok(())
 }
@@ -51,8 +87,8 @@ fn build(firmware: &Path, target: &Path) -> Result<PathBuf, Box<dyn Error>> {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "");
     // A terminal's worth of notices from a build within a build helps nobody.
     cargo.args(["build", "--quiet", "--release", "--locked"]);
-    for (binary, ..) in IMAGES {
-        cargo.args(["--bin", binary]);
+    for binary in BINARIES {
+        cargo.args(["--bin", binary.name]);
     }
     cargo.arg("--manifest-path").arg(firmware.join("Cargo.toml"));
     cargo.arg("--target-dir").arg(target);
@@ -63,37 +99,38 @@ fn build(firmware: &Path, target: &Path) -> Result<PathBuf, Box<dyn Error>> {
     Ok(target.join("release"))
 }
 
-/// The bytes of the one segment that has any, checked against the contract.
-fn flatten(elf: &[u8], entered_at: u64) -> Result<&[u8], Box<dyn Error>> {
+/// The bytes of the segments that have any, checked against the contract.
+fn flatten<'a>(elf: &'a [u8], binary: &Binary) -> Result<Vec<&'a [u8]>, Box<dyn Error>> {
     const PT_LOAD: u64 = 1;
-    let entry = field(elf, 0x18, 8)?;
-    if entry != entered_at {
-        return Err(format!("the shim's entry is {entry:#x}, not {entered_at:#x}").into());
+    let (entry, expected) = (field(elf, 0x18, 8)?, binary.entry);
+    if entry != expected {
+        return Err(format!("the shim's entry is {entry:#x}, not {expected:#x}").into());
     }
     let headers = field(elf, 0x20, 8)?;
     let (size, count) = (field(elf, 0x36, 2)?, field(elf, 0x38, 2)?);
-    let mut image = None;
+    let mut flat = Vec::new();
     for header in (0..count).map(|i| headers + i * size) {
-        let bytes = field(elf, header + 0x20, 8)?;
-        if field(elf, header, 4)? != PT_LOAD || bytes == 0 {
+        let len = field(elf, header + 0x20, 8)?;
+        if field(elf, header, 4)? != PT_LOAD || len == 0 {
             continue;
         }
         let address = field(elf, header + 0x10, 8)?;
-        if address != SHIM_CODE_GPA || image.is_some() {
+        let Some(part) = binary.parts.get(flat.len()).filter(|part| part.gpa == address) else {
             return Err(
                 format!("the shim has contents at {address:#x}, outside of its image").into()
             );
+        };
+        if len > part.max {
+            return Err(format!("{} has {len} bytes, more than {}", part.name, part.max).into());
         }
-        image = Some((field(elf, header + 8, 8)?, bytes));
+        let start = usize::try_from(field(elf, header + 8, 8)?)?;
+        let bytes = elf.get(start..start + usize::try_from(len)?);
+        flat.push(bytes.ok_or("the shim's ELF is cut short")?);
     }
-    let (offset, len) = image.ok_or("the shim is empty")?;
-    let max = SHIM_CODE_PAGES_MAX * PAGE;
-    if len > max {
-        return Err(format!("the shim has {len} bytes, more than {max}").into());
+    if flat.len() != binary.parts.len() {
+        return Err("a part of the shim is empty".into());
     }
-    let start = usize::try_from(offset)?;
-    elf.get(start..start + usize::try_from(len)?)
-        .ok_or_else(|| "the shim's ELF is cut short".into())
+    Ok(flat)
 }
 
 /// A little-endian field.

@@ -15,7 +15,7 @@ use abi::tdx::vmcall::Status;
 use abi::tdx::{TdAttributes, TdxStatus};
 use shim::accept::Acceptor;
 use shim::platform::object;
-use shim::range::{Range, destination, is_accepted, is_lazy, ram, staging};
+use shim::range::{Range, destination, is_accepted, is_lazy, ram, second_stage, staging};
 use shim::tdx::info::{self, VpInfo};
 use shim::tdx::{accept, map_gpa};
 use shim::{Platform, Validation, checks, efi, kernel, paging, params};
@@ -95,6 +95,9 @@ fn parameters(
     page.kernel = blob(kernel);
     page.initrd = blob((INITRD, 10_000));
     page.cmdline = blob((CMDLINE_GPA, 14));
+    if technology == Technology::SNP {
+        page.second_stage = STAGING + (1 << 20);
+    }
     page
 }
 
@@ -221,9 +224,7 @@ fn boot(input: &[u8]) {
     }
     let mut acceptor = Acceptor::new(&machine, &page);
     assert_eq!(acceptor.accept_ram(&mut machine), Ok(()));
-    if page.load_mode == LoadMode::HASHED {
-        assert_eq!(acceptor.accept_staging(&mut machine), Ok(()));
-    }
+    assert_eq!(acceptor.accept_staging(&mut machine), Ok(()));
     let own = Range { start: SHIM_BASE, end: WORK_END };
     for (at, count) in (0..).step_by(PAGE as usize).zip(&machine.accepted) {
         let one = Range { start: at, end: at + PAGE };
@@ -283,6 +284,13 @@ fn judge(page: &ParameterPage) {
             assert!(!ranges.iter().any(|other| other.overlaps(range)), "{range:x?} is used twice");
             ranges.push(range);
         }
+    }
+    let waits = second_stage(page);
+    assert_eq!(waits.is_empty(), page.technology != Technology::SNP);
+    if !waits.is_empty() {
+        assert!(waits.pages() == waits && waits.end <= LOAD_END_MAX);
+        assert!(ram(page).any(|ram| ram.contains(waits)));
+        assert!(!ranges.iter().any(|other| other.overlaps(waits)), "{waits:x?} is used twice");
     }
     assert!(page.kernel.size != 0 && page.cmdline.size != 0);
     assert!(Flags::from_bits(page.flags).is_some());

@@ -12,7 +12,7 @@ pub const MMIO_READS: u32 = 4000;
 /// Where the ROM is.
 pub const ROM_ADDRESS: u64 = 0xffff_0000;
 /// Where the flat image is and the page table it is entered with.
-pub const FLAT_ADDRESS: u64 = abi::shim::AP_PARK_GPA;
+pub const FLAT_ADDRESS: u64 = abi::shim::SHIM_CODE_GPA;
 /// Where it is entered.
 pub const FLAT_ENTRY: u64 = abi::shim::SHIM_ENTRY_GPA;
 

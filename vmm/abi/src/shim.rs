@@ -2,27 +2,29 @@
 //!
 //! # Launch pages
 //!
-//! Every launch has, in this order: the initial page table (made by [`initial_page_table`]), the shim's code (at most
-//! [`SHIM_CODE_PAGES_MAX`] pages), the [`ParameterPage`], the ACPI page, the CPUID page and the secrets page: at most
-//! eight. With [`LoadMode::MEASURED`] the kernel file, the initrd and the command line follow, each at its destination.
-//! Under `plain` the same bytes are simply written to memory, without CPUID and secrets pages.
+//! The initial page table (made by [`initial_page_table`]), the shim's code (at most [`SHIM_CODE_PAGES_MAX`] pages), the
+//! [`ParameterPage`] and the ACPI page. With [`LoadMode::MEASURED`] the kernel file, the initrd and the command line follow,
+//! each at its destination. An unprotected guest has just these, written to memory. What others have beside them or in their
+//! place: [`snp`], [`tdx`].
 //!
 //! # What the monitor does about ownership
 //!
-//! All RAM below its end is private, except the staging ranges of [`LoadMode::HASHED`] blobs, when
-//! [`Flags::RAM_PRIVATE`] is set; the shim then only validates. Without the flag the shim asks for each range (Page State
-//! Change); the launch pages and [`WORK_BASE`]..[`WORK_END`] are private in either case.
+//! All RAM below its end is private, except what waits in shared memory, when [`Flags::RAM_PRIVATE`] is set; the shim then
+//! only validates. Without the flag the shim asks for each range (Page State Change); [`SHIM_BASE`]..[`WORK_END`] is private
+//! in either case.
 //!
 //! # What the shim accepts
 //!
-//! E820 entries of type RAM minus [`SHIM_BASE`]..[`WORK_END`], minus measured blobs, minus staging; the staging ranges
-//! (rounded out to pages) follow after loading. So no page may hold two blobs, and staging lies in RAM.
+//! First what it works in, launch pages excepted. Then E820 entries of type RAM minus [`SHIM_BASE`]..[`WORK_END`], minus
+//! measured blobs, minus staging; the staging ranges (rounded out to pages) follow after loading. So no page may hold two
+//! blobs, and staging lies in RAM.
 //!
 //! Where [`ParameterPage::accepted`] names ranges, the shim accepts only what of RAM lies in them, and leaves the rest to
 //! the kernel: it builds the table of unaccepted memory (UEFI specification 2.10A has the type, Linux 7.2
 //! include/linux/efi.h `efi_unaccepted_memory` the table) and the three EFI tables that lead the kernel to it. Staging is
 //! made private again, but not accepted.
 
+pub mod snp;
 pub mod tdx;
 
 use core::mem::{offset_of, size_of};
@@ -37,15 +39,13 @@ pub const LARGE_PAGE: u64 = 2 << 20;
 
 /// Start of what the launch reserves below 640 KiB.
 pub const SHIM_BASE: u64 = 0x1_0000;
-/// The initial page table: one launch page, see [`initial_page_table`]. Also CR3 of every vCPU.
+/// The initial page table: one launch page, see [`initial_page_table`] and [`snp`]. Also CR3 of every vCPU.
 pub const INITIAL_PAGE_TABLE_GPA: u64 = SHIM_BASE;
 /// The shim's code and read-only data: the flat image starts here.
 pub const SHIM_CODE_GPA: u64 = 0x1_1000;
 /// Most pages the shim's code may have.
 pub const SHIM_CODE_PAGES_MAX: u64 = 4;
-/// RIP of the application processors: a `cli; hlt` loop in measured memory that E820 reserves.
-pub const AP_PARK_GPA: u64 = SHIM_CODE_GPA;
-/// RIP of the boot processor.
+/// Where the shim is entered, RSI being [`PARAMETER_GPA`]: RIP of an unprotected guest's boot processor.
 pub const SHIM_ENTRY_GPA: u64 = SHIM_CODE_GPA + 0x10;
 /// The [`ParameterPage`]; RSI at entry.
 pub const PARAMETER_GPA: u64 = 0x1_5000;
@@ -56,7 +56,7 @@ pub const CPUID_GPA: u64 = 0x1_7000;
 /// The secrets page (SNP).
 pub const SECRETS_GPA: u64 = 0x1_8000;
 
-/// Start of the memory that the shim's first instructions validate and clear: no launch page, private from the start.
+/// Start of the memory that the shim works in: no launch page, private from the start.
 pub const WORK_BASE: u64 = 0x1_9000;
 /// `setup_data` and CC blob for the kernel (SNP).
 pub const CC_BLOB_GPA: u64 = 0x1_9000;
@@ -72,7 +72,7 @@ pub const STACK_TOP: u64 = 0x2_0000;
 pub const PAGE_TABLES_GPA: u64 = 0x2_0000;
 /// Pages of page tables.
 pub const PAGE_TABLES_PAGES: u64 = 9;
-/// End of the memory that the shim's first instructions validate.
+/// End of the memory that the shim works in.
 pub const WORK_END: u64 = PAGE_TABLES_GPA + PAGE_TABLES_PAGES * PAGE;
 /// Destination of the command line (NUL included), at most [`CMDLINE_MAX`] bytes. A page of ordinary RAM.
 pub const CMDLINE_GPA: u64 = 0x3_0000;
@@ -110,10 +110,10 @@ pub const LOW_E820: [(u64, u64, crate::boot::E820Type); 4] = [
 
 /// Registers that both kinds of vCPU start with; every register not named is zero.
 ///
-/// RSI of the boot processor is [`PARAMETER_GPA`], RIP [`SHIM_ENTRY_GPA`] (boot) or [`AP_PARK_GPA`] (others), RFLAGS 2,
-/// CR3 [`INITIAL_PAGE_TABLE_GPA`] with the C-bit. CS is [`crate::boot::BOOT_CS`], a flat 64-bit code segment (attributes
-/// 0xA9B, limit 0xFFFFFFFF); DS, ES, SS, FS and GS are [`crate::boot::BOOT_DS`], flat data (0xC93, 0xFFFFFFFF); TR is a busy
-/// TSS (0x8B, limit 0xFFFF), LDTR 0x82; GDTR and IDTR have limit 0.
+/// RIP and RSI are those of [`SHIM_ENTRY_GPA`] (none of an SNP guest's, see [`snp`]), RFLAGS 2, CR3
+/// [`INITIAL_PAGE_TABLE_GPA`] with the C-bit. CS is [`crate::boot::BOOT_CS`], a flat 64-bit code segment (attributes 0xA9B,
+/// limit 0xFFFFFFFF); DS, ES, SS, FS and GS are [`crate::boot::BOOT_DS`], flat data (0xC93, 0xFFFFFFFF); TR is a busy TSS
+/// (0x8B, limit 0xFFFF), LDTR 0x82; GDTR and IDTR have limit 0.
 pub mod entry {
     /// PG, NE, ET, MP, PE. The shim is compiled with SSE2 and relies on these and on [`CR4`].
     pub const CR0: u64 = 0x8000_0033;
@@ -268,8 +268,10 @@ pub struct ParameterPage {
     pub e820_count: u32,
     /// 0x028: address of the RSDP in the ACPI page.
     pub acpi_rsdp: u64,
-    /// 0x030: zero.
-    pub reserved_030: [u64; 2],
+    /// 0x030: where the second stage of an SNP guest's shim has waited; else 0.
+    pub second_stage: u64,
+    /// 0x038: zero.
+    pub reserved_038: u64,
     /// 0x040
     pub kernel: Blob,
     /// 0x080
@@ -304,8 +306,8 @@ impl ParameterPage {
     /// "CVMMSHIM", little endian.
     pub const MAGIC: u64 = u64::from_le_bytes(*b"CVMMSHIM");
     /// Version of this layout.
-    pub const VERSION: u32 = 1;
-    /// Offset of `technology`, which the shim's first instructions read.
+    pub const VERSION: u32 = 2;
+    /// Offset of `technology`.
     pub const TECHNOLOGY_OFFSET: usize = 0x0C;
 }
 
@@ -348,6 +350,8 @@ impl Termination {
     pub const BAD_BZIMAGE: Self = Self(0x14);
     /// The ELF kernel is malformed, or a segment does not fit.
     pub const BAD_ELF: Self = Self(0x15);
+    /// The SHA-256 of the second stage differs.
+    pub const SHIM_HASH: Self = Self(0x16);
     /// The hypervisor does not speak version 2 of the GHCB protocol.
     pub const GHCB_VERSION: Self = Self(0x20);
     /// The hypervisor reports another C-bit position than the parameters.
@@ -458,6 +462,10 @@ impl Termination {
             "the kernel is no bzImage with a 64-bit entry, or does not fit where it is placed",
         ),
         (Self::BAD_ELF, "the ELF kernel is malformed, or a segment does not fit"),
+        (
+            Self::SHIM_HASH,
+            "the second stage in memory (shim, parameters, ACPI tables) is not the one whose SHA-256 was measured",
+        ),
         (Self::GHCB_VERSION, "the hypervisor does not offer GHCB protocol version 2"),
         (Self::C_BIT, "the hypervisor reports another C-bit position than was measured"),
         (Self::HV_FEATURES, "the hypervisor lacks SNP or AP creation"),

@@ -70,6 +70,7 @@ impl Termination {
         match self.set {
             shim::TERMINATION_SET
                 if [
+                    shim::Termination::SHIM_HASH,
                     shim::Termination::KERNEL_HASH,
                     shim::Termination::INITRD_HASH,
                     shim::Termination::CMDLINE_HASH,

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use abi::shim::{PAGE, SHIM_CODE_GPA, SHIM_CODE_PAGES_MAX, tdx};
-use cvmm::shim_image::{SHIM_CODE, TDX_SHIM_CODE};
+use cvmm::shim_image::{FIRST_STAGE, SHIM_CODE, TDX_SHIM_CODE};
 
 const TDCALL: &[u8] = &[0x66, 0x0F, 0x01, 0xCC];
 const VMGEXIT: &[u8] = &[0xF3, 0x0F, 0x01, 0xD9];
@@ -15,8 +15,10 @@ fn has(image: &[u8], instruction: &[u8]) -> bool {
 
 #[test]
 fn images_fit_and_differ() {
-    for image in [SHIM_CODE, TDX_SHIM_CODE] {
+    let first = FIRST_STAGE.code.len() + FIRST_STAGE.program.len();
+    for (image, first) in [(SHIM_CODE, first), (TDX_SHIM_CODE, 0)] {
         assert!(image.len() as u64 <= SHIM_CODE_PAGES_MAX * PAGE);
+        assert!(image.len() + first <= 16 << 10);
     }
     assert_ne!(SHIM_CODE, TDX_SHIM_CODE);
 }
@@ -29,7 +31,9 @@ fn each_technology_has_its_instructions_alone() {
             has(SHIM_CODE, instruction) && !has(TDX_SHIM_CODE, instruction),
             "{instruction:x?}"
         );
+        assert!(has(FIRST_STAGE.code, instruction), "{instruction:x?}");
     }
+    assert!(!has(FIRST_STAGE.code, TDCALL) && !has(FIRST_STAGE.program, TDCALL));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! # Launch pages
 //!
 //! In this order, all measured: the reset page (made by [`reset_page`]), the initial page table (as for an unprotected
-//! guest), the shim's code, the parameter page, the ACPI page and the mailbox page (zeros): at most eight, for any number
+//! guest), the shim's code, the parameter page, the ACPI page and the mailbox page (zeros): at most nine, for any number
 //! of vCPUs. With [`super::LoadMode::MEASURED`] the kernel file, the initrd and the command line follow.
 //!
 //! The mailbox is a launch page because every vCPU starts at the reset vector, and one that runs before the boot processor

@@ -13,8 +13,9 @@ use crate::plan::{Plan, Technology};
 struct SnpLine<'a> {
     index: usize,
     gpa: u64,
+    /// Nothing for a page that the boot page has the hash of.
     #[serde(rename = "type")]
-    page_type: u8,
+    page_type: Option<u8>,
     type_name: &'static str,
     tag: &'a str,
     /// Of the 4096 bytes as handed over, whether the type measures them or not.
@@ -34,7 +35,8 @@ struct TdLine<'a> {
     contents: String,
 }
 
-/// Writes the pages of a plan in launch order, what the kernel adds for vCPUs included.
+/// Writes the pages of a plan in launch order, what the kernel adds for vCPUs included, and then what the boot page has the
+/// hash of.
 ///
 /// # Errors
 /// The writer's.
@@ -46,15 +48,21 @@ pub fn write(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn write_snp(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
-    for (index, page) in snp::pages(plan).enumerate() {
+    let launched = snp::pages(plan).map(|page| {
+        let name = page.page_type.name().unwrap_or("?");
+        (Some(page.page_type.0), name, page.gpa, page.tag, page.bytes)
+    });
+    let hashed = snp::pages_of(&plan.hashed)
+        .map(|(gpa, bytes, region)| (None, "HASHED", gpa, region.tag, bytes.into()));
+    for (index, (page_type, type_name, gpa, tag, bytes)) in launched.chain(hashed).enumerate() {
         let line = SnpLine {
             index,
-            gpa: page.gpa,
-            page_type: page.page_type.0,
-            type_name: page.page_type.name().unwrap_or("?"),
-            tag: page.tag,
-            sha384: hex(&Sha384::digest(&page.bytes)),
-            contents: hex(&page.bytes),
+            gpa,
+            page_type,
+            type_name,
+            tag,
+            sha384: hex(&Sha384::digest(&bytes)),
+            contents: hex(&bytes),
         };
         write_line(&line, out)?;
     }

@@ -10,7 +10,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::LaunchDigest;
 use crate::plan::registers::VcpuRegisters;
-use crate::plan::{PageKind, Plan};
+use crate::plan::{LaunchRegion, PageKind, Plan};
 
 const PAGE: usize = 4096;
 
@@ -40,13 +40,11 @@ pub fn page_type(kind: PageKind) -> PageType {
 
 /// Every page that the firmware will see, VMSAs last, in vCPU order, as KVM_SEV_SNP_LAUNCH_FINISH adds them.
 pub fn pages(plan: &Plan) -> impl Iterator<Item = SnpPage<'_>> {
-    let regions = plan.regions.iter().flat_map(|region| {
-        region.bytes.chunks_exact(PAGE).enumerate().map(|(at, bytes)| SnpPage {
-            gpa: region.gpa + (at * PAGE) as u64,
-            page_type: page_type(region.kind),
-            bytes: bytes.into(),
-            tag: region.tag,
-        })
+    let regions = pages_of(&plan.regions).map(|(gpa, bytes, region)| SnpPage {
+        gpa,
+        page_type: page_type(region.kind),
+        bytes: bytes.into(),
+        tag: region.tag,
     });
     let vmsas = (0..plan.cpus.get()).map(|vcpu| SnpPage {
         gpa: KVM_VMSA_GPA,
@@ -55,6 +53,14 @@ pub fn pages(plan: &Plan) -> impl Iterator<Item = SnpPage<'_>> {
         tag: "vmsa",
     });
     regions.chain(vmsas)
+}
+
+/// Regions page by page.
+pub fn pages_of(regions: &[LaunchRegion]) -> impl Iterator<Item = (u64, &[u8], &LaunchRegion)> {
+    regions.iter().flat_map(|region| {
+        let pages = region.bytes.chunks_exact(PAGE).enumerate();
+        pages.map(move |(at, bytes)| (region.gpa + (at * PAGE) as u64, bytes, region))
+    })
 }
 
 /// The launch digest of a plan.

@@ -1,7 +1,10 @@
 //! The ledger against a table with a row for every page, which does everything the slow way; and against the shim itself.
 
 use abi::marks::MarkId;
-use abi::shim::{LARGE_PAGE, ParameterPage, SHIM_BASE, Termination, WORK_BASE, WORK_END};
+use abi::shim::{
+    CPUID_GPA, LARGE_PAGE, ParameterPage, SHIM_BASE, SHIM_CODE_GPA, Termination, WORK_BASE,
+    WORK_END,
+};
 use clap::Parser;
 use proptest::prelude::*;
 use zerocopy::FromBytes;
@@ -139,7 +142,8 @@ fn the_ledger_knows_page_by_page_what_the_shim_accepts() {
     for (technology, work) in works_from {
         for (load, memory) in [("hashed", "64M"), ("measured", "64M"), ("hashed", "5G")] {
             let plan = plan(&[technology, "--load", load, "--memory", memory]);
-            let parameters = plan.regions.iter().find(|r| r.tag == "parameters").unwrap();
+            let mut parts = plan.regions.iter().chain(&plan.hashed);
+            let parameters = parts.find(|r| r.tag == "parameters").unwrap();
             let parameters = ParameterPage::read_from_bytes(&parameters.bytes).unwrap();
             let mut machine = Machine { small_below: 40 << 20, ..Machine::default() };
             let mut ledger = launched(&plan);
@@ -166,7 +170,10 @@ fn the_ledger_knows_page_by_page_what_the_shim_accepts() {
             ledger.mark(mark(MarkId::STAGING_LARGE, staged.large), at(5));
             ledger.mark(mark(MarkId::STAGING_MISMATCHES, staged.mismatches), at(5));
 
-            let own: Vec<u64> = (work..WORK_END).step_by(PAGE as usize).collect();
+            let mut own: Vec<u64> = (work..WORK_END).step_by(PAGE as usize).collect();
+            if technology == "--snp" {
+                own.extend((SHIM_CODE_GPA..CPUID_GPA).step_by(PAGE as usize));
+            }
             let mut accepted = own.len() as u64;
             for page in own.iter().chain(&machine.small) {
                 assert_eq!(ledger.state(*page), Some(PageState::Accepted), "{page:#x}");

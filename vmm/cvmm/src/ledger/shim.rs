@@ -2,7 +2,7 @@
 
 use abi::boot::E820Type;
 use abi::marks::{Mark, MarkId};
-use abi::shim::{LARGE_PAGE, PAGE, SECRETS_GPA, SHIM_BASE, WORK_END};
+use abi::shim::{CPUID_GPA, LARGE_PAGE, PAGE, SECRETS_GPA, SHIM_BASE, SHIM_CODE_GPA, WORK_END};
 
 use crate::plan::layout::Range;
 use crate::plan::{Plan, Technology};
@@ -93,6 +93,10 @@ fn steps(plan: &Plan) -> Vec<(MarkId, Vec<Range>)> {
     let reserved = Range { gpa: SHIM_BASE, len: WORK_END - SHIM_BASE };
     // Where a guest has no secrets page, its shim works from there on; where it has one, that is a launch page.
     let work = Range { gpa: SECRETS_GPA, len: WORK_END - SECRETS_GPA };
+    let mut first = vec![work];
+    if !plan.hashed.is_empty() {
+        first.push(Range { gpa: SHIM_CODE_GPA, len: CPUID_GPA - SHIM_CODE_GPA });
+    }
     let staging = plan.layout.staging;
     let map = plan.layout.e820();
     let ram = map.iter().filter(|entry| entry.kind == E820Type::RAM);
@@ -106,7 +110,7 @@ fn steps(plan: &Plan) -> Vec<(MarkId, Vec<Range>)> {
         false => (ram.flat_map(|ram| common(ram, accepted)).collect(), Vec::new()),
     };
     vec![
-        (MarkId::SHIM_ENTRY, vec![work]),
+        (MarkId::SHIM_ENTRY, first),
         (MarkId::ACCEPT_END, ram),
         (MarkId::ACCEPT_MISMATCHES, Vec::new()),
         (MarkId::ACCEPT_SMALL, Vec::new()),

@@ -81,6 +81,7 @@ pub(super) fn build(
         technology,
         layout,
         regions,
+        hashed: Vec::new(),
         staged: Vec::new(),
         slots,
         private,

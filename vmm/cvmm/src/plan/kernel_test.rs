@@ -111,7 +111,7 @@ proptest! {
         file.truncate(len);
         if let Ok(layout) = KernelLayout::parse(&file) {
             // Whatever is believed can also be laid out or refused.
-            let sizes = super::super::layout::Sizes { kernel: file.len() as u64, initrd: 0, cmdline: 1 };
+            let sizes = super::super::layout::Sizes { kernel: file.len() as u64, initrd: 0, cmdline: 1, second_stage: 0 };
             let memory = crate::config::MemorySize::from_mib(512);
             for load in [crate::config::LoadMode::Hashed, crate::config::LoadMode::Measured] {
                 let _ = super::super::layout::Layout::build(memory, &layout, sizes, load, crate::config::AcceptMode::Eager);

@@ -63,6 +63,8 @@ pub struct Layout {
     pub cmdline: Place,
     /// What the shim accepts, in units of [`LARGE_PAGE`]; empty where that is all of RAM.
     pub accepted: Vec<Range>,
+    /// Where the second stage of the shim waits, in the staging area; 0 if it is launch pages.
+    pub second_stage: u64,
 }
 
 /// The sizes that a layout depends on.
@@ -74,6 +76,8 @@ pub struct Sizes {
     pub initrd: u64,
     /// Of the command line, NUL included.
     pub cmdline: u64,
+    /// Of the shim's second stage, if it waits in shared memory.
+    pub second_stage: u64,
 }
 
 fn pages(len: u64) -> u64 {
@@ -157,10 +161,11 @@ impl Layout {
             KernelLayout::BzImage { initrd_max, .. } => low_end.min((initrd_max + 1) & !(PAGE - 1)),
             KernelLayout::Elf { .. } => low_end,
         };
-        let staged = match load {
+        let blobs = match load {
             LoadMode::Hashed => pages(sizes.kernel) + pages(sizes.initrd) + pages(sizes.cmdline),
             LoadMode::Measured => 0,
         };
+        let staged = blobs + pages(sizes.second_stage);
         let scratch = if kernel_dest.is_none() { pages(sizes.kernel) } else { 0 };
         let staging_len = staged.next_multiple_of(LARGE_PAGE);
         let needed = window
@@ -195,14 +200,15 @@ impl Layout {
             .ok_or_else(too_small)?;
 
         let mut next = staging_at;
-        let mut stage = |len: u64| {
-            if load == LoadMode::Measured || len == 0 {
+        let mut wait = |len: u64, waits: bool| {
+            if !waits || len == 0 {
                 return 0;
             }
             let at = next;
             next += pages(len);
             at
         };
+        let mut stage = |len: u64| wait(len, load == LoadMode::Hashed);
         let kernel = Place {
             staging: stage(sizes.kernel),
             dest: kernel_dest.unwrap_or(scratch_at),
@@ -214,11 +220,12 @@ impl Layout {
         };
         let cmdline =
             Place { staging: stage(sizes.cmdline), dest: CMDLINE_GPA, len: sizes.cmdline };
+        let second_stage = wait(sizes.second_stage, true);
         let staging = Range { gpa: staging_at, len: next - staging_at };
 
         let ram = ram(memory, low_end);
         let accepted = if lazy { accepted(begin, floor, window, &ram) } else { Vec::new() };
-        Ok(Layout { ram, staging, kernel, initrd, cmdline, accepted })
+        Ok(Layout { ram, staging, kernel, initrd, cmdline, accepted, second_stage })
     }
 
     /// A guest whose firmware places everything.
@@ -230,6 +237,7 @@ impl Layout {
             initrd: Place::default(),
             cmdline: Place::default(),
             accepted: Vec::new(),
+            second_stage: 0,
         }
     }
 

@@ -36,6 +36,12 @@ fn check(layout: &Layout, kernel: &KernelLayout, sizes: Sizes) {
             used.push(Range { gpa: place.staging, len: place.len.next_multiple_of(PAGE) });
         }
     }
+    if sizes.second_stage != 0 {
+        let waits = Range { gpa: layout.second_stage, len: sizes.second_stage };
+        assert!(waits.gpa >= layout.staging.gpa && waits.end() <= layout.staging.end());
+        assert_eq!(waits.gpa % PAGE, 0);
+        used.push(waits);
+    }
     used.retain(|r| r.len > 0);
     for (at, a) in used.iter().enumerate() {
         assert!(
@@ -87,13 +93,15 @@ proptest! {
         elf in any::<bool>(),
         hashed in any::<bool>(),
         window in prop::option::of(0u64..64),
+        stages in any::<bool>(),
     ) {
         let layout = if elf {
             KernelLayout::Elf { segments: vec![Segment { addr: 0x100_0000, size: kernel + 0x1000 }] }
         } else {
             BZIMAGE
         };
-        let sizes = Sizes { kernel, initrd, cmdline };
+        let second_stage = if stages { 0x6000 } else { 0 };
+        let sizes = Sizes { kernel, initrd, cmdline, second_stage };
         let load = if hashed { LoadMode::Hashed } else { LoadMode::Measured };
         let accept = match window {
             None => AcceptMode::Eager,
@@ -112,7 +120,7 @@ proptest! {
 
 #[test]
 fn memory_beyond_three_gib_goes_above_four() {
-    let sizes = Sizes { kernel: 0x10_0000, initrd: 0x10_0000, cmdline: 10 };
+    let sizes = Sizes { kernel: 0x10_0000, initrd: 0x10_0000, cmdline: 10, second_stage: 0 };
     let layout = Layout::build(
         MemorySize::from_mib(5120),
         &BZIMAGE,
@@ -127,7 +135,7 @@ fn memory_beyond_three_gib_goes_above_four() {
 
 #[test]
 fn too_little_memory_says_how_much_is_needed() {
-    let sizes = Sizes { kernel: 0x100_0000, initrd: 0x100_0000, cmdline: 10 };
+    let sizes = Sizes { kernel: 0x100_0000, initrd: 0x100_0000, cmdline: 10, second_stage: 0x6000 };
     let error = Layout::build(
         MemorySize::from_mib(16),
         &BZIMAGE,
@@ -150,7 +158,7 @@ fn too_little_memory_says_how_much_is_needed() {
 #[test]
 fn a_long_command_line_is_refused_not_cut() {
     let build = |cmdline| {
-        let sizes = Sizes { kernel: 0x1000, initrd: 0, cmdline };
+        let sizes = Sizes { kernel: 0x1000, initrd: 0, cmdline, second_stage: 0 };
         Layout::build(
             MemorySize::from_mib(512),
             &BZIMAGE,
@@ -165,7 +173,7 @@ fn a_long_command_line_is_refused_not_cut() {
 
 #[test]
 fn the_window_is_the_only_memory_above_four_gib() {
-    let sizes = Sizes { kernel: 0x10_0000, initrd: 0x10_0000, cmdline: 10 };
+    let sizes = Sizes { kernel: 0x10_0000, initrd: 0x10_0000, cmdline: 10, second_stage: 0 };
     let window = Some(MemorySize::from_mib(64));
     let build = |mib| {
         let (memory, accept) = (MemorySize::from_mib(mib), AcceptMode::Lazy { window });

@@ -28,6 +28,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::config::{self, CpuCount, GuestConfig, LoadMode, MarksMode, MemorySize, read_file};
 use crate::error::Error;
+use crate::shim_image::FirstStage;
 use cpuid::CpuidTable;
 use firmware::{FirmwareLayout, FirmwarePlan};
 use kernel::{KernelError, KernelLayout};
@@ -52,6 +53,8 @@ pub enum PlanError {
     TooManyCpuidRows { max: usize },
     #[error("the shim has {len} bytes; it must have 1 to {max}")]
     ShimSize { len: usize, max: u64 },
+    #[error("the shim's first stage does not fit its page")]
+    BootPage,
     #[error("the host's C-bit is bit {host}; digests are computed for bit {planned}")]
     CBit { host: u32, planned: u32 },
     #[error(
@@ -81,6 +84,7 @@ impl PlanError {
             PlanError::ShimSize { .. } => {
                 "name a flat image of the shim with --shim, or leave it out".into()
             }
+            PlanError::BootPage => "report this as a bug".into(),
             PlanError::TooManyCpuidRows { .. } | PlanError::CBit { .. } => {
                 "report this as a bug, with the output of `cpuid -r` on this host".into()
             }
@@ -128,6 +132,8 @@ pub struct Inputs {
     cmdline: Arc<[u8]>,
     /// In place of the one that is built in. To a firmware, what starts the kernel for it.
     shim: Option<Arc<[u8]>>,
+    /// In place of the one that is built in, for what must not depend on a build.
+    first_stage: Option<FirstStage>,
     hashes: [[u8; 32]; 3],
 }
 
@@ -182,6 +188,7 @@ impl Inputs {
             initrd,
             cmdline: cmdline.into(),
             shim: None,
+            first_stage: None,
             hashes,
         })
     }
@@ -196,6 +203,7 @@ impl Inputs {
             initrd: Arc::from([]),
             cmdline: Arc::from([]),
             shim: None,
+            first_stage: None,
             hashes: [[0; 32]; 3],
         }
     }
@@ -282,6 +290,9 @@ pub struct Plan {
     pub layout: Layout,
     /// Launch pages in launch order.
     pub regions: Vec<LaunchRegion>,
+    /// What the boot page has the hash of, where it belongs: the shim's second stage, page by page. Empty where those are
+    /// launch pages.
+    pub hashed: Vec<LaunchRegion>,
     /// What is put into shared memory.
     pub staged: Vec<StagedBlob>,
     /// Every memory slot: RAM, and what the guest has beside it.
@@ -315,22 +326,20 @@ impl Plan {
             return firmware::build(config, inputs, firmware, cpus, host);
         }
         let kernel = inputs.layout.as_ref().ok_or(PlanError::NothingToStart)?;
+        let shape = shape(&config.technology, cpus, host)?;
         let sizes = Sizes {
             kernel: inputs.kernel.len() as u64,
             initrd: inputs.initrd.len() as u64,
             cmdline: inputs.cmdline.len() as u64,
+            second_stage: match shape.first_stage {
+                Some(_) => shim::snp::SECOND_STAGE_PAGES * PAGE,
+                None => 0,
+            },
         };
         let layout = Layout::build(config.memory, kernel, sizes, config.load, config.accept)?;
-        let shape = shape(&config.technology, cpus, host)?;
         let code = inputs.shim.as_deref().unwrap_or(shape.shim);
 
-        let mut regions = shape.first.clone();
-        regions.extend([
-            region(
-                "page-table",
-                INITIAL_PAGE_TABLE_GPA,
-                shim::initial_page_table(shape.c_bit).as_bytes(),
-            ),
+        let second_stage = vec![
             region("shim", SHIM_CODE_GPA, shim_code(code)?),
             region(
                 "parameters",
@@ -338,14 +347,30 @@ impl Plan {
                 parameters(config, inputs, kernel, &layout, cpus, &shape).as_bytes(),
             ),
             region("acpi", ACPI_GPA, &acpi::page(ACPI_GPA, cpus, shape.wakeup)?),
-        ]);
+        ];
+        let mut regions = shape.first.clone();
+        let mut staged = Vec::new();
+        let hashed = match (inputs.first_stage.or(shape.first_stage), shape.c_bit) {
+            (Some(stage), Some(c_bit)) => {
+                let bytes = in_one_piece(&second_stage);
+                regions.push(snp::boot_page(stage, c_bit, layout.second_stage, &bytes)?);
+                let gpa = layout.second_stage;
+                staged.push(StagedBlob { gpa, bytes: bytes.into(), tag: "second-stage" });
+                second_stage
+            }
+            _ => {
+                let table = shim::initial_page_table(shape.c_bit);
+                regions.push(region("page-table", INITIAL_PAGE_TABLE_GPA, table.as_bytes()));
+                regions.extend(second_stage);
+                Vec::new()
+            }
+        };
         regions.extend(shape.last.iter().cloned());
         let blobs = [
             ("kernel", layout.kernel, &inputs.kernel),
             ("initrd", layout.initrd, &inputs.initrd),
             ("cmdline", layout.cmdline, &inputs.cmdline),
         ];
-        let mut staged = Vec::new();
         for (tag, place, bytes) in blobs.into_iter().filter(|(_, place, _)| place.len > 0) {
             match config.load {
                 LoadMode::Hashed => {
@@ -366,6 +391,7 @@ impl Plan {
             technology: shape.technology,
             layout,
             regions,
+            hashed,
             staged,
             slots,
             private,
@@ -394,6 +420,17 @@ fn region(tag: &'static str, gpa: u64, bytes: &[u8]) -> LaunchRegion {
     let mut padded = vec![0; (before + bytes.len()).next_multiple_of(PAGE as usize)];
     padded[before..before + bytes.len()].copy_from_slice(bytes);
     LaunchRegion { gpa: gpa - before as u64, kind: PageKind::Measured, bytes: padded, tag }
+}
+
+/// The bytes of regions, with zeros where a region ends before the next begins.
+fn in_one_piece(regions: &[LaunchRegion]) -> Vec<u8> {
+    let Some(first) = regions.first() else { return Vec::new() };
+    let mut bytes = Vec::new();
+    for region in regions {
+        bytes.resize((region.gpa - first.gpa) as usize, 0);
+        bytes.extend_from_slice(&region.bytes);
+    }
+    bytes
 }
 
 fn shim_code(code: &[u8]) -> Result<&[u8], PlanError> {
@@ -429,6 +466,7 @@ fn parameters(
     };
     page.kernel_kind = kernel.kind();
     page.acpi_rsdp = ACPI_GPA;
+    page.second_stage = layout.second_stage;
     let blob = |place: Place, hash: [u8; 32]| match place {
         Place { len: 0, .. } => Blob::new_zeroed(),
         Place { staging, dest, len } => {

@@ -19,7 +19,14 @@ fn inputs(kernel: u8, initrd: &[u8], cmdline: &str, shim: u8) -> Inputs {
     file[0x1000] = kernel;
     let mut inputs = Inputs::new("k".into(), file.into(), initrd.into(), cmdline).unwrap();
     inputs.shim = Some(vec![shim; 100].into());
+    inputs.first_stage = Some(FirstStage { code: &[0x90; 9], program: &[0x5a; 300] });
     inputs
+}
+
+/// What the shim is told, wherever it is.
+fn parameters_of(plan: &Plan) -> ParameterPage {
+    let mut parts = plan.regions.iter().chain(&plan.hashed);
+    ParameterPage::read_from_bytes(&parts.find(|r| r.tag == "parameters").unwrap().bytes).unwrap()
 }
 
 fn digest(args: &[&str], inputs: &Inputs, cpus: u16) -> String {
@@ -29,19 +36,57 @@ fn digest(args: &[&str], inputs: &Inputs, cpus: u16) -> String {
 }
 
 #[test]
-fn a_hashed_launch_measures_at_most_nine_pages() {
+fn a_hashed_launch_has_three_pages() {
     let inputs = inputs(0, &[1; 9000], "quiet", 2);
     for cpus in [1, 254] {
         let cpus = CpuCount::new(cpus).unwrap();
         let plan = Plan::build(&config(&["--snp"]), &inputs, cpus, &HostCaps::assumed()).unwrap();
-        assert!(plan.page_count() <= 9, "{}", plan.page_count());
-        assert_eq!(plan.staged.len(), 3);
+        assert_eq!(plan.page_count(), 3);
+        assert_eq!(plan.staged.len(), 4);
     }
     let real =
         Inputs::new("k".into(), inputs.kernel.clone(), inputs.initrd.clone(), "quiet").unwrap();
     let plan =
         Plan::build(&config(&["--snp"]), &real, CpuCount::ONE, &HostCaps::assumed()).unwrap();
-    assert!(plan.page_count() <= 9, "with the built-in shim: {}", plan.page_count());
+    assert_eq!(plan.page_count(), 3, "with the built-in shim");
+}
+
+#[test]
+fn the_boot_page_has_the_hash_of_all_that_waits_for_the_shim() {
+    for load in ["hashed", "measured"] {
+        let inputs = inputs(0, &[1; 9000], "quiet", 2);
+        let args = ["--snp", "--load", load];
+        let plan =
+            Plan::build(&config(&args), &inputs, CpuCount::ONE, &HostCaps::assumed()).unwrap();
+        let tags: Vec<_> = plan.hashed.iter().map(|r| r.tag).collect();
+        assert_eq!(tags, ["shim", "parameters", "acpi"]);
+        let waiting = plan.staged.iter().find(|blob| blob.tag == "second-stage").unwrap();
+        assert_eq!(waiting.bytes.len() as u64, shim::snp::SECOND_STAGE_PAGES * PAGE);
+        for part in &plan.hashed {
+            let at = (part.gpa - SHIM_CODE_GPA) as usize;
+            assert_eq!(waiting.bytes[at..at + part.bytes.len()], part.bytes);
+        }
+        assert_eq!(parameters_of(&plan).second_stage, waiting.gpa);
+
+        let boot = &plan.regions[0];
+        assert_eq!((boot.tag, boot.gpa, boot.bytes.len()), ("boot", 0x1_0000, 4096));
+        let packed = boot.bytes[shim::snp::PACKED_OFFSET as usize..].chunks(8);
+        let unpacked: Vec<u8> = packed.flat_map(|word| word[1..].to_vec()).collect();
+        assert_eq!(unpacked[..32], Sha256::digest(&waiting.bytes)[..]);
+        // As many entries show it to the first stage.
+        let shown = (0..shim::snp::SECOND_STAGE_PAGES)
+            .map(|n| waiting.gpa + n * PAGE)
+            .all(|gpa| boot.bytes.chunks(8).any(|entry| entry == (gpa | 0x61).to_le_bytes()));
+        assert!(shown);
+    }
+}
+
+#[test]
+fn the_built_in_first_stage_makes_no_entries() {
+    let stage = crate::shim_image::FIRST_STAGE;
+    let page = snp::boot_page(stage, C_BIT, 0x300_0000, &[]).unwrap();
+    let after = (shim::WORK_END / PAGE + 1 + shim::snp::SECOND_STAGE_PAGES) as usize * 8;
+    assert!(page.bytes[after..].chunks(8).all(|word| word[0] & 1 == 0));
 }
 
 #[test]
@@ -68,9 +113,7 @@ fn the_shim_takes_the_parameters_of_every_plan() {
                     let plan =
                         Plan::build(&config(&args), &inputs, CpuCount::ONE, &HostCaps::assumed())
                             .unwrap();
-                    let page = plan.regions.iter().find(|r| r.tag == "parameters").unwrap();
-                    let page = ParameterPage::read_from_bytes(&page.bytes).unwrap();
-                    let outcome = ::shim::params::check(&page, technology);
+                    let outcome = ::shim::params::check(&parameters_of(&plan), technology);
                     assert_eq!(outcome, Ok(()), "{args:?}");
                 }
             }
@@ -79,21 +122,25 @@ fn the_shim_takes_the_parameters_of_every_plan() {
 }
 
 #[test]
-fn a_plain_guest_has_the_same_plan_without_firmware_pages() {
+fn a_plain_guest_has_the_same_plan_with_the_shim_in_place() {
     let inputs = inputs(0, &[1; 9000], "quiet", 2);
     let build = |args: &[&str]| {
         Plan::build(&config(args), &inputs, CpuCount::ONE, &HostCaps::assumed()).unwrap()
     };
     let (plain, snp) = (build(&["--plain"]), build(&["--snp"]));
-    assert_eq!(plain.layout, snp.layout);
+    let mut layout = snp.layout.clone();
+    layout.staging.len -= shim::snp::SECOND_STAGE_PAGES * PAGE;
+    layout.second_stage = 0;
+    assert_eq!(plain.layout, layout);
     assert!(plain.private.is_empty());
     let tags = |plan: &Plan| plan.regions.iter().map(|r| r.tag).collect::<Vec<_>>();
     assert_eq!(tags(&plain), ["page-table", "shim", "parameters", "acpi"]);
-    assert_eq!(tags(&snp), ["page-table", "shim", "parameters", "acpi", "cpuid", "secrets"]);
+    assert_eq!(tags(&snp), ["boot", "cpuid", "secrets"]);
+    assert!(plain.hashed.is_empty());
 }
 
 #[test]
-fn a_td_has_eight_launch_pages_for_any_number_of_vcpus() {
+fn a_td_has_few_launch_pages_for_any_number_of_vcpus() {
     let inputs = inputs(0, &[1; 9000], "quiet", 2);
     let build = |args: &[&str], inputs: &Inputs, cpus| {
         let cpus = CpuCount::new(cpus).unwrap();
@@ -108,11 +155,11 @@ fn a_td_has_eight_launch_pages_for_any_number_of_vcpus() {
     }
     let real =
         Inputs::new("k".into(), inputs.kernel.clone(), inputs.initrd.clone(), "quiet").unwrap();
-    assert!(build(&["--tdx"], &real, 1).page_count() <= 8, "with the built-in shim");
+    assert!(build(&["--tdx"], &real, 1).page_count() <= 9, "with the built-in shim");
 
     let plan = build(&["--tdx"], &inputs, 1);
     let page = |tag| plan.regions.iter().find(|r| r.tag == tag).unwrap();
-    let parameters = ParameterPage::read_from_bytes(&page("parameters").bytes).unwrap();
+    let parameters = parameters_of(&plan);
     assert_eq!((parameters.technology, parameters.c_bit), (shim::Technology::TDX, 0));
     // A jump at the reset vector, to the first byte of the shim: E9, and what is missing from its end to there.
     let vector = &page("reset").bytes[0xff0..0xff5];
@@ -207,7 +254,7 @@ fn measured_files_are_launch_pages_at_their_place() {
         &HostCaps::assumed(),
     )
     .unwrap();
-    assert!(plan.staged.is_empty());
+    assert_eq!(plan.staged.iter().map(|s| s.tag).collect::<Vec<_>>(), ["second-stage"]);
     let kernel = plan.regions.iter().find(|r| r.tag == "kernel").unwrap();
     let offset = usize::try_from(plan.layout.kernel.dest - kernel.gpa).unwrap();
     assert_eq!(kernel.bytes[offset..offset + inputs.kernel.len()], *inputs.kernel);
@@ -230,19 +277,19 @@ fn golden_digests() {
         (
             &["--snp"][..],
             1,
-            "cc225cba1a9526849292a876f3a175fb402e3ce56becd5dcb88b8b18b82c55eb7905f6bb1f258a32266e0e2f9b0e8af0",
+            "e0e5e1deef1afe5a4a3d921917a90b4a560f72b8dc917e3316874d7865440ee991167267834a9799c0f0bdfc46c2e2e6",
         ),
         (
             &["--snp"][..],
             4,
-            "09077138fb84029e7c7edf6055bd97e920a59f7765477362772d0ccce10ab86b6c8a02fa561dc92b182c243ef595a358",
+            "b6fd74de0379c6f31e6538ffe5e9b67375052470e4275e3a9707aeb40e263dc90642c62aafc02117c13037b750d28d45",
         ),
         (
             &["--snp", "--load", "measured", "--memory", "4G"][..],
             2,
-            "5a759ef4f7101a47b0ce4461b1036cb2d5ef3eb77f0b03abd39a2e53dfdab953e3d5a2507a1898aa96eed7b8d05e7473",
+            "ae034ca978dc1157eb0b922e17b3982806422704ecb164de8291592cf313b0880bf97e4e71b53eca5912da1800df4c4b",
         ),
     ];
-    let digests = golden.map(|(args, cpus, _)| digest(args, &inputs, cpus));
-    assert_eq!(digests, golden.map(|(_, _, expected)| expected));
+    let found = golden.map(|(args, cpus, _)| digest(args, &inputs, cpus));
+    assert_eq!(found, golden.map(|(_, _, expected)| expected));
 }

@@ -1,7 +1,8 @@
 //! The registers that a vCPU starts with, as KVM's structures; for an SEV-SNP guest they become its measured VMSA.
 
 use abi::boot::{BOOT_CS, BOOT_DS};
-use abi::shim::{AP_PARK_GPA, INITIAL_PAGE_TABLE_GPA, PARAMETER_GPA, SHIM_ENTRY_GPA, entry};
+use abi::shim::snp::{AP_PARK_GPA, ENTRY_GPA};
+use abi::shim::{INITIAL_PAGE_TABLE_GPA, PARAMETER_GPA, SHIM_ENTRY_GPA, entry};
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 
 /// Start registers.
@@ -71,11 +72,16 @@ impl VcpuRegisters {
         }
     }
 
-    /// The boot processor: enters the shim.
+    /// The boot processor: enters the shim, an SNP guest's by its first stage.
     pub fn boot(c_bit: Option<u32>) -> VcpuRegisters {
         let mut registers = VcpuRegisters::parked(c_bit);
-        registers.regs.rip = SHIM_ENTRY_GPA;
-        registers.regs.rsi = PARAMETER_GPA;
+        match c_bit {
+            Some(_) => registers.regs.rip = ENTRY_GPA,
+            None => {
+                registers.regs.rip = SHIM_ENTRY_GPA;
+                registers.regs.rsi = PARAMETER_GPA;
+            }
+        }
         registers
     }
 

@@ -17,6 +17,7 @@ pub(super) fn shape(cpus: CpuCount, host: &HostCaps) -> Shape {
         flags: Flags::RAM_PRIVATE,
         c_bit: None,
         shim: TDX_SHIM_CODE,
+        first_stage: None,
         cpuid: host.cpuid.for_tdx(cpus),
         first: vec![region("reset", RESET_PAGE_GPA, &reset_page())],
         last: vec![region("mailbox", MAILBOX_GPA, &[0; PAGE as usize])],

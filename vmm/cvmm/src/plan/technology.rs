@@ -12,7 +12,7 @@ use super::snp_firmware::SnpFirmware;
 use super::tdx_firmware::TdxFirmware;
 use super::{Firmware, HostCaps, Inputs, LaunchRegion, PlanError, snp, tdx};
 use crate::config::{self, CpuCount};
-use crate::shim_image::SHIM_CODE;
+use crate::shim_image::{FirstStage, SHIM_CODE};
 
 /// The protection of a guest, without its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(super) struct Shape {
     pub c_bit: Option<u32>,
     /// The shim that is built in.
     pub shim: &'static [u8],
+    /// What brings the rest of the shim in, where that is not launch pages.
+    pub first_stage: Option<FirstStage>,
     /// What CPUID says.
     pub cpuid: CpuidTable,
     /// Launch pages before the page table.
@@ -69,6 +71,7 @@ fn plain(cpus: CpuCount, host: &HostCaps) -> Shape {
         flags: Flags::empty(),
         c_bit: None,
         shim: SHIM_CODE,
+        first_stage: None,
         cpuid: host.cpuid.for_plain(cpus),
         first: Vec::new(),
         last: Vec::new(),

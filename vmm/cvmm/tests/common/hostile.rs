@@ -86,10 +86,16 @@ pub fn shim_says(outcome: Outcome, code: Code) {
 
 /// Flips a bit of what waits in shared memory.
 pub fn flip_staged(plan: &mut Plan, tag: &str) {
+    let blob = plan.staged.iter().find(|s| s.tag == tag).unwrap();
+    let middle = blob.bytes.len() / 2;
+    flip_staged_at(plan, tag, middle);
+}
+
+/// Flips a bit of a certain byte of what waits in shared memory.
+pub fn flip_staged_at(plan: &mut Plan, tag: &str, offset: usize) {
     let blob = plan.staged.iter_mut().find(|s| s.tag == tag).unwrap();
     let mut bytes = blob.bytes.to_vec();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    bytes[offset] ^= 1;
     blob.bytes = bytes.into();
 }
 
