@@ -71,11 +71,37 @@ const REACHED: &str = "code 0x7e57";
 
 struct Bench {
     dir: tempfile::TempDir,
+    load: &'static str,
+    accept: &'static str,
 }
+
+const LOADS: [&str; 2] = ["hashed", "measured"];
+/// With so much memory accepted that it has room for what nobody uses.
+const LAZY: &str = "lazy,window=8M";
+/// RAM that nothing of such a launch uses, in that window.
+const FREE_IN_WINDOW: u64 = 0x1_0020_0000;
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        Self::with("hashed", "eager")
+    }
+
+    /// Every way to load and to accept.
+    fn all() -> impl Iterator<Item = Self> {
+        LOADS.into_iter().flat_map(Self::loading)
+    }
+
+    /// Every way to accept.
+    fn loading(load: &'static str) -> impl Iterator<Item = Self> {
+        ["eager", LAZY].into_iter().map(move |accept| {
+            println!("--load {load} --accept {accept}");
+            Self::with(load, accept)
+        })
+    }
+
+    fn with(load: &'static str, accept: &'static str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let bench = Self { dir, load, accept };
         bench.file("kernel", &Elf::of_code(KERNEL, &GUEST).bytes());
         bench.file("initrd", &[0x5a; 70_000]);
         bench
@@ -90,6 +116,11 @@ impl Bench {
         bench
     }
 
+    /// RAM that is accepted and that nothing uses.
+    fn free(&self) -> u64 {
+        if self.accept == LAZY { FREE_IN_WINDOW } else { FREE }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -101,6 +132,7 @@ impl Bench {
     /// The guest's flags.
     fn guest(&self, run: Cvmm) -> Cvmm {
         run.args(["--tdx", "--memory", "64M", "--cmdline", "console=ttyS0 test"])
+            .args(["--load", self.load, "--accept", self.accept])
             .arg("--kernel")
             .arg(self.path("kernel"))
             .arg("--initrd")
@@ -206,13 +238,14 @@ fn wrong_kind(ended: &Ended, gpa: u64, words: &str) {
 
 #[test]
 fn an_honest_host_reaches_the_guest_and_reports_what_was_measured() {
-    let bench = Bench::new();
-    for cpus in ["1", "2", "4"] {
-        let with = |run: Cvmm| bench.guest(run).args(["--cpus", cpus]);
-        let measured = with(Cvmm::new(["measure"])).run();
-        let ended = with(Cvmm::new(["--emulate", "--timeout", "60"])).reported().run();
-        assert_eq!(reached(&ended), first_line(&measured));
-        assert_eq!(ended.report()["digest"], first_line(&measured));
+    for bench in Bench::all() {
+        for cpus in ["1", "2", "4"] {
+            let with = |run: Cvmm| bench.guest(run).args(["--cpus", cpus]);
+            let measured = with(Cvmm::new(["measure"])).run();
+            let ended = with(Cvmm::new(["--emulate", "--timeout", "60"])).reported().run();
+            assert_eq!(reached(&ended), first_line(&measured));
+            assert_eq!(ended.report()["digest"], first_line(&measured));
+        }
     }
 }
 
@@ -224,39 +257,41 @@ fn deeds_that_do_not_exist_are_refused() {
 
 #[test]
 fn flipped_bits_in_what_is_hashed_are_found_by_the_shim() {
-    let bench = Bench::new();
-    let honest = bench.honest();
-    let staged = honest.report()["launch"]["staged"].as_array().expect("what is staged");
-    for (tag, code, words) in [
-        ("kernel", Code::KERNEL_HASH, "kernel"),
-        ("initrd", Code::INITRD_HASH, "initrd"),
-        ("cmdline", Code::CMDLINE_HASH, "command line"),
-    ] {
-        let blob = staged.iter().find(|blob| blob["tag"] == tag).expect(tag);
-        let (gpa, len) = (blob["gpa"].as_u64(), blob["bytes"].as_u64());
-        let (gpa, len) = (gpa.expect("an address"), len.expect("a length"));
-        for at in [gpa, gpa + len / 2, gpa + len - 1] {
-            let ended = bench.on(&format!("flip={at:#x}.{}", at % 8));
-            shim_says(&ended, code, words);
-            ended.expect_words("do not trust this host");
-        }
-        // What lies behind the blob is not the guest's.
-        if len % 4096 != 0 {
-            reached(&bench.on(&format!("flip={:#x}", gpa + len)));
+    for bench in Bench::loading("hashed") {
+        let honest = bench.honest();
+        let staged = honest.report()["launch"]["staged"].as_array().expect("what is staged");
+        for (tag, code, words) in [
+            ("kernel", Code::KERNEL_HASH, "kernel"),
+            ("initrd", Code::INITRD_HASH, "initrd"),
+            ("cmdline", Code::CMDLINE_HASH, "command line"),
+        ] {
+            let blob = staged.iter().find(|blob| blob["tag"] == tag).expect(tag);
+            let (gpa, len) = (blob["gpa"].as_u64(), blob["bytes"].as_u64());
+            let (gpa, len) = (gpa.expect("an address"), len.expect("a length"));
+            for at in [gpa, gpa + len / 2, gpa + len - 1] {
+                let ended = bench.on(&format!("flip={at:#x}.{}", at % 8));
+                shim_says(&ended, code, words);
+                ended.expect_words("do not trust this host");
+            }
+            // What lies behind the blob is not the guest's.
+            if len % 4096 != 0 {
+                reached(&bench.on(&format!("flip={:#x}", gpa + len)));
+            }
         }
     }
 }
 
 #[test]
 fn files_changed_while_the_shim_reads_them_are_found_or_do_not_matter() {
-    let bench = Bench::new();
-    let honest = bench.honest();
-    let staged = honest.report()["launch"]["staged"][0]["gpa"].as_u64().expect("an address");
-    // Before the shim looks, and when it has its own copy.
-    let before = bench.on(&format!("flip={staged:#x}@{}", after(&honest, "accept-end")));
-    shim_says(&before, Code::KERNEL_HASH, "kernel");
-    let late = bench.on(&format!("flip={staged:#x}@{}", after(&honest, "verify-end") + 1));
-    assert_eq!(reached(&late), bench.mrtd());
+    for bench in Bench::loading("hashed") {
+        let honest = bench.honest();
+        let staged = honest.report()["launch"]["staged"][0]["gpa"].as_u64().expect("an address");
+        // Before the shim looks, and when it has its own copy.
+        let before = bench.on(&format!("flip={staged:#x}@{}", after(&honest, "accept-end")));
+        shim_says(&before, Code::KERNEL_HASH, "kernel");
+        let late = bench.on(&format!("flip={staged:#x}@{}", after(&honest, "verify-end") + 1));
+        assert_eq!(reached(&late), bench.mrtd());
+    }
 }
 
 #[test]
@@ -323,54 +358,55 @@ fn changed_inputs_are_refused_by_expect() {
 
 #[test]
 fn launch_pages_changed_on_their_way_are_another_mrtd_for_the_verifier_to_refuse() {
-    let bench = Bench::new();
-    let mut pages = bench.pages(&[]);
-    let honest = bench.mrtd();
-    for (what, gpa) in [
-        ("reset page", tdx::RESET_PAGE_GPA),
-        ("page table", shim::INITIAL_PAGE_TABLE_GPA + 0x9f * 8 + 5),
-        ("shim", shim::PARAMETER_GPA - 1),
-        ("ACPI tables", shim::ACPI_GPA + 0xfff),
-        ("mailbox", tdx::MAILBOX_GPA + 0xfff),
-    ] {
-        println!("{what}");
-        let found = reached(&bench.on(&format!("flip-launch={gpa:#x}")));
-        assert_ne!(found, honest, "{what}");
-        assert_eq!(found, mrtd_with(&mut pages, gpa), "{what}");
+    for bench in Bench::all() {
+        let mut pages = bench.pages(&[]);
+        let honest = bench.mrtd();
+        for (what, gpa) in [
+            ("reset page", tdx::RESET_PAGE_GPA),
+            ("page table", shim::INITIAL_PAGE_TABLE_GPA + 0x9f * 8 + 5),
+            ("shim", shim::PARAMETER_GPA - 1),
+            ("ACPI tables", shim::ACPI_GPA + 0xfff),
+            ("mailbox", tdx::MAILBOX_GPA + 0xfff),
+        ] {
+            println!("{what}");
+            let found = reached(&bench.on(&format!("flip-launch={gpa:#x}")));
+            assert_ne!(found, honest, "{what}");
+            assert_eq!(found, mrtd_with(&mut pages, gpa), "{what}");
+        }
     }
 }
 
 #[test]
 fn a_measured_kernel_changed_on_its_way_is_another_mrtd() {
-    let bench = Bench::new();
-    let measured = ["--load", "measured"];
-    let mut pages = bench.pages(&measured);
-    let run = || bench.run().args(measured);
-    let honest = run().run();
-    assert_eq!(reached(&honest), oracle_tdx::mrtd(&pages));
-    let regions = honest.report()["launch"]["regions"].as_array().expect("regions");
-    // Not the code itself: the ends of pages.
-    for tag in ["kernel", "initrd", "cmdline"] {
-        let region = regions.iter().find(|region| region["tag"] == tag).expect(tag);
-        let gpa = region["gpa"].as_u64().expect("an address") | 0xfff;
-        let ended = run().env("SOFTKVM_HOSTILE", &format!("flip-launch={gpa:#x}")).run();
-        assert_eq!(reached(&ended), mrtd_with(&mut pages, gpa), "{tag}");
+    for bench in Bench::loading("measured") {
+        let mut pages = bench.pages(&[]);
+        let honest = bench.run().run();
+        assert_eq!(reached(&honest), oracle_tdx::mrtd(&pages));
+        let regions = honest.report()["launch"]["regions"].as_array().expect("regions");
+        // Not the code itself: the ends of pages.
+        for tag in ["kernel", "initrd", "cmdline"] {
+            let region = regions.iter().find(|region| region["tag"] == tag).expect(tag);
+            let gpa = region["gpa"].as_u64().expect("an address") | 0xfff;
+            let ended = bench.on(&format!("flip-launch={gpa:#x}"));
+            assert_eq!(reached(&ended), mrtd_with(&mut pages, gpa), "{tag}");
+        }
     }
 }
 
 #[test]
 fn launch_pages_that_the_start_depends_on_crash_it_before_the_guest() {
-    let bench = Bench::new();
-    for (what, gpa) in [
-        // The jump leads 16 MiB away.
-        ("reset vector", tdx::RESET_VECTOR + 4),
-        ("page table", shim::INITIAL_PAGE_TABLE_GPA),
-        ("shim", shim::SHIM_CODE_GPA + 100),
-    ] {
-        println!("{what}");
-        let ended = bench.on(&format!("flip-launch={gpa:#x}"));
-        ended.expect_complaint(CRASHED);
-        not_reached(&ended);
+    for bench in Bench::all() {
+        for (what, gpa) in [
+            // The jump leads 16 MiB away.
+            ("reset vector", tdx::RESET_VECTOR + 4),
+            ("page table", shim::INITIAL_PAGE_TABLE_GPA),
+            ("shim", shim::SHIM_CODE_GPA + 100),
+        ] {
+            println!("{what}");
+            let ended = bench.on(&format!("flip-launch={gpa:#x}"));
+            ended.expect_complaint(CRASHED);
+            not_reached(&ended);
+        }
     }
 }
 
@@ -418,41 +454,48 @@ fn launch_pages_changed_on_their_way_are_found_by_the_shim_where_it_can() {
 
 #[test]
 fn a_page_added_to_the_launch_is_accepted_twice_and_found_by_the_shim() {
-    let ended = Bench::new().on(&format!("add-launch={FREE:#x}"));
-    shim_says(&ended, Code::DOUBLE_VALIDATION, "accepted twice");
-    ended.expect_words("do not trust this host");
+    for bench in Bench::all() {
+        let free = bench.free();
+        let ended = bench.on(&format!("add-launch={free:#x}"));
+        shim_says(&ended, Code::DOUBLE_VALIDATION, "accepted twice");
+        ended.expect_words("do not trust this host");
+    }
 }
 
 #[test]
 fn pages_taken_or_replaced_behind_the_tds_back_are_its_end() {
-    let bench = Bench::new();
-    let honest = bench.honest();
-    for (page, mark) in [
-        (shim::PARAMETER_GPA, "shim-entry"),
-        (shim::PARAMETER_GPA, "accept-end"),
-        (shim::SHIM_CODE_GPA, "accept-end"),
-        (shim::STACK_TOP - 4096, "accept-end"),
-        (KERNEL, "load-end"),
-    ] {
-        let run = after(&honest, mark) - 1;
-        for deed in ["remove", "replace"] {
-            println!("{deed} {page:#x} after {mark}");
-            let ended = bench.on(&format!("{deed}={page:#x}@{run}"));
-            dead(&ended, page);
-            not_reached(&ended);
+    for bench in Bench::all() {
+        let free = bench.free();
+        let honest = bench.honest();
+        for (page, mark) in [
+            (shim::PARAMETER_GPA, "shim-entry"),
+            (shim::PARAMETER_GPA, "accept-end"),
+            (shim::SHIM_CODE_GPA, "accept-end"),
+            (shim::STACK_TOP - 4096, "accept-end"),
+            (KERNEL, "load-end"),
+        ] {
+            let run = after(&honest, mark) - 1;
+            for deed in ["remove", "replace"] {
+                println!("{deed} {page:#x} after {mark}");
+                let ended = bench.on(&format!("{deed}={page:#x}@{run}"));
+                dead(&ended, page);
+                not_reached(&ended);
+            }
         }
+        // A page that nobody needs any more is not missed.
+        let run = after(&honest, "accept-end");
+        assert_eq!(reached(&bench.on(&format!("remove={free:#x}@{run}"))), bench.mrtd());
     }
-    // A page that nobody needs any more is not missed.
-    let run = after(&honest, "accept-end");
-    assert_eq!(reached(&bench.on(&format!("remove={FREE:#x}@{run}"))), bench.mrtd());
 }
 
 #[test]
 fn pages_taken_before_they_were_accepted_are_given_anew() {
-    let bench = Bench::new();
-    // KVM finds the page missing when the guest accepts it, and adds another: nothing was lost.
-    for deed in ["remove", "replace"] {
-        reached(&bench.on(&format!("{deed}={FREE:#x}")));
+    for bench in Bench::all() {
+        let free = bench.free();
+        // KVM finds the page missing when the guest accepts it, and adds another: nothing was lost.
+        for deed in ["remove", "replace"] {
+            reached(&bench.on(&format!("{deed}={free:#x}")));
+        }
     }
 }
 
@@ -473,48 +516,54 @@ fn memory_that_was_never_accepted_is_the_end_of_a_td() {
 
 #[test]
 fn pages_whose_owner_changes_behind_the_guests_back_end_the_run() {
-    let bench = Bench::new();
-    let honest = bench.honest();
-    let run = after(&honest, "accept-end");
-    let staged = honest.report()["launch"]["staged"][1]["gpa"].as_u64().expect("an address");
-    for (deed, gpa, words) in [
-        (format!("share={:#x}@{run}", shim::PARAMETER_GPA), shim::PARAMETER_GPA, "private"),
-        (format!("share={FREE:#x}"), FREE, "private"),
-        (format!("unshare={staged:#x}@{run}"), staged, "shared"),
-        (format!("unshare={staged:#x}"), staged, "shared"),
-    ] {
-        println!("{deed}");
-        let ended = bench.on(&deed);
-        wrong_kind(&ended, gpa, words);
-        not_reached(&ended);
+    for bench in Bench::loading("hashed") {
+        let free = bench.free();
+        let honest = bench.honest();
+        let run = after(&honest, "accept-end");
+        let staged = honest.report()["launch"]["staged"][1]["gpa"].as_u64().expect("an address");
+        for (deed, gpa, words) in [
+            (format!("share={:#x}@{run}", shim::PARAMETER_GPA), shim::PARAMETER_GPA, "private"),
+            (format!("share={free:#x}"), free, "private"),
+            (format!("unshare={staged:#x}@{run}"), staged, "shared"),
+            (format!("unshare={staged:#x}"), staged, "shared"),
+        ] {
+            println!("{deed}");
+            let ended = bench.on(&deed);
+            wrong_kind(&ended, gpa, words);
+            not_reached(&ended);
+        }
     }
 }
 
 /// The MapGPA requests of a guest whose initrd takes three chunks of them: address of the initrd's first.
-fn with_large_initrd() -> (Bench, u64) {
-    let bench = Bench::new();
+fn with_large_initrd(bench: &Bench) -> u64 {
     bench.file("initrd", &vec![0x5a; 5 << 20]);
     let honest = bench.honest();
     let requests = &honest.report()["page_state_changes"]["to_private_requests"];
     assert_eq!(requests, 5, "the kernel, three chunks, the command line");
     let staged = honest.report()["launch"]["staged"][1]["gpa"].as_u64().expect("an address");
-    (bench, staged)
+    staged
 }
 
 #[test]
 fn conversions_refused_wholly_or_half_done_end_the_td() {
-    let (bench, _) = with_large_initrd();
-    for deeds in ["psc-refuse=1", "psc-refuse=2", "psc-refuse=3", "psc-refuse=4", "psc-refuse=5"] {
-        println!("{deeds}");
-        let ended = bench.on(deeds);
-        shim_says(&ended, Code::MAP_GPA, "refused to convert pages");
-        ended.expect_words("`dmesg`");
+    for bench in Bench::loading("hashed") {
+        with_large_initrd(&bench);
+        for deeds in
+            ["psc-refuse=1", "psc-refuse=2", "psc-refuse=3", "psc-refuse=4", "psc-refuse=5"]
+        {
+            println!("{deeds}");
+            let ended = bench.on(deeds);
+            shim_says(&ended, Code::MAP_GPA, "refused to convert pages");
+            ended.expect_words("`dmesg`");
+        }
     }
 }
 
 #[test]
 fn a_host_that_says_try_again_is_asked_again_but_not_for_ever() {
-    let (bench, staged) = with_large_initrd();
+    let bench = Bench::new();
+    let staged = with_large_initrd(&bench);
     let chunk = |n: u64| staged + (n << 21);
     for deeds in ["psc-retry=1", "psc-retry=3", "psc-retry=5"] {
         println!("{deeds}");
@@ -529,7 +578,8 @@ fn a_host_that_says_try_again_is_asked_again_but_not_for_ever() {
 
 #[test]
 fn a_host_that_lies_about_how_far_it_got_ends_the_td() {
-    let (bench, staged) = with_large_initrd();
+    let bench = Bench::new();
+    let staged = with_large_initrd(&bench);
     let end = staged + (5 << 20);
     for next in [staged - 4096, staged + 0x800, end, end + 4096, 1 << 47 | staged, 0, u64::MAX] {
         println!("{next:#x}");
