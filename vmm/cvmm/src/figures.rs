@@ -68,6 +68,24 @@ pub fn of(report: &Value) -> Vec<Figure> {
         Clock::Modelled,
         &launch["measuring_modelled_ns"],
     );
+    let landmark =
+        |name: &str| list(&report["landmarks"]).iter().find(|landmark| landmark["name"] == name);
+    if let Some(init) = landmark("init-entry") {
+        all.times("boot", "from the start to /init", init);
+    }
+    let before = |field: &str| {
+        let phases = list(&report["phases"]).iter();
+        let host = phases.filter(|phase| text(&phase["id"]).starts_with(['H', 'S']));
+        host.filter_map(|phase| phase[field].as_f64()).sum::<f64>()
+    };
+    let label = "from the start to the first instruction";
+    all.put("entry/wall_ns", label, Clock::Measured, "ns", before("wall_ns"));
+    if report["total"]["modelled_ns"].is_number() {
+        all.put("entry/modelled_ns", label, Clock::Modelled, "ns", before("modelled_ns"));
+    }
+    if let Some(init) = list(&report["marks"]).iter().find(|mark| mark["name"] == "init-entry") {
+        all.count("boot/exits", "exits to /init", "exits", &init["exits_before"]);
+    }
     let pages = |field: &str| launch[field].as_f64();
     if let Some(pages) = pages("pages").zip(pages("vmsa_pages")).map(|(a, b)| a + b) {
         all.put("pages/launched", "launch pages", Clock::Counted, "pages", pages);

@@ -274,6 +274,102 @@ fn failed_runs_are_kept_and_told() {
     assert!(text.is_empty(), "{text}");
 }
 
+/// Two cells, and a goal of each standing.
+const GOALS: &str = r#"
+name = "goals"
+about = "Whether a guest that says a line is small enough."
+repetitions = 1
+timeout = 60
+
+[guest]
+emulate = true
+kernel = "builtin"
+memory = "64M"
+
+[[matrix]]
+label = "base"
+technology = "plain"
+
+[[matrix]]
+label = "snp"
+technology = "snp"
+
+[[goal]]
+what = "pages"
+anchor = "1055 pages"
+goal = 8
+figure = "pages/launched"
+cell = "snp"
+
+[[goal]]
+what = "launch"
+anchor = "33.7 ms"
+goal = 1_000_000_000
+aim = 1
+figure = "entry/modelled_ns"
+cell = "snp"
+
+[[goal]]
+what = "more than base"
+anchor = "143 ms"
+goal = 1
+figure = "total/modelled_ns"
+cell = "snp"
+minus = "base"
+
+[[goal]]
+what = "on a machine"
+anchor = "27 ms"
+open = "there is none"
+"#;
+
+#[test]
+fn goals_are_judged_by_the_figures_of_their_cells() {
+    if no_softkvm() {
+        return;
+    }
+    let bench = with_spec(GOALS);
+    let results = results(&bench, &["bench", "spec.toml", "--out", "g.jsonl", "--json"]);
+    let cells = results["cells"].as_array().unwrap();
+    let median = |label: &str, id: &str| {
+        let cell = cells.iter().find(|cell| cell["settings"]["label"] == label).unwrap();
+        let figures = cell["figures"].as_array().unwrap();
+        figures.iter().find(|figure| figure["id"] == id).unwrap()["median"].as_f64().unwrap()
+    };
+    let goals = results["goals"].as_array().unwrap();
+    let standing: Vec<&str> = goals.iter().map(|goal| goal["standing"].as_str().unwrap()).collect();
+    assert_eq!(standing, ["reached", "goal_reached", "missed", "open"]);
+    let today: Vec<Option<f64>> = goals.iter().map(|goal| goal["today"].as_f64()).collect();
+    let total = |label| median(label, "total/modelled_ns");
+    let expected = [
+        Some(median("snp", "pages/launched")),
+        Some(median("snp", "entry/modelled_ns")),
+        Some(total("snp") - total("base")),
+        None,
+    ];
+    assert_eq!(today, expected);
+    assert_eq!(
+        (&goals[1]["clock"], &goals[1]["profile"]),
+        (&"modelled".into(), &"epyc-milan".into())
+    );
+    assert_eq!(goals[0]["profile"], Value::Null);
+    let table = bench.cvmm(&["bench", "--show", "g.jsonl"]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    for words in ["reached, not the aim", "anchor: 1055 pages", "open: there is none"] {
+        assert!(table.contains(words), "{table}");
+    }
+    for (from, to, words) in [
+        ("cell = \"snp\"\n\n", "cell = \"sev\"\n\n", "goal 1: no cell has the label 'sev'"),
+        ("minus = \"base\"", "minus = \"bass\"", "goal 3: no cell has the label 'bass'"),
+        ("open = \"there is none\"", "", "goal 4: give figure, cell and goal"),
+        ("goal = 8\n", "", "goal 1: give figure, cell and goal"),
+        ("goal = 8\n", "limit = 8\n", "unknown field `limit`"),
+    ] {
+        let bench = with_spec(&GOALS.replacen(from, to, 1));
+        refused(&bench, &["bench", "spec.toml", "--out", "no.jsonl"], &[words]);
+    }
+}
+
 #[test]
 fn contradictions_are_refused_before_the_first_run() {
     let change = |from: &str, to: &str| {

@@ -1,8 +1,9 @@
 //! The specs that come with cvmm.
 
 /// Name and text, as `--list` shows them.
-pub const SPECS: [(&str, &str); 9] = [
+pub const SPECS: [(&str, &str); 10] = [
     ("technologies", include_str!("../../specs/technologies.toml")),
+    ("goals", include_str!("../../specs/goals.toml")),
     ("vm-size", include_str!("../../specs/vm-size.toml")),
     ("first-touch", include_str!("../../specs/first-touch.toml")),
     ("polling", include_str!("../../specs/polling.toml")),

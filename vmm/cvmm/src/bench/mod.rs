@@ -4,6 +4,7 @@
 
 pub mod builtin;
 pub mod cell;
+pub mod goal;
 pub mod host;
 pub mod journal;
 pub mod key;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::cell::Cell;
+use super::goal::{GoalResult, goals};
 use super::host::Host;
 use super::journal::{Contents, Run};
 use super::key::Key;
@@ -41,6 +42,9 @@ pub struct Results {
     pub comparisons: Vec<Comparison>,
     /// Straight lines through cells.
     pub lines: Vec<LineResult>,
+    /// Where goals stand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub goals: Vec<GoalResult>,
 }
 
 /// A cell.
@@ -213,6 +217,7 @@ impl Results {
                 .saturating_sub(done.len() as u64),
             comparisons: comparisons(&spec.cells, &cells, &compared),
             lines: lines(&spec.line, &cells),
+            goals: goals(&spec.goal, &cells),
             compared,
             cells,
         }

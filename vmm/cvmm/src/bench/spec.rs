@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
+use super::goal::Goal;
 use super::key::{CELLS_MAX, Key, Values};
 use crate::error::Error;
 use crate::selftest::rung::TECHNOLOGIES;
@@ -33,6 +34,8 @@ struct File {
     matrix: Vec<Values>,
     #[serde(default)]
     line: Vec<Line>,
+    #[serde(default)]
+    goal: Vec<Goal>,
 }
 
 fn one() -> u64 {
@@ -82,6 +85,9 @@ pub struct Spec {
     pub compare: Vec<String>,
     /// Straight lines.
     pub line: Vec<Line>,
+    /// Goals.
+    #[serde(default)]
+    pub goal: Vec<Goal>,
     /// What is run.
     pub cells: Vec<Cell>,
 }
@@ -155,6 +161,16 @@ impl Spec {
                 return Err(refuse("matrix", problem, "for an A/A comparison write a_a = true"));
             }
         }
+        let labels: Vec<&str> = cells.iter().filter_map(|cell| cell.get(Key::Label)).collect();
+        for (at, goal) in file.goal.iter().enumerate() {
+            if let Some(problem) = goal.problem(&labels) {
+                return Err(refuse(
+                    &format!("goal {}", at + 1),
+                    problem,
+                    "docs/bench.md has its keys",
+                ));
+            }
+        }
         if file.a_a {
             cells = cells.into_iter().flat_map(Cell::twice).collect();
         }
@@ -168,6 +184,7 @@ impl Spec {
             pin: file.pin,
             compare: file.compare,
             line: file.line,
+            goal: file.goal,
             cells,
         })
     }

@@ -56,6 +56,7 @@ fn write_all(out: &mut String, results: &Results) -> std::fmt::Result {
     write_medians(out, results, "probes", |id| id.starts_with("probe/"))?;
     write_comparisons(out, results)?;
     write_lines(out, results)?;
+    write_goals(out, results)?;
     write_notes(out, results)
 }
 
@@ -233,6 +234,48 @@ fn write_lines(out: &mut String, results: &Results) -> std::fmt::Result {
         if !line.placeholder_costs.is_empty() {
             writeln!(out, "  placeholders may be in it: {}", line.placeholder_costs.join(", "))?;
         }
+    }
+    Ok(())
+}
+
+/// A goal each row, what others have reached below it.
+fn write_goals(out: &mut String, results: &Results) -> std::fmt::Result {
+    if results.goals.is_empty() {
+        return Ok(());
+    }
+    let width = results.goals.iter().map(|goal| goal.goal.what.chars().count()).max().unwrap_or(0);
+    let head = ["today", "goal", "aim"];
+    writeln!(
+        out,
+        "\n{:width$}{:>12}{:>12}{:>12}  {:<10}{:<12}standing",
+        "goals (at most)", head[0], head[1], head[2], "clock", "profile"
+    )?;
+    for result in &results.goals {
+        let goal = &result.goal;
+        let show = |value: Option<f64>| match (value, result.unit.as_deref()) {
+            (None, _) => "-".to_owned(),
+            (Some(value), Some("ns")) => format!("{:.2} ms", value / 1e6),
+            (Some(value), _) => count(value),
+        };
+        let mut standing = result.standing.name().to_owned();
+        if let Some(share) = result.placeholder_share.filter(|share| *share >= 0.0005) {
+            standing
+                .push_str(&format!("; {:.1} % of the cell's time is placeholders", share * 100.0));
+        }
+        if let Some(why) = &goal.open {
+            standing.push_str(&format!(": {why}"));
+        }
+        writeln!(
+            out,
+            "{:width$}{:>12}{:>12}{:>12}  {:<10}{:<12}{standing}",
+            goal.what,
+            show(result.today),
+            show(goal.goal),
+            show(goal.aim),
+            result.clock.map_or("-", |clock| clock.name()),
+            result.profile.as_deref().unwrap_or("-")
+        )?;
+        writeln!(out, "  anchor: {}", goal.anchor)?;
     }
     Ok(())
 }
