@@ -26,8 +26,9 @@ use crate::device::ioapic::IoApic;
 use crate::device::legacy::Legacy;
 use crate::device::marks::Mark;
 use crate::device::mmio::MmioBus;
+use crate::device::output::{ConsoleOutput, Sink};
 use crate::device::records::{Received, RecordCounts};
-use crate::device::serial::{Com1, Sink};
+use crate::device::serial::Com1;
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
 use crate::ledger::{Ledger, Meter, Stamp, Usage};
@@ -140,7 +141,7 @@ impl Shared<'_> {
     }
 
     fn power(&self, request: PowerRequest) {
-        let panicked = lock(&self.bus).com1.panicked();
+        let panicked = lock(&self.bus).output.panicked();
         self.stop(match (request, panicked) {
             (_, true) => Outcome::KernelPanic,
             (PowerRequest::Off, false) => Outcome::PowerOff,
@@ -177,7 +178,7 @@ pub fn run(
     let td = services.td.as_ref();
     let (desk, requests) = td.map(TdDesk::open).unzip();
     let quoting = td.and_then(|td| td.quote.as_ref()).zip(requests.flatten());
-    let mut bus = PortBus::new(Com1::new(serial_interrupt, sink));
+    let mut bus = PortBus::new(Some(Com1::new(serial_interrupt)), ConsoleOutput::new(sink));
     bus.legacy = services.fw_cfg.clone().map(Legacy::new);
     let shared = Shared {
         vm: &vm,
@@ -249,8 +250,8 @@ pub fn run(
     let end = recorder.now();
     let guest_end = shared.guest_clock();
     let mut bus = lock(&shared.bus);
-    bus.com1.finish();
-    if let Some(source) = bus.com1.take_failure() {
+    bus.output.finish();
+    if let Some(source) = bus.output.take_failure() {
         tracing::warn!(%source, "console output was lost");
     }
     let vcpus = records?;
@@ -274,7 +275,7 @@ pub fn run(
         ledger: shared.ledger.into_inner().unwrap_or_else(PoisonError::into_inner),
         usage,
         strays: bus.strays().to_vec(),
-        console_bytes: bus.com1.written(),
+        console_bytes: bus.output.written(),
         begin,
         end,
         gone: end,
@@ -318,7 +319,9 @@ fn supervise(
         Err(TryLockError::Poisoned(bus)) => bus.into_inner(),
         Err(TryLockError::WouldBlock) => return Ok(()),
     };
-    keyboard.deliver(|bytes| bus.com1.receive(bytes));
-    bus.com1.flush();
+    if let Some(com1) = &mut bus.com1 {
+        keyboard.deliver(|bytes| com1.receive(bytes));
+    }
+    bus.output.flush();
     Ok(())
 }

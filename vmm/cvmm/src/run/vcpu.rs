@@ -184,7 +184,7 @@ impl Loop<'_, '_> {
             Exit::Certificates { gpa, npages } => self.certificates(gpa, npages),
             Exit::Halt => shared.stop(Outcome::Halted { vcpu: self.vcpu.id() }),
             Exit::Shutdown => {
-                let panicked = lock(&shared.bus).com1.panicked();
+                let panicked = lock(&shared.bus).output.panicked();
                 shared.stop(if panicked {
                     Outcome::KernelPanic
                 } else {
@@ -383,7 +383,7 @@ impl Loop<'_, '_> {
         const RESET: u32 = 2;
         const SEV_TERM: u32 = 6;
         let vcpu = self.vcpu.id();
-        let panicked = lock(&self.shared.bus).com1.panicked();
+        let panicked = lock(&self.shared.bus).output.panicked();
         self.shared.stop(match kind {
             _ if panicked => Outcome::KernelPanic,
             SEV_TERM if data & 0xfff == 0x100 => {
