@@ -13,3 +13,4 @@ pub mod output;
 pub mod records;
 pub mod rtc;
 pub mod serial;
+pub mod virtio;
