@@ -25,7 +25,7 @@ use std::path::Path;
 
 use thiserror::Error as ThisError;
 
-use crate::config::Config;
+use crate::config::{Config, ConsoleDevice};
 use crate::digest::{self, launch_digest};
 use crate::error::Error;
 use crate::outcome::Outcome;
@@ -132,6 +132,10 @@ impl RunReport {
                     crate::config::AcceptMode::Eager => "eager",
                 }
                 .into(),
+                console_device: match guest.console_device {
+                    ConsoleDevice::Serial => None,
+                    device => Some(device.name().into()),
+                },
             },
             launch: launch_facts(config, plan, recorder),
             total: timeline.total(run),

@@ -330,7 +330,11 @@ impl Plan {
                 PARAMETER_GPA,
                 parameters(config, inputs, kernel, &layout, cpus, &shape).as_bytes(),
             ),
-            region("acpi", ACPI_GPA, &acpi::page(ACPI_GPA, cpus, shape.wakeup)?),
+            region(
+                "acpi",
+                ACPI_GPA,
+                &acpi::page(ACPI_GPA, cpus, shape.wakeup, config.console_device)?,
+            ),
         ]);
         regions.extend(shape.last.iter().cloned());
         let blobs = [

@@ -9,6 +9,7 @@ mod stages;
 mod tdx;
 mod track;
 mod vcpu;
+mod virtio;
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use abi::tdx::Xfam;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::config::{Config, Console};
+use crate::config::{Config, Console, ConsoleDevice};
 use crate::device::acpi_pm::PowerRequest;
 use crate::device::bus::{PortBus, StrayAccess};
 use crate::device::ioapic::IoApic;
@@ -29,6 +30,7 @@ use crate::device::mmio::MmioBus;
 use crate::device::output::{ConsoleOutput, Sink};
 use crate::device::records::{Received, RecordCounts};
 use crate::device::serial::Com1;
+use crate::device::virtio::VirtioConsole;
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
 use crate::ledger::{Ledger, Meter, Stamp, Usage};
@@ -178,13 +180,22 @@ pub fn run(
     let td = services.td.as_ref();
     let (desk, requests) = td.map(TdDesk::open).unzip();
     let quoting = td.and_then(|td| td.quote.as_ref()).zip(requests.flatten());
-    let mut bus = PortBus::new(Some(Com1::new(serial_interrupt)), ConsoleOutput::new(sink));
+    let (mut com1, mut console) = (None, None);
+    match config.guest.console_device {
+        ConsoleDevice::Serial => com1 = Some(Com1::new(serial_interrupt)),
+        ConsoleDevice::Virtio => {
+            let protected = config.guest.technology.protected();
+            console = Some(VirtioConsole::new(serial_interrupt, protected));
+        }
+        ConsoleDevice::None => {}
+    }
+    let mut bus = PortBus::new(com1, ConsoleOutput::new(sink));
     bus.legacy = services.fw_cfg.clone().map(Legacy::new);
     let shared = Shared {
         vm: &vm,
         memory: &memory,
         bus: Mutex::new(bus),
-        mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()) }),
+        mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()), console }),
         ledger: Mutex::new(ledger),
         conversions: Mutex::new(Conversions::default()),
         track: Track::new(),
@@ -313,6 +324,7 @@ fn supervise(
     if typed && keyboard.read()? == console::Wish::Quit {
         shared.stop(Outcome::Interrupted);
     }
+    keyboard.deliver(|bytes| virtio::receive(shared, bytes));
     // A vCPU that has it may be waiting for somebody to take the guest's output. Signals must not wait with it.
     let mut bus = match shared.bus.try_lock() {
         Ok(bus) => bus,
