@@ -12,6 +12,7 @@ mod report;
 mod sept;
 mod shim;
 mod tdcall;
+mod virtio;
 
 use anyhow::{Context, Result};
 
@@ -41,6 +42,7 @@ pub const ALL: &[Target] = &[
     report::TARGET,
     records::TARGET,
     bench::TARGET,
+    virtio::TARGET,
 ];
 
 /// The target of that name.

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::check::Asked;
 use crate::config::{
-    AcceptMode, Console, CpuRange, DEFAULT_CMDLINE, LoadMode, MarksMode, MemorySize,
+    AcceptMode, Console, ConsoleDevice, CpuRange, DEFAULT_CMDLINE, LoadMode, MarksMode, MemorySize,
 };
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
@@ -132,7 +132,7 @@ pub struct Flags {
     /// The initramfs.
     #[arg(short, long, value_name = "FILE", alias = "initramfs", help_heading = "Guest")]
     pub initrd: Option<PathBuf>,
-    /// The kernel command line, or @FILE [default: console=ttyS0 panic=-1].
+    /// The kernel command line, or @FILE [default: console=ttyS0 panic=-1, or what names the --console-device].
     #[arg(
         short,
         long,
@@ -182,12 +182,22 @@ pub struct Flags {
     #[arg(long, value_enum, default_value = "all", help_heading = "Guest")]
     pub marks: MarksMode,
 
+    /// Which device the guest's console is (the ACPI tables name it, so this is measured): serial costs an exit or two for
+    /// each byte, virtio (hvc0) one for each piece of text.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "DEVICE",
+        default_value = "serial",
+        help_heading = "Guest"
+    )]
+    pub console_device: ConsoleDevice,
     /// Use this flat image in place of the built-in shim (it is measured like it); with --firmware, the EFI shim through
     /// which a firmware with secure boot starts --kernel.
     #[arg(long, value_name = "FILE", help_heading = "Guest")]
     pub shim: Option<PathBuf>,
 
-    /// The guest's serial console: stdio, file=PATH or none.
+    /// Where the guest's console goes: stdio, file=PATH or none.
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console, help_heading = "Run")]
     pub console: Console,
     /// Stop, successfully, when the guest reaches this mark (a phase such as U0, or a number).

@@ -35,7 +35,7 @@ use check::{Asked, CheckReport};
 use cli::bench::{BenchFlags, CompareFlags, ModelFlags};
 use cli::{CheckFlags, Flags, ReportFlags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
-use device::serial::Sink;
+use device::output::Sink;
 use error::{Error, ExitCode};
 use plan::{HostCaps, Inputs, Plan, Technology};
 use recorder::{Op, Recorder, Started};

@@ -51,6 +51,11 @@ pub enum Outcome {
         gpa: u64,
         private: bool,
     },
+    /// It gave a device what is no queue, or memory that the device cannot reach.
+    DeviceMisused {
+        device: &'static str,
+        problem: String,
+    },
     Halted {
         vcpu: u16,
     },
@@ -84,6 +89,7 @@ impl Outcome {
             Outcome::EntryRefused { .. } => "entry_refused",
             Outcome::KvmGaveUp { .. } => "internal_error",
             Outcome::WrongKindOfAccess { .. } => "memory_fault",
+            Outcome::DeviceMisused { .. } => "device_misused",
             Outcome::Halted { .. } => "halted",
             Outcome::Unhandled { .. } => "unhandled_exit",
             Outcome::RunFailed { .. } => "run_failed",
@@ -109,6 +115,7 @@ impl Outcome {
             | Outcome::EntryRefused { .. }
             | Outcome::KvmGaveUp { .. }
             | Outcome::WrongKindOfAccess { .. }
+            | Outcome::DeviceMisused { .. }
             | Outcome::Halted { .. }
             | Outcome::Unhandled { .. } => ExitCode::Crash,
         }
@@ -193,6 +200,11 @@ impl Outcome {
                     kind(!private)
                 ),
                 "if the guest's kernel is sound, something on the host changed the page's state: do not trust this host".into(),
+            ),
+            Outcome::DeviceMisused { device, problem } => (
+                format!("the guest misused its {device}"),
+                problem.clone(),
+                "rings and buffers have to be in memory that the guest shares with its host; look at its driver".into(),
             ),
             Outcome::Halted { vcpu } => (
                 "the guest halted for good".into(),

@@ -25,7 +25,7 @@ use std::path::Path;
 
 use thiserror::Error as ThisError;
 
-use crate::config::Config;
+use crate::config::{Config, ConsoleDevice};
 use crate::digest::{self, launch_digest};
 use crate::error::Error;
 use crate::outcome::Outcome;
@@ -130,6 +130,10 @@ impl RunReport {
                 accept: match plan.firmware {
                     Some(_) => BY_FIRMWARE.into(),
                     None => guest.accept.to_string(),
+                },
+                console_device: match guest.console_device {
+                    ConsoleDevice::Serial => None,
+                    device => Some(device.name().into()),
                 },
             },
             launch: launch_facts(config, plan, recorder),

@@ -23,7 +23,7 @@ use clap::Parser;
 use common::Bench;
 use cvmm::cli::Cli;
 use cvmm::config::Config;
-use cvmm::device::serial::Sink;
+use cvmm::device::output::Sink;
 use cvmm::error::{Error, ExitCode};
 use cvmm::launch::{launch, probe};
 use cvmm::plan::{Inputs, Plan};

@@ -202,3 +202,19 @@ fn acceptance_is_eager_or_lazy_with_a_window() {
     let refusal = problem(&["--snp", "--firmware", "f", "--kernel", "k", "--accept", "lazy"]);
     assert!(refusal.contains("a firmware decides itself"), "{refusal}");
 }
+
+#[test]
+fn a_console_device_brings_its_command_line() {
+    let cmdline = |device: &str| {
+        let config = parse(&["--snp", "--kernel", "k", "--console-device", device]).unwrap();
+        config.guest.cmdline
+    };
+    assert_eq!(cmdline("serial"), DEFAULT_CMDLINE);
+    assert_eq!(cmdline("virtio"), "console=hvc0 panic=-1");
+    assert_eq!(cmdline("none"), "panic=-1");
+    let given = ["--snp", "--kernel", "k", "--console-device", "virtio", "--cmdline", "quiet"];
+    assert_eq!(parse(&given).unwrap().guest.cmdline, "quiet");
+    assert!(clap_refuses(&["--snp", "--console-device", "hvc0"]).contains("invalid value"));
+    let firmware = ["--snp", "--firmware", "f", "--kernel", "k", "--console-device", "virtio"];
+    assert!(problem(&firmware).contains("writes to the serial line"));
+}

@@ -71,7 +71,38 @@ pub enum MarksMode {
     None,
 }
 
-/// Where the guest's serial console goes.
+/// Which device a guest's console is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ConsoleDevice {
+    /// A serial line: output from the first moment on, at one or two exits for each byte.
+    Serial,
+    /// A virtio console (hvc0): an exit for each piece of text, none before the kernel's drivers are up.
+    Virtio,
+    /// None.
+    None,
+}
+
+impl ConsoleDevice {
+    /// The name used in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            ConsoleDevice::Serial => "serial",
+            ConsoleDevice::Virtio => "virtio",
+            ConsoleDevice::None => "none",
+        }
+    }
+
+    /// The command line of a guest for which the user gave none: its console there, reboot at once on a panic.
+    pub fn default_cmdline(self) -> &'static str {
+        match self {
+            ConsoleDevice::Serial => DEFAULT_CMDLINE,
+            ConsoleDevice::Virtio => "console=hvc0 panic=-1",
+            ConsoleDevice::None => "panic=-1",
+        }
+    }
+}
+
+/// Where the guest's console goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Console {
     /// Standard input and output; raw mode if they are a terminal.
@@ -105,6 +136,8 @@ pub struct GuestConfig {
     pub accept: AcceptMode,
     /// Which marks the shim writes.
     pub marks: MarksMode,
+    /// Which device its console is; the ACPI tables name it.
+    pub console_device: ConsoleDevice,
 }
 
 /// What the user asked for when a guest is to run.
@@ -170,12 +203,13 @@ impl GuestConfig {
             firmware: flags.firmware.clone(),
             kernel: flags.kernel.clone(),
             initrd: flags.initrd.clone(),
-            cmdline: parse_cmdline(flags.cmdline.as_deref())?,
+            cmdline: parse_cmdline(flags.cmdline.as_deref(), flags.console_device)?,
             memory: flags.memory,
             shim: flags.shim.clone(),
             load: flags.load,
             accept: flags.accept,
             marks: flags.marks,
+            console_device: flags.console_device,
         })
     }
 }
@@ -209,6 +243,10 @@ fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error
     }
     if flags.marks != MarksMode::All {
         return usage("--marks", "a firmware writes no marks of the shim's", "leave --marks out");
+    }
+    if flags.console_device != ConsoleDevice::Serial {
+        let problem = "a firmware writes to the serial line";
+        return usage("--console-device", problem, "leave --console-device out");
     }
     if flags.kernel.is_none() {
         let needless = [
@@ -279,9 +317,9 @@ impl MeasureConfig {
 }
 
 /// The kernel command line: as given, or from `@FILE` with its trailing newline removed.
-fn parse_cmdline(given: Option<&str>) -> Result<String, Error> {
+fn parse_cmdline(given: Option<&str>, console: ConsoleDevice) -> Result<String, Error> {
     let Some(given) = given else {
-        return Ok(DEFAULT_CMDLINE.into());
+        return Ok(console.default_cmdline().into());
     };
     let text = match given.strip_prefix('@') {
         Some(file) => {

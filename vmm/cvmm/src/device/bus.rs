@@ -6,6 +6,7 @@ use abi::shim::TERMINATION_PORT;
 use super::acpi_pm::{self, PowerRequest};
 use super::legacy::{Legacy, LegacyEffect};
 use super::marks::Message;
+use super::output::ConsoleOutput;
 use super::records::Records;
 use super::serial::{BASE_PORT, Com1, PORT_COUNT};
 
@@ -42,8 +43,10 @@ pub enum PortEffect {
 /// The devices of a guest.
 #[derive(Debug)]
 pub struct PortBus {
-    /// COM1.
-    pub com1: Com1,
+    /// COM1, if the console is there.
+    pub com1: Option<Com1>,
+    /// What the guest prints, by whichever device.
+    pub output: ConsoleOutput,
     /// What only a guest has that starts in a firmware image.
     pub legacy: Option<Legacy>,
     /// What the guest has sent beside marks.
@@ -68,10 +71,11 @@ const I8042_COMMAND_PORT: u16 = 0x64;
 const I8042_RESET: u8 = 0xfe;
 
 impl PortBus {
-    /// A bus with a serial line.
-    pub fn new(com1: Com1) -> PortBus {
+    /// A bus with or without a serial line.
+    pub fn new(com1: Option<Com1>, output: ConsoleOutput) -> PortBus {
         PortBus {
             com1,
+            output,
             legacy: None,
             records: Records::default(),
             cmos_index: 0,
@@ -93,16 +97,10 @@ impl PortBus {
 
     /// The guest writes.
     pub fn write(&mut self, port: u16, data: &[u8]) -> PortEffect {
-        if let Some(register) = serial_register(port) {
+        if let (Some(register), Some(com1)) = (serial_register(port), &mut self.com1) {
             let [value] = data else { return PortEffect::None };
-            return match self.com1.write(register, *value) {
-                None => PortEffect::None,
-                Some(Message::Mark(value)) => self.mark(value),
-                Some(Message::Record(bytes)) => {
-                    self.records.take_from_console(&bytes);
-                    PortEffect::None
-                }
-            };
+            let printed = com1.write(register, *value);
+            return printed.map_or(PortEffect::None, |byte| self.print(byte));
         }
         if let Some(legacy) = self.legacy.as_mut().filter(|legacy| legacy.claims(port)) {
             return match legacy.write(port, data) {
@@ -135,6 +133,18 @@ impl PortBus {
         }
     }
 
+    /// The guest prints a byte.
+    pub fn print(&mut self, byte: u8) -> PortEffect {
+        match self.output.write(byte) {
+            None => PortEffect::None,
+            Some(Message::Mark(value)) => self.mark(value),
+            Some(Message::Record(bytes)) => {
+                self.records.take_from_console(&bytes);
+                PortEffect::None
+            }
+        }
+    }
+
     /// A value of the mark port: a mark, unless it belongs to a record.
     fn mark(&mut self, value: u32) -> PortEffect {
         if self.records.take(value) { PortEffect::None } else { PortEffect::Mark(value) }
@@ -153,8 +163,8 @@ impl PortBus {
     }
 
     fn read_always(&mut self, port: u16, data: &mut [u8]) {
-        match (serial_register(port), data) {
-            (Some(register), [value]) => *value = self.com1.read(register),
+        match (serial_register(port).zip(self.com1.as_mut()), data) {
+            (Some((register, com1)), [value]) => *value = com1.read(register),
             (None, [value])
                 if (acpi_pm::SLEEP_CONTROL_PORT..=acpi_pm::RESET_PORT).contains(&port) =>
             {

@@ -3,10 +3,11 @@
 use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
-use crate::device::serial::Sink;
+use crate::device::output::Sink;
 
 fn bus() -> PortBus {
-    PortBus::new(Com1::new(EventFd::new(0).unwrap(), Sink::Nowhere))
+    let com1 = Com1::new(EventFd::new(0).unwrap());
+    PortBus::new(Some(com1), ConsoleOutput::new(Sink::Nowhere))
 }
 
 fn outs(bus: &mut PortBus, writes: &[(u16, u8)]) -> PortEffect {
@@ -58,7 +59,7 @@ fn records_come_by_port_and_by_console_and_are_no_marks() {
     for byte in &text[..len] {
         assert_eq!(bus.write(0x3f8, &[*byte]), PortEffect::None);
     }
-    assert_eq!(bus.com1.written(), 0);
+    assert_eq!(bus.output.written(), 0);
     let (records, counts) = bus.records.finished();
     assert_eq!((counts.received, counts.damaged), (2, 0));
     assert_eq!(records[0], records[1]);

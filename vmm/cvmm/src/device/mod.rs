@@ -9,6 +9,8 @@ pub mod ioapic;
 pub mod legacy;
 pub mod marks;
 pub mod mmio;
+pub mod output;
 pub mod records;
 pub mod rtc;
 pub mod serial;
+pub mod virtio;

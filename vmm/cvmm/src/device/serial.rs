@@ -1,15 +1,9 @@
-//! COM1: a 16550 (vm-superio) whose output goes to the user, and the watch on that output for a kernel panic.
+//! COM1: a 16550 (vm-superio).
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
-
-use super::marks::{ConsoleFilter, Filtered, Message};
-use crate::sys::terminal::{self, Patience};
 
 /// COM1's first port.
 pub const BASE_PORT: u16 = 0x3f8;
@@ -20,110 +14,25 @@ pub const IRQ: u32 = 4;
 
 /// IER bit 0: received data raises the interrupt.
 const RECEIVE_INTERRUPT: u8 = 1;
-/// What the kernel prints when it gives up (Linux kernel/panic.c).
-const PANIC: &[u8] = b"Kernel panic - not syncing";
 
-/// Where console output ends.
-#[derive(Debug)]
-pub enum Sink {
-    /// Standard output.
-    Stdout,
-    /// A file.
-    File(File),
-    /// Nowhere.
-    Nowhere,
-}
+/// What has left the line: one byte at most for each register that is written.
+#[derive(Debug, Default)]
+struct Line(Option<u8>);
 
-/// Collects the guest's output, and knows whether a panic was among it.
-#[derive(Debug)]
-pub struct ConsoleOutput {
-    sink: Sink,
-    filter: ConsoleFilter,
-    message: Option<Message>,
-    pending: Vec<u8>,
-    written: u64,
-    matched: usize,
-    panicked: bool,
-    failure: Option<io::Error>,
-}
-
-/// How long the end of a run waits for somebody to take the last output.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Output is handed on at line ends, when this much waits, or when the run loop says so.
-const PENDING_MAX: usize = 4096;
-
-impl ConsoleOutput {
-    fn new(sink: Sink) -> ConsoleOutput {
-        ConsoleOutput {
-            sink,
-            filter: ConsoleFilter::default(),
-            message: None,
-            pending: Vec::new(),
-            written: 0,
-            matched: 0,
-            panicked: false,
-            failure: None,
-        }
-    }
-
-    fn drain(&mut self, patience: Patience) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let result = match &self.sink {
-            Sink::Stdout => terminal::write(io::stdout().as_raw_fd(), &self.pending, patience),
-            Sink::File(file) => terminal::write(file.as_raw_fd(), &self.pending, patience),
-            Sink::Nowhere => Ok(self.pending.len()),
-        };
-        match result {
-            Ok(written) => drop(self.pending.drain(..written)),
-            Err(error) => {
-                self.pending.clear();
-                // Said once, at the end of the run: a full disk must not flood stderr nor kill the guest.
-                self.failure.get_or_insert(error);
-            }
-        }
-    }
-}
-
-impl Write for ConsoleOutput {
+impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            match self.filter.step(*byte) {
-                Filtered::Held => {}
-                Filtered::Output(bytes) => self.put(&bytes, Patience::Run),
-                Filtered::Message(message) => self.message = Some(message),
-            }
-        }
+        self.0 = bytes.last().copied();
         Ok(bytes.len())
     }
 
-    /// vm-superio flushes after every byte; one system call per character is what this type avoids.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-impl ConsoleOutput {
-    fn put(&mut self, bytes: &[u8], patience: Patience) {
-        for byte in bytes {
-            self.matched = match PANIC.get(self.matched) == Some(byte) {
-                true => self.matched + 1,
-                false => usize::from(*byte == PANIC[0]),
-            };
-            self.panicked |= self.matched == PANIC.len();
-            self.pending.push(*byte);
-            self.written += 1;
-            if *byte == b'\n' || self.pending.len() >= PENDING_MAX {
-                self.drain(patience);
-            }
-        }
-    }
-}
-
 /// Raises COM1's interrupt.
 #[derive(Debug)]
-pub struct Interrupt(EventFd);
+struct Interrupt(EventFd);
 
 impl Trigger for Interrupt {
     type E = io::Error;
@@ -135,7 +44,7 @@ impl Trigger for Interrupt {
 
 /// COM1.
 pub struct Com1 {
-    uart: Serial<Interrupt, vm_superio::serial::NoEvents, ConsoleOutput>,
+    uart: Serial<Interrupt, vm_superio::serial::NoEvents, Line>,
 }
 
 impl std::fmt::Debug for Com1 {
@@ -145,16 +54,16 @@ impl std::fmt::Debug for Com1 {
 }
 
 impl Com1 {
-    /// A serial line that raises `interrupt` and writes to `sink`.
-    pub fn new(interrupt: EventFd, sink: Sink) -> Com1 {
-        Com1 { uart: Serial::new(Interrupt(interrupt), ConsoleOutput::new(sink)) }
+    /// A serial line that raises `interrupt`.
+    pub fn new(interrupt: EventFd) -> Com1 {
+        Com1 { uart: Serial::new(Interrupt(interrupt), Line::default()) }
     }
 
-    /// The guest writes a register. Gives the message to the monitor that this completes.
-    pub fn write(&mut self, register: u8, value: u8) -> Option<Message> {
+    /// The guest writes a register. Gives the byte that leaves the line by this.
+    pub fn write(&mut self, register: u8, value: u8) -> Option<u8> {
         // An overrun of the loop-back FIFO, the only error there is, loses the byte as on the real chip.
         let _ = self.uart.write(register, value);
-        self.uart.writer_mut().message.take()
+        self.uart.writer_mut().0.take()
     }
 
     /// The guest reads a register.
@@ -174,36 +83,5 @@ impl Com1 {
             }
             _ => 0,
         }
-    }
-
-    /// Hands waiting output on, as far as somebody takes it.
-    pub fn flush(&mut self) {
-        self.uart.writer_mut().drain(Patience::None);
-    }
-
-    /// Hands on what may still have become a mark, too: the guest has ended.
-    pub fn finish(&mut self) {
-        let output = self.uart.writer_mut();
-        let held = output.filter.release();
-        output.put(&held, Patience::None);
-        output.drain(Patience::Time(LAST_WORDS));
-        if !output.pending.is_empty() {
-            output.failure.get_or_insert(io::ErrorKind::TimedOut.into());
-        }
-    }
-
-    /// Did the kernel say that it panicked?
-    pub fn panicked(&self) -> bool {
-        self.uart.writer().panicked
-    }
-
-    /// Bytes the guest wrote.
-    pub fn written(&self) -> u64 {
-        self.uart.writer().written
-    }
-
-    /// The first failure to hand output on.
-    pub fn take_failure(&mut self) -> Option<io::Error> {
-        self.uart.writer_mut().failure.take()
     }
 }

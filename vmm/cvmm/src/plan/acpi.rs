@@ -1,9 +1,11 @@
-//! The ACPI tables: one page, hardware-reduced, that names processors, the serial port, and how to power off.
+//! The ACPI tables: one page, hardware-reduced, that names processors, the console's device, and how to power off.
 //!
 //! ACPI specification 6.5, chapter 5. Everything here is measured, so it depends on the number of vCPUs, on how they are
-//! woken, and on nothing else. No PM timer, no SCI, no legacy devices: IAPC_BOOT_ARCH says there is no VGA and no CMOS clock, and no 8042.
+//! woken, on the console's device, and on nothing else. No PM timer, no SCI, no legacy devices: IAPC_BOOT_ARCH says there is no VGA and no CMOS clock, and no 8042.
 
-use acpi_tables::aml::{self, Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate};
+use acpi_tables::aml::{
+    self, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate,
+};
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{
@@ -16,8 +18,8 @@ use acpi_tables::{Aml, AmlSink};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::PlanError;
-use crate::config::CpuCount;
-use crate::device::{acpi_pm, serial};
+use crate::config::{ConsoleDevice, CpuCount};
+use crate::device::{acpi_pm, serial, virtio};
 
 const OEM: [u8; 6] = *b"CVMM  ";
 const TABLE: [u8; 8] = *b"CVMMGEST";
@@ -30,9 +32,14 @@ const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 ///
 /// # Errors
 /// More vCPUs than one page has room for.
-pub fn page(gpa: u64, cpus: CpuCount, wakeup: Option<Wakeup>) -> Result<Vec<u8>, PlanError> {
+pub fn page(
+    gpa: u64,
+    cpus: CpuCount,
+    wakeup: Option<Wakeup>,
+    console: ConsoleDevice,
+) -> Result<Vec<u8>, PlanError> {
     let mut page = vec![0; Rsdp::len()];
-    let dsdt = append(&mut page, gpa, &dsdt());
+    let dsdt = append(&mut page, gpa, &dsdt(console));
     let fadt = append(&mut page, gpa, &fadt(dsdt));
     let madt = append(&mut page, gpa, &madt(cpus, wakeup));
     let mut xsdt = XSDT::new(OEM, TABLE, 1);
@@ -89,7 +96,7 @@ const FADT_X_DSDT: u32 = 140;
 /// The tables for a firmware. Its processors are woken as on a PC, or as the firmware itself adds.
 pub fn tables(cpus: CpuCount) -> AcpiTables {
     let mut tables = Vec::new();
-    let dsdt = append(&mut tables, 0, &dsdt());
+    let dsdt = append(&mut tables, 0, &dsdt(ConsoleDevice::Serial));
     let fadt = append(&mut tables, 0, &fadt(dsdt));
     let madt = append(&mut tables, 0, &madt(cpus, None));
     let mut table = XSDT::new(OEM, TABLE, 1);
@@ -208,29 +215,46 @@ impl Aml for WakeupStructure {
     }
 }
 
-/// `_S5_` (how to power off) and COM1.
-fn dsdt() -> Sdt {
+/// `_S5_` (how to power off) and the console's device.
+fn dsdt(console: ConsoleDevice) -> Sdt {
     let mut aml = Vec::new();
     let s5 = acpi_pm::S5_SLEEP_TYPE;
     Name::new("_S5_".into(), &Package::new(vec![&s5, &0u8, &0u8, &0u8])).to_aml_bytes(&mut aml);
+    match console {
+        ConsoleDevice::Serial => {
+            let ports = IO::new(serial::BASE_PORT, serial::BASE_PORT, 1, serial::PORT_COUNT as u8);
+            device(&mut aml, "_SB_.COM1", &EISAName::new("PNP0501"), &ports, serial::IRQ);
+        }
+        ConsoleDevice::Virtio => {
+            // Below 4 GiB, where its driver looks for the one piece of memory and the one interrupt that it has (Linux 7.2
+            // drivers/virtio/virtio_mmio.c virtio_mmio_acpi_match).
+            let registers = Memory32Fixed::new(true, virtio::BASE as u32, virtio::LEN as u32);
+            device(&mut aml, "_SB_.VCON", &"LNRO0005", &registers, virtio::IRQ);
+        }
+        ConsoleDevice::None => {}
+    }
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, 1);
+    dsdt.append_slice(&aml);
+    dsdt
+}
+
+/// A device with its registers and an edge-triggered interrupt.
+fn device(aml: &mut Vec<u8>, path: &str, hid: &dyn Aml, registers: &dyn Aml, irq: u32) {
     Device::new(
-        "_SB_.COM1".into(),
+        path.into(),
         vec![
-            &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+            &Name::new("_HID".into(), hid),
             &Name::new("_UID".into(), &aml::ZERO),
             &Name::new(
                 "_CRS".into(),
                 &ResourceTemplate::new(vec![
-                    &IO::new(serial::BASE_PORT, serial::BASE_PORT, 1, serial::PORT_COUNT as u8),
-                    &Interrupt::new(true, true, false, false, serial::IRQ),
+                    registers,
+                    &Interrupt::new(true, true, false, false, irq),
                 ]),
             ),
         ],
     )
-    .to_aml_bytes(&mut aml);
-    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, 1);
-    dsdt.append_slice(&aml);
-    dsdt
+    .to_aml_bytes(aml);
 }
 
 #[cfg(test)]

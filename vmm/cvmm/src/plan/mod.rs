@@ -346,7 +346,11 @@ impl Plan {
                 PARAMETER_GPA,
                 parameters(config, inputs, kernel, &layout, cpus, &shape).as_bytes(),
             ),
-            region("acpi", ACPI_GPA, &acpi::page(ACPI_GPA, cpus, shape.wakeup)?),
+            region(
+                "acpi",
+                ACPI_GPA,
+                &acpi::page(ACPI_GPA, cpus, shape.wakeup, config.console_device)?,
+            ),
         ];
         let mut regions = shape.first.clone();
         let mut staged = Vec::new();

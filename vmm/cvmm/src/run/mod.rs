@@ -9,6 +9,7 @@ mod stages;
 mod tdx;
 mod track;
 mod vcpu;
+mod virtio;
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,15 +20,17 @@ use std::time::{Duration, Instant};
 use abi::tdx::Xfam;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::config::{Config, Console};
+use crate::config::{Config, Console, ConsoleDevice};
 use crate::device::acpi_pm::PowerRequest;
 use crate::device::bus::{PortBus, StrayAccess};
 use crate::device::ioapic::IoApic;
 use crate::device::legacy::Legacy;
 use crate::device::marks::Mark;
 use crate::device::mmio::MmioBus;
+use crate::device::output::{ConsoleOutput, Sink};
 use crate::device::records::{Received, RecordCounts};
-use crate::device::serial::{Com1, Sink};
+use crate::device::serial::Com1;
+use crate::device::virtio::VirtioConsole;
 use crate::error::Error;
 use crate::launch::{Guest, GuestMemory};
 use crate::ledger::{Ledger, Meter, Stamp, Usage};
@@ -140,7 +143,7 @@ impl Shared<'_> {
     }
 
     fn power(&self, request: PowerRequest) {
-        let panicked = lock(&self.bus).com1.panicked();
+        let panicked = lock(&self.bus).output.panicked();
         self.stop(match (request, panicked) {
             (_, true) => Outcome::KernelPanic,
             (PowerRequest::Off, false) => Outcome::PowerOff,
@@ -177,13 +180,22 @@ pub fn run(
     let td = services.td.as_ref();
     let (desk, requests) = td.map(TdDesk::open).unzip();
     let quoting = td.and_then(|td| td.quote.as_ref()).zip(requests.flatten());
-    let mut bus = PortBus::new(Com1::new(serial_interrupt, sink));
+    let (mut com1, mut console) = (None, None);
+    match config.guest.console_device {
+        ConsoleDevice::Serial => com1 = Some(Com1::new(serial_interrupt)),
+        ConsoleDevice::Virtio => {
+            let protected = config.guest.technology.protected();
+            console = Some(VirtioConsole::new(serial_interrupt, protected));
+        }
+        ConsoleDevice::None => {}
+    }
+    let mut bus = PortBus::new(com1, ConsoleOutput::new(sink));
     bus.legacy = services.fw_cfg.clone().map(Legacy::new);
     let shared = Shared {
         vm: &vm,
         memory: &memory,
         bus: Mutex::new(bus),
-        mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()) }),
+        mmio: Mutex::new(MmioBus { ioapic: td.map(|_| IoApic::default()), console }),
         ledger: Mutex::new(ledger),
         conversions: Mutex::new(Conversions::default()),
         track: Track::new(),
@@ -249,8 +261,8 @@ pub fn run(
     let end = recorder.now();
     let guest_end = shared.guest_clock();
     let mut bus = lock(&shared.bus);
-    bus.com1.finish();
-    if let Some(source) = bus.com1.take_failure() {
+    bus.output.finish();
+    if let Some(source) = bus.output.take_failure() {
         tracing::warn!(%source, "console output was lost");
     }
     let vcpus = records?;
@@ -274,7 +286,7 @@ pub fn run(
         ledger: shared.ledger.into_inner().unwrap_or_else(PoisonError::into_inner),
         usage,
         strays: bus.strays().to_vec(),
-        console_bytes: bus.com1.written(),
+        console_bytes: bus.output.written(),
         begin,
         end,
         gone: end,
@@ -312,13 +324,16 @@ fn supervise(
     if typed && keyboard.read()? == console::Wish::Quit {
         shared.stop(Outcome::Interrupted);
     }
+    keyboard.deliver(|bytes| virtio::receive(shared, bytes));
     // A vCPU that has it may be waiting for somebody to take the guest's output. Signals must not wait with it.
     let mut bus = match shared.bus.try_lock() {
         Ok(bus) => bus,
         Err(TryLockError::Poisoned(bus)) => bus.into_inner(),
         Err(TryLockError::WouldBlock) => return Ok(()),
     };
-    keyboard.deliver(|bytes| bus.com1.receive(bytes));
-    bus.com1.flush();
+    if let Some(com1) = &mut bus.com1 {
+        keyboard.deliver(|bytes| com1.receive(bytes));
+    }
+    bus.output.flush();
     Ok(())
 }

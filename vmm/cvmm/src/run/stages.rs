@@ -33,6 +33,27 @@ const LINE_MAX: usize = 160;
 /// The second serial line, which only the driver looks for (drivers/tty/serial/8250/8250_core.c, a device initcall).
 const COM2: std::ops::Range<u16> = 0x2f8..0x300;
 
+/// Something that may give a stage away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// To a port; `written` is the byte, if one was written.
+    Port { port: u16, written: Option<u8> },
+    /// A byte on a console that only a driver brings up.
+    Text(u8),
+}
+
+impl Access {
+    /// Is it text, other than the end of a line?
+    pub fn is_text(self) -> bool {
+        match self {
+            Access::Port { port, written } => {
+                port == serial::BASE_PORT && written.is_some_and(|byte| byte != b'\n')
+            }
+            Access::Text(byte) => byte != b'\n',
+        }
+    }
+}
+
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
@@ -64,8 +85,16 @@ impl Stages {
         Some((Stage { name, phase, source: Source::Symbol }, GuestNs(time)))
     }
 
-    /// Is an access to this port by a kernel in `phase` a new stage? `written` is the byte, if it was written.
-    pub fn see(&mut self, port: u16, written: Option<u8>, phase: Phase) -> Option<Stage> {
+    /// Is an access of a kernel in `phase` a new stage?
+    pub fn see(&mut self, access: Access, phase: Phase) -> Option<Stage> {
+        match access {
+            Access::Port { port, written } => self.port(port, written, phase),
+            // What was said before may come with the first line, long after it was said.
+            Access::Text(byte) => self.text(byte, phase).filter(|stage| stage.phase == Phase::U0),
+        }
+    }
+
+    fn port(&mut self, port: u16, written: Option<u8>, phase: Phase) -> Option<Stage> {
         let com1 = serial::BASE_PORT..serial::BASE_PORT + serial::PORT_COUNT;
         if com1.contains(&port) && phase < Phase::K2 && !self.firmware {
             // Linux init/main.c start_kernel: console_init comes after the memory, the interrupts and the clock.
@@ -76,7 +105,10 @@ impl Stages {
             let name = "search for serial lines";
             return Some(Stage { name, phase: Phase::K5, source: Source::Exit });
         }
-        let byte = written.filter(|_| port == serial::BASE_PORT)?;
+        self.text(written.filter(|_| port == serial::BASE_PORT)?, phase)
+    }
+
+    fn text(&mut self, byte: u8, phase: Phase) -> Option<Stage> {
         if byte != b'\n' {
             if self.line.len() < LINE_MAX {
                 self.line.push(byte);
@@ -101,10 +133,15 @@ mod tests {
 
     const DATA: u16 = serial::BASE_PORT;
 
+    fn port(port: u16, written: Option<u8>) -> Access {
+        Access::Port { port, written }
+    }
+
     fn print(stages: &mut Stages, phase: &mut Phase, text: &str) -> Vec<&'static str> {
         let mut found = Vec::new();
         for byte in text.bytes() {
-            if let Some(stage) = stages.see(DATA, Some(byte), *phase) {
+            let written = Some(byte);
+            if let Some(stage) = stages.see(Access::Port { port: DATA, written }, *phase) {
                 *phase = stage.phase;
                 found.push(stage.name);
             }
@@ -115,8 +152,8 @@ mod tests {
     #[test]
     fn a_kernel_is_followed_through_its_boot() {
         let (mut stages, mut phase) = (Stages::default(), Phase::K0);
-        assert_eq!(stages.see(0x70, Some(1), phase), None);
-        let stage = stages.see(DATA + 1, Some(0), phase).expect("a stage");
+        assert_eq!(stages.see(port(0x70, Some(1)), phase), None);
+        let stage = stages.see(port(DATA + 1, Some(0)), phase).expect("a stage");
         assert_eq!((stage.phase, stage.source), (Phase::K2, Source::Exit));
         phase = stage.phase;
         let text = "[    0.1] smp: Bringing up secondary CPUs ...\r\n[    0.2] smp: Brought up 1 node, 2 CPUs\n\
@@ -129,9 +166,22 @@ mod tests {
     #[test]
     fn a_silent_kernel_is_told_by_its_search_for_serial_lines() {
         let mut stages = Stages::default();
-        let stage = stages.see(0x2f9, None, Phase::K2).expect("a stage");
+        let stage = stages.see(port(0x2f9, None), Phase::K2).expect("a stage");
         assert_eq!((stage.phase, stage.source), (Phase::K5, Source::Exit));
-        assert_eq!(stages.see(0x2f9, None, Phase::K5), None);
+        assert_eq!(stages.see(port(0x2f9, None), Phase::K5), None);
+    }
+
+    #[test]
+    fn what_a_late_console_repeats_is_no_stage() {
+        let mut stages = Stages::default();
+        let mut found = Vec::new();
+        let text =
+            "[    0.2] smp: Brought up 1 node, 2 CPUs\r\n[    0.4] Run /init as init process\r\n";
+        for byte in text.bytes() {
+            found.extend(stages.see(Access::Text(byte), Phase::K5));
+        }
+        assert_eq!(found.iter().map(|stage| stage.phase).collect::<Vec<_>>(), [Phase::U0]);
+        assert_eq!(stages.see(port(0x2f8, None), Phase::K2).map(|s| s.phase), Some(Phase::K5));
     }
 
     #[test]
@@ -144,7 +194,7 @@ mod tests {
     #[test]
     fn a_firmware_on_the_serial_line_is_no_kernel() {
         let mut stages = Stages::new(true, None);
-        assert_eq!(stages.see(DATA, Some(b'x'), Phase::K0), None);
+        assert_eq!(stages.see(port(DATA, Some(b'x')), Phase::K0), None);
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn fatal(shared: &Shared, vcpu: u16, registers: &[u64; 16]) -> Outcome {
     if let Some(reason) = shim::Termination::from_msr_value(code) {
         return Outcome::Terminated(Termination { set: shim::TERMINATION_SET, reason: reason.0 });
     }
-    if lock(&shared.bus).com1.panicked() {
+    if lock(&shared.bus).output.panicked() {
         return Outcome::KernelPanic;
     }
     let code = code & !FATAL_HAS_MESSAGE;

@@ -5,11 +5,12 @@ use sha2::{Digest, Sha256};
 
 use super::convert::{ConvertRequest, convert};
 use super::exits::ExitLog;
+use super::stages::Access;
 use super::track::{Cut, Source, Uncertain};
+use super::virtio::{self, SharedPages};
 use super::{Shared, lock};
 use crate::device::bus::PortEffect;
 use crate::device::ioapic::IoApicEffect;
-use crate::device::serial;
 use crate::ledger::{By, Stamp};
 use crate::outcome::Outcome;
 use crate::phase::Phase;
@@ -149,7 +150,7 @@ impl Loop<'_, '_> {
         match exit {
             Exit::PortOut { port, size } => self.port_out(port, size, now),
             Exit::PortIn { port, size } => {
-                self.stage(port, None, now);
+                self.stage(Access::Port { port, written: None }, now);
                 let mut bus = lock(&shared.bus);
                 if bus.reads_clock(port)
                     && let Some(now) = shared.vm.clock()
@@ -165,7 +166,7 @@ impl Loop<'_, '_> {
                 lock(&shared.mmio).read(gpa, &mut data[..len]);
                 self.vcpu.set_mmio_data(data);
             }
-            Exit::MmioWrite { gpa, len, data } => self.mmio_write(gpa, &data[..len]),
+            Exit::MmioWrite { gpa, len, data } => self.mmio_write(gpa, &data[..len], now),
             Exit::Interrupted => {}
             Exit::GetQuote { .. }
             | Exit::GetTdVmCallInfo { .. }
@@ -184,7 +185,7 @@ impl Loop<'_, '_> {
             Exit::Certificates { gpa, npages } => self.certificates(gpa, npages),
             Exit::Halt => shared.stop(Outcome::Halted { vcpu: self.vcpu.id() }),
             Exit::Shutdown => {
-                let panicked = lock(&shared.bus).com1.panicked();
+                let panicked = lock(&shared.bus).output.panicked();
                 shared.stop(if panicked {
                     Outcome::KernelPanic
                 } else {
@@ -218,16 +219,21 @@ impl Loop<'_, '_> {
                 lock(&shared.bus).write(port, one)
             };
             let byte = self.vcpu.io_data().get(at).copied().filter(|_| size == 1);
-            self.stage(port, byte, now);
+            self.stage(Access::Port { port, written: byte }, now);
             at += size;
-            match effect {
-                PortEffect::None => {}
-                PortEffect::Mark(value) => self.mark(value, now),
-                PortEffect::Power(request) => shared.power(request),
-                PortEffect::Transfer(gpa) => self.transfer(gpa, now),
-                PortEffect::Terminate(value) => {
-                    shared.stop(Outcome::Terminated(Termination::from_ghcb_msr(u64::from(value))));
-                }
+            self.effect(effect, now);
+        }
+    }
+
+    fn effect(&mut self, effect: PortEffect, now: WallNs) {
+        let shared = self.shared;
+        match effect {
+            PortEffect::None => {}
+            PortEffect::Mark(value) => self.mark(value, now),
+            PortEffect::Power(request) => shared.power(request),
+            PortEffect::Transfer(gpa) => self.transfer(gpa, now),
+            PortEffect::Terminate(value) => {
+                shared.stop(Outcome::Terminated(Termination::from_ghcb_msr(u64::from(value))));
             }
         }
     }
@@ -246,16 +252,34 @@ impl Loop<'_, '_> {
         }
     }
 
-    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+    fn mmio_write(&mut self, gpa: u64, data: &[u8], now: WallNs) {
         let shared = self.shared;
         // Held until KVM knows: two vCPUs must not tell it in another order than they wrote.
         let mut bus = lock(&shared.mmio);
+        if let Some((console, offset)) = bus.console_at(gpa) {
+            let printed = console.write(offset, data, &SharedPages::of(shared));
+            drop(bus);
+            return match printed {
+                Ok(text) => self.print(&text, now),
+                Err(problem) => virtio::end(shared, &problem),
+            };
+        }
         if bus.write(gpa, data) == IoApicEffect::None {
             return;
         }
         let routes = bus.ioapic.as_ref().map(|ioapic| ioapic.routes()).unwrap_or_default();
         if let Err(error) = shared.vm.route(&routes) {
             shared.stop(Outcome::MonitorFailed(error.complaint()));
+        }
+    }
+
+    /// Text of a console that gives it in pieces. Neither rings nor buses are locked meanwhile: somebody may be slow to take
+    /// it.
+    fn print(&mut self, text: &[u8], now: WallNs) {
+        for byte in text {
+            let effect = lock(&self.shared.bus).print(*byte);
+            self.stage(Access::Text(*byte), now);
+            self.effect(effect, now);
         }
     }
 
@@ -297,8 +321,8 @@ impl Loop<'_, '_> {
         self.shared.track.enter(cut, &self.shared.stats);
     }
 
-    /// A port access, while a kernel boots.
-    fn stage(&mut self, port: u16, written: Option<u8>, now: WallNs) {
+    /// An access that may give a stage away, while a kernel boots.
+    fn stage(&mut self, access: Access, now: WallNs) {
         let shared = self.shared;
         let phase = shared.track.phase();
         if !(Phase::K0..=Phase::K5).contains(&phase) {
@@ -316,10 +340,9 @@ impl Loop<'_, '_> {
         if stages.at_line_start() {
             self.line = Uncertain { wall: self.entered, guest: self.seen };
         }
-        let stage = stages.see(port, written, phase);
+        let stage = stages.see(access, phase);
         drop(stages);
-        let is_text = port == serial::BASE_PORT && written.is_some_and(|byte| byte != b'\n');
-        if stage.is_none() && is_text {
+        if stage.is_none() && access.is_text() {
             return;
         }
         let guest = shared.guest_clock();
@@ -383,7 +406,7 @@ impl Loop<'_, '_> {
         const RESET: u32 = 2;
         const SEV_TERM: u32 = 6;
         let vcpu = self.vcpu.id();
-        let panicked = lock(&self.shared.bus).com1.panicked();
+        let panicked = lock(&self.shared.bus).output.panicked();
         self.shared.stop(match kind {
             _ if panicked => Outcome::KernelPanic,
             SEV_TERM if data & 0xfff == 0x100 => {

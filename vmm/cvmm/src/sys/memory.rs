@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::mmap::{FromRangesError, MmapRegionError};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -146,6 +146,31 @@ impl GuestRam {
         self.memory
             .store(value, GuestAddress(gpa), Ordering::Release)
             .map_err(|e| SysError::WriteMemory { gpa, len: 8, problem: e.to_string() })
+    }
+
+    /// Reads an index that the guest publishes, before everything that is read after it.
+    ///
+    /// # Errors
+    /// The address is not memory, or not aligned.
+    pub fn load_index(&self, gpa: u64) -> Result<u16, SysError> {
+        self.memory.load(GuestAddress(gpa), Ordering::Acquire).map_err(|e| SysError::WriteMemory {
+            gpa,
+            len: 2,
+            problem: e.to_string(),
+        })
+    }
+
+    /// Writes an index that the guest polls: after everything that was written before it, and before everything that is
+    /// read after it.
+    ///
+    /// # Errors
+    /// The address is not memory, or not aligned.
+    pub fn publish_index(&self, gpa: u64, value: u16) -> Result<(), SysError> {
+        self.memory
+            .store(value, GuestAddress(gpa), Ordering::Release)
+            .map_err(|e| SysError::WriteMemory { gpa, len: 2, problem: e.to_string() })?;
+        fence(Ordering::SeqCst);
+        Ok(())
     }
 
     /// Frees the shared pages of a range: the guest took them private.

@@ -7,7 +7,7 @@ use abi::shim::{self, Termination as Code};
 use clap::Parser;
 use cvmm::cli::Cli;
 use cvmm::config::Config;
-use cvmm::device::serial::Sink;
+use cvmm::device::output::Sink;
 use cvmm::error::{Error, ExitCode};
 use cvmm::launch::{Guest, launch, probe};
 use cvmm::outcome::Outcome;
