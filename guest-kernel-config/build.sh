@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the minimal test kernel from Debian's linux-source-7.2: build.sh OUTPUT_DIR
+# Builds the micro kernel from Debian's linux-source-7.2: build.sh OUTPUT_DIR
 # Needs: apt packages bc flex bison libelf-dev gcc make xz-utils. Takes five to ten minutes on two cores.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -7,7 +7,7 @@ out=$(mkdir -p "$1" && cd "$1" && pwd)
 for tool in bc flex bison gcc make xz; do
   command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install bc flex bison libelf-dev gcc make xz-utils" >&2; exit 1; }
 done
-tarball=${CVMM_LINUX_SOURCE:?set by cargo xtask kernel minimal: the linux-source tarball}
+tarball=${CVMM_LINUX_SOURCE:?set by cargo xtask kernel micro: the linux-source tarball}
 src=$out/source
 if [ ! -e "$src/Makefile" ]; then
   mkdir -p "$src"

@@ -126,11 +126,11 @@ fn boot() -> Result<()> {
         command.env(format!("CVMM_VMLINUX_{key}"), &kernel.vmlinux);
         command.env(format!("CVMM_INITRAMFS_{key}"), initramfs);
     }
-    if target().join("kernels/minimal/ready").exists() {
-        let kernel = kernel::fetch("minimal")?;
-        command.env("CVMM_KERNEL_minimal", &kernel.bzimage);
-        command.env("CVMM_INITRAMFS_minimal", initramfs::build(&kernel)?);
-        command.envs(kernel.symbols.iter().map(|path| ("CVMM_SYMBOLS_minimal", path)));
+    if target().join("kernels/micro/ready").exists() {
+        let kernel = kernel::fetch("micro")?;
+        command.env("CVMM_KERNEL_micro", &kernel.bzimage);
+        command.env("CVMM_INITRAMFS_micro", initramfs::build(&kernel)?);
+        command.envs(kernel.symbols.iter().map(|path| ("CVMM_SYMBOLS_micro", path)));
     }
     run(&mut command)
 }

@@ -33,8 +33,8 @@ pub fn fetch(name: &str) -> Result<Kernel> {
     if !dir.join("ready").exists() {
         match DEBIAN.iter().find(|(known, _)| *known == name) {
             Some((_, suites)) => unpack(name, suites, &dir)?,
-            None if name == "minimal" => build_minimal(&dir)?,
-            None => bail!("no kernel is called {name:?}; try 6.1, 6.12, 7.2 or minimal"),
+            None if name == "micro" => build_micro(&dir)?,
+            None => bail!("no kernel is called {name:?}; try 6.1, 6.12, 7.2 or micro"),
         }
         extract_vmlinux(&dir.join("bzImage"), &dir.join("vmlinux"))?;
         fs::write(dir.join("ready"), name)?;
@@ -104,13 +104,13 @@ const BUILD_TOOLS: [(&str, &str); 6] = [
     ("xz", "xz-utils"),
 ];
 
-fn build_minimal(dir: &Path) -> Result<()> {
+fn build_micro(dir: &Path) -> Result<()> {
     apt::need(&BUILD_TOOLS, &["libelf-dev"])?;
     fs::create_dir_all(dir)?;
     let source = dir.join("package");
     Apt::suite("forky")?.unpack("linux-source-7.2", &source)?;
     let tarball = source.join("usr/src/linux-source-7.2.tar.xz");
-    eprintln!("building the minimal kernel (five to ten minutes on two cores)");
+    eprintln!("building the micro kernel (five to ten minutes on two cores)");
     let recipe = root().join("guest-kernel-config/build.sh");
     run(std::process::Command::new("bash").arg(recipe).arg(dir).env("CVMM_LINUX_SOURCE", tarball))
 }

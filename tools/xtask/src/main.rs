@@ -40,9 +40,9 @@ enum Command {
     Nested(nested::Args),
     /// Run other people's monitors and test programs on softkvm, unchanged.
     Interop(interop::Args),
-    /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2 or minimal.
+    /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2 or micro.
     Kernel {
-        /// 6.1, 6.12, 7.2 (Debian cloud kernels) or minimal (built from Debian's source).
+        /// 6.1, 6.12, 7.2 (Debian cloud kernels) or micro (built from Debian's source).
         name: String,
     },
     /// Write the test initramfs for a kernel and print where it is.

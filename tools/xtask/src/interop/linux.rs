@@ -51,8 +51,8 @@ impl Linux {
 
 fn unpack(dir: &Path) -> Result<()> {
     let name = format!("usr/src/{PACKAGE}.tar.xz");
-    // The build of the minimal kernel leaves it behind.
-    let mut tarball = target().join("kernels/minimal/package").join(&name);
+    // The build of the micro kernel leaves it behind.
+    let mut tarball = target().join("kernels/micro/package").join(&name);
     if !tarball.exists() {
         let package = dir.join("package");
         Apt::suite("forky")?.unpack(PACKAGE, &package)?;
