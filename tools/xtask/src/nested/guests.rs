@@ -59,7 +59,7 @@ impl Guests {
         fs::write(dir.join("silent"), SILENT)?;
         fs::write(dir.join("talking"), TALKING)?;
         let mut list = test_guests();
-        if target().join("kernels/micro/ready").exists() {
+        if kernel::is_there("micro") {
             let micro = kernel::fetch("micro")?;
             copy_kernel(&micro, &dir, "micro")?;
             list.push(linux("micro", "silent", 1));
