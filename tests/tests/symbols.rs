@@ -3,7 +3,7 @@
 use cvmm_tests::{Cvmm, bzimage, initramfs, input};
 use serde_json::Value;
 
-/// Stages that the minimal kernel has, in the order in which Linux comes to them (init/main.c).
+/// Stages that the micro kernel has, in the order in which Linux comes to them (init/main.c).
 const ORDER: [&str; 12] = [
     "start_kernel",
     "setup_arch",
@@ -27,8 +27,8 @@ fn mark(report: &Value, name: &str) -> u64 {
 
 #[test]
 fn stages_lie_in_order_between_the_marks() {
-    if std::env::var_os("CVMM_SYMBOLS_minimal").is_none() {
-        println!("skipped: no minimal kernel has been built (cargo xtask kernel minimal)");
+    if std::env::var_os("CVMM_SYMBOLS_micro").is_none() {
+        println!("skipped: no micro kernel has been built (cargo xtask kernel micro)");
         return;
     }
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -36,10 +36,10 @@ fn stages_lie_in_order_between_the_marks() {
     for kind in ["--plain", "--snp", "--tdx"] {
         let run = Cvmm::new([kind, "--emulate", "--memory", "256M", "--cpus", "2", "--kernel"]);
         let ended = run
-            .arg(bzimage("minimal"))
+            .arg(bzimage("micro"))
             .arg("--initrd")
-            .arg(initramfs("minimal"))
-            .env("SOFTKVM_SYMBOLS", &input("CVMM_SYMBOLS_minimal").to_string_lossy())
+            .arg(initramfs("micro"))
+            .env("SOFTKVM_SYMBOLS", &input("CVMM_SYMBOLS_micro").to_string_lossy())
             .env("SOFTKVM_STATS", &stats.to_string_lossy())
             .reported()
             .run();

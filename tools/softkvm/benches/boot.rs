@@ -1,8 +1,8 @@
 //! Boot times beside QEMU's TCG: the same kernels and initramfs, in one run, interleaved; and where softkvm's time goes.
 //!
 //! `cargo bench -p softkvm --bench boot [-- ROUNDS] [--json FILE]`. Wall time from process start to guest-init's ready line,
-//! peak resident memory, and by phase of the boot the wall time that it took (medians). The minimal kernel takes part
-//! where `cargo xtask kernel minimal` has built it.
+//! peak resident memory, and by phase of the boot the wall time that it took (medians). The micro kernel takes part
+//! where `cargo xtask kernel micro` has built it.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -56,10 +56,10 @@ fn main() {
         .status();
     assert!(status.is_ok_and(|status| status.success()), "cvmm does not build");
     let mut rows = self::rows(&root, &target, "6.12");
-    if target.join("kernels/minimal/ready").exists() {
-        rows.extend(self::rows(&root, &target, "minimal"));
+    if target.join("kernels/micro/ready").exists() {
+        rows.extend(self::rows(&root, &target, "micro"));
     } else {
-        println!("the minimal kernel is not built (cargo xtask kernel minimal): left out");
+        println!("the micro kernel is not built (cargo xtask kernel micro): left out");
     }
 
     let scratch = tempfile::tempdir().expect("a temporary directory");

@@ -126,11 +126,13 @@ fn boot() -> Result<()> {
         command.env(format!("CVMM_VMLINUX_{key}"), &kernel.vmlinux);
         command.env(format!("CVMM_INITRAMFS_{key}"), initramfs);
     }
-    if target().join("kernels/minimal/ready").exists() {
-        let kernel = kernel::fetch("minimal")?;
-        command.env("CVMM_KERNEL_minimal", &kernel.bzimage);
-        command.env("CVMM_INITRAMFS_minimal", initramfs::build(&kernel)?);
-        command.envs(kernel.symbols.iter().map(|path| ("CVMM_SYMBOLS_minimal", path)));
+    for name in ["tiny", "micro"].into_iter().filter(|name| kernel::is_there(name)) {
+        let kernel = kernel::fetch(name)?;
+        command.env(format!("CVMM_KERNEL_{name}"), &kernel.bzimage);
+        command.env(format!("CVMM_VMLINUX_{name}"), &kernel.vmlinux);
+        command.env(format!("CVMM_INITRAMFS_{name}"), initramfs::build(&kernel)?);
+        let symbols = kernel.symbols.iter();
+        command.envs(symbols.map(|path| (format!("CVMM_SYMBOLS_{name}"), path)));
     }
     run(&mut command)
 }

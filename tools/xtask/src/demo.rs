@@ -11,7 +11,7 @@ use crate::{images, initramfs, kernel, run};
 /// What to show.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which kernel: 6.1, 6.12, 7.2 or minimal.
+    /// Which kernel: 6.1, 6.12, 7.2, tiny, micro or distro-like.
     #[arg(long, default_value = "6.12")]
     kernel: String,
     /// As an Intel TDX guest instead of an AMD SEV-SNP one.

@@ -40,11 +40,14 @@ enum Command {
     Nested(nested::Args),
     /// Run other people's monitors and test programs on softkvm, unchanged.
     Interop(interop::Args),
-    /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2 or minimal.
+    /// Fetch (or build) a kernel and print where it is: 6.1, 6.12, 7.2, tiny, micro or distro-like.
     Kernel {
-        /// 6.1, 6.12, 7.2 (Debian cloud kernels) or minimal (built from Debian's source).
+        /// 6.1, 6.12, 7.2 (Debian cloud kernels); tiny, micro, distro-like (built from Debian's source), which pack by LZ4
+        /// unless -zstd, -gzip or -none stands behind: `tiny-none`.
         name: String,
     },
+    /// Find out which options of a kernel's configuration its boot time comes from.
+    KernelBisect(kernel::bisect::Args),
     /// Write the test initramfs for a kernel and print where it is.
     Initramfs {
         /// The kernel whose attestation modules go in.
@@ -76,6 +79,7 @@ fn main() -> Result<()> {
             kernel.symbols.iter().for_each(|path| println!("{}", path.display()));
             Ok(())
         }
+        Command::KernelBisect(args) => kernel::bisect::bisect(&args),
         Command::Initramfs { kernel } => {
             println!("{}", initramfs::build(&kernel::fetch(&kernel)?)?.display());
             Ok(())

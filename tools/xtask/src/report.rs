@@ -12,7 +12,7 @@ use crate::{chromium, images, initramfs, kernel};
 /// What to boot.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which kernel: 6.12, 7.2 or minimal.
+    /// Which kernel: 6.12, 7.2, tiny, micro or distro-like.
     #[arg(long, default_value = "6.12")]
     kernel: String,
     /// Virtual processors.

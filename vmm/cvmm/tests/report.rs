@@ -1,7 +1,7 @@
 //! `cvmm report` on recorded reports: what it prints and writes, and what it says of files that are none.
 //!
-//! `tests/data/reports` holds what `cvmm --emulate --memory 256M --cpus 2 --report` wrote for the minimal kernel of
-//! `cargo xtask kernel minimal`. `UPDATE_SNAPSHOTS=1` rewrites the snapshots.
+//! `tests/data/reports` holds what `cvmm --emulate --memory 256M --cpus 2 --report` wrote for what is now the micro kernel of
+//! `cargo xtask kernel micro`. `UPDATE_SNAPSHOTS=1` rewrites the snapshots.
 
 #![allow(clippy::unwrap_used)]
 

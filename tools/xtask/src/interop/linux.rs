@@ -6,11 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::apt::{self, Apt};
+use crate::apt;
+use crate::kernel::build::{self, PACKAGE};
 use crate::run::{capture, run, target};
-
-/// The package: kernel source of the version whose KVM softkvm models.
-const PACKAGE: &str = "linux-source-7.2";
 
 /// What of the source is unpacked: the tests, and what `make headers` reads.
 const PARTS: [&str; 7] = ["Makefile", "Kbuild", "tools", "include", "arch/x86", "scripts", "usr"];
@@ -50,14 +48,7 @@ impl Linux {
 }
 
 fn unpack(dir: &Path) -> Result<()> {
-    let name = format!("usr/src/{PACKAGE}.tar.xz");
-    // The build of the minimal kernel leaves it behind.
-    let mut tarball = target().join("kernels/minimal/package").join(&name);
-    if !tarball.exists() {
-        let package = dir.join("package");
-        Apt::suite("forky")?.unpack(PACKAGE, &package)?;
-        tarball = package.join(&name);
-    }
+    let tarball = build::tarball()?;
     eprintln!("unpacking {}", tarball.display());
     run(Command::new("tar")
         .args(["-xJ", "--strip-components=1", "-C"])
@@ -65,7 +56,6 @@ fn unpack(dir: &Path) -> Result<()> {
         .arg("-f")
         .arg(&tarball)
         .args(PARTS.map(|part| format!("{PACKAGE}/{part}"))))?;
-    let _ = fs::remove_dir_all(dir.join("package"));
     Ok(())
 }
 

@@ -59,11 +59,11 @@ impl Guests {
         fs::write(dir.join("silent"), SILENT)?;
         fs::write(dir.join("talking"), TALKING)?;
         let mut list = test_guests();
-        if target().join("kernels/minimal/ready").exists() {
-            let minimal = kernel::fetch("minimal")?;
-            copy_kernel(&minimal, &dir, "minimal")?;
-            list.push(linux("minimal", "silent", 1));
-            list.push(linux("minimal", "silent", 2));
+        if kernel::is_there("micro") {
+            let micro = kernel::fetch("micro")?;
+            copy_kernel(&micro, &dir, "micro")?;
+            list.push(linux("micro", "silent", 1));
+            list.push(linux("micro", "silent", 2));
         }
         copy_kernel(debian, &dir, "debian")?;
         list.push(linux("debian", "silent", 1));

@@ -1,4 +1,9 @@
-//! Test kernels: Debian's cloud kernels by package name, and the ELF inside a bzImage.
+//! Test kernels: Debian's cloud kernels by package name, those that are built here, and the ELF inside a bzImage.
+
+pub mod bisect;
+pub mod build;
+mod config;
+mod elf;
 
 use std::fs;
 use std::io::Read;
@@ -6,16 +11,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt::{self, Apt};
-use crate::run::{root, run, target};
+use self::build::Recipe;
+use crate::apt::Apt;
+use crate::run::target;
 
 /// A kernel on disk.
 pub struct Kernel {
     /// The short name it was asked by.
     pub name: String,
-    /// Compressed image.
+    /// The image to start: compressed, but for one that is not to be.
     pub bzimage: PathBuf,
-    /// The ELF image inside it.
+    /// The ELF image.
     pub vmlinux: PathBuf,
     /// `/lib/modules/RELEASE`, where the kernel has modules.
     pub modules: Option<PathBuf>,
@@ -27,28 +33,44 @@ pub struct Kernel {
 const DEBIAN: [(&str, &[&str]); 3] =
     [("6.1", &["bookworm"]), ("6.12", &["trixie"]), ("7.2", &["forky", "sid"])];
 
-/// Returns the kernel of that name, fetching it on first use.
+/// Returns the kernel of that name, fetching or building it on first use.
 pub fn fetch(name: &str) -> Result<Kernel> {
-    let dir = target().join("kernels").join(name);
-    if !dir.join("ready").exists() {
-        match DEBIAN.iter().find(|(known, _)| *known == name) {
-            Some((_, suites)) => unpack(name, suites, &dir)?,
-            None if name == "minimal" => build_minimal(&dir)?,
-            None => bail!("no kernel is called {name:?}; try 6.1, 6.12, 7.2 or minimal"),
+    let dir = directory(name);
+    let recipe = Recipe::parse(name);
+    let stamp = recipe.map_or(Ok(name.to_owned()), |recipe| recipe.stamp())?;
+    // A kernel of an earlier configuration is built again.
+    if fs::read_to_string(dir.join("ready")).ok().as_deref() != Some(&stamp) {
+        match (recipe, DEBIAN.iter().find(|(known, _)| *known == name)) {
+            (Some(recipe), _) => recipe.build(&dir)?,
+            (None, Some((_, suites))) => {
+                unpack(name, suites, &dir)?;
+                extract_vmlinux(&dir.join("bzImage"), &dir.join("vmlinux"))?;
+            }
+            (None, None) => bail!(
+                "no kernel is called {name:?}; try 6.1, 6.12, 7.2, tiny, micro or distro-like, \
+                 the last three also with -lz4, -zstd, -gzip or -none behind"
+            ),
         }
-        extract_vmlinux(&dir.join("bzImage"), &dir.join("vmlinux"))?;
-        fs::write(dir.join("ready"), name)?;
+        fs::write(dir.join("ready"), stamp)?;
     }
-    // Of a kernel that was built before it was kept, it is still where it was made.
-    let symbols = ["System.map", "source/System.map"].map(|path| dir.join(path));
     let modules = fs::read_to_string(dir.join("modules")).ok().map(PathBuf::from);
+    let unpacked = recipe.is_some_and(|recipe| recipe.packing == "none");
     Ok(Kernel {
         name: name.to_owned(),
-        bzimage: dir.join("bzImage"),
+        bzimage: dir.join(if unpacked { "vmlinux" } else { "bzImage" }),
         vmlinux: dir.join("vmlinux"),
         modules: modules.map(|relative| dir.join(relative)),
-        symbols: symbols.into_iter().find(|path| path.exists()),
+        symbols: Some(dir.join("System.map")).filter(|path| path.exists()),
     })
+}
+
+/// Whether a kernel of that name was built or fetched at some time.
+pub fn is_there(name: &str) -> bool {
+    directory(name).join("ready").exists()
+}
+
+fn directory(name: &str) -> PathBuf {
+    target().join("kernels").join(name)
 }
 
 fn unpack(name: &str, suites: &[&str], dir: &Path) -> Result<()> {
@@ -92,27 +114,6 @@ fn unpack(name: &str, suites: &[&str], dir: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What building a kernel takes: program and Debian package.
-const BUILD_TOOLS: [(&str, &str); 6] = [
-    ("bc", "bc"),
-    ("flex", "flex"),
-    ("bison", "bison"),
-    ("gcc", "gcc"),
-    ("make", "make"),
-    ("xz", "xz-utils"),
-];
-
-fn build_minimal(dir: &Path) -> Result<()> {
-    apt::need(&BUILD_TOOLS, &["libelf-dev"])?;
-    fs::create_dir_all(dir)?;
-    let source = dir.join("package");
-    Apt::suite("forky")?.unpack("linux-source-7.2", &source)?;
-    let tarball = source.join("usr/src/linux-source-7.2.tar.xz");
-    eprintln!("building the minimal kernel (five to ten minutes on two cores)");
-    let recipe = root().join("guest-kernel-config/build.sh");
-    run(std::process::Command::new("bash").arg(recipe).arg(dir).env("CVMM_LINUX_SOURCE", tarball))
 }
 
 /// Finds the compressed ELF in a bzImage (payload_offset and payload_length of the setup header,
