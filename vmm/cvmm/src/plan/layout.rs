@@ -89,6 +89,11 @@ fn ram(memory: MemorySize) -> Vec<Range> {
 }
 
 impl Layout {
+    /// The memory slots of so much RAM, which are known before anything else.
+    pub fn ram_of(memory: MemorySize) -> Vec<Range> {
+        ram(memory)
+    }
+
     /// Places everything.
     ///
     /// # Errors
