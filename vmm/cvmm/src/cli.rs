@@ -2,6 +2,7 @@
 
 pub mod bench;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,30 @@ pub struct Cli {
     /// The flags of a run.
     #[command(flatten)]
     pub flags: Flags,
+}
+
+/// The flags of a run and nothing else.
+#[derive(Debug, Parser)]
+#[command(name = "cvmm", disable_help_flag = true)]
+struct FlagsOnly {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first. Where it is flags of a run, nothing of the verbs is set up: that takes
+    /// clap about as long as KVM takes to make a VM, and a guest waits.
+    ///
+    /// # Errors
+    /// clap's, which may also be the answer to --help.
+    pub fn parse_quickly(words: &[OsString]) -> Result<Cli, clap::Error> {
+        if words.get(1).is_some_and(|word| word.as_encoded_bytes().starts_with(b"-"))
+            && let Ok(FlagsOnly { flags }) = FlagsOnly::try_parse_from(words)
+        {
+            return Ok(Cli { verb: None, flags });
+        }
+        Cli::try_parse_from(words)
+    }
 }
 
 /// What cvmm can do beside running a guest.

@@ -30,6 +30,7 @@ pub mod sys;
 pub mod termination;
 
 use std::io::Write;
+use std::thread;
 
 use check::{Asked, CheckReport};
 use cli::bench::{BenchFlags, CompareFlags, ModelFlags};
@@ -37,17 +38,17 @@ use cli::{CheckFlags, Flags, ReportFlags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::output::Sink;
 use error::{Error, ExitCode};
+use launch::Planning;
 use plan::{HostCaps, Inputs, Plan, Technology};
-use recorder::{Op, Recorder, Started};
+use recorder::{Recorder, Started};
 use report::{RunReport, check_writable, write_atomically};
-use sys::system::System;
+use sys::ahead::Ahead;
 
 /// Runs a guest: what `cvmm` does without a verb.
 ///
 /// # Errors
 /// Everything up to the first guest instruction; how the guest ends is the exit code.
-pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
-    start_log(flags)?;
+pub fn run_verb(flags: &Flags, started: Started, ahead: Ahead) -> Result<ExitCode, Error> {
     let config = Config::parse(flags)?;
     if let Some(profile) = &flags.emulate {
         let default = emulate::default_profile(&config.guest.technology);
@@ -60,24 +61,21 @@ pub fn run_verb(flags: &Flags, started: Started) -> Result<ExitCode, Error> {
     }
     let mut recorder = Recorder::new(started, emulate::time_is_modelled());
     let recorder = &mut recorder;
-
-    // Whatever can be refused is refused before anything is launched.
-    for (what, path) in [("report", &config.report), ("page list", &config.dump_pages)] {
-        path.as_deref().map_or(Ok(()), |path| check_writable(what, path))?;
-    }
-    let sink = open_sink(&config.console)?;
-    let inputs = recorder.record(Op::ReadInputs, "files", 0, || Inputs::read(&config.guest))?;
-    let system = System::open(recorder)?;
-    let host = launch::probe(&config, &system, recorder)?;
-    let plan = recorder
-        .record(Op::Plan, "plan", 0, || Plan::build(&config.guest, &inputs, config.cpus, &host))?;
-    drop(inputs);
-    if let Some(path) = &config.dump_pages {
-        write_atomically("page list", path, |out| digest::dump::write(&plan, out))?;
-    }
-    tracing::info!(pages = plan.page_count(), vcpus = config.cpus.get(), "planned");
-
-    let guest = launch::launch(&config, &plan, &system, recorder)?;
+    let (guest, plan, sink) = thread::scope(|scope| -> Result<_, Error> {
+        let planning = Planning::begin(scope, &config, ahead, recorder)?;
+        // Whatever can be refused is refused before anything is launched.
+        start_log(flags)?;
+        for (what, path) in [("report", &config.report), ("page list", &config.dump_pages)] {
+            path.as_deref().map_or(Ok(()), |path| check_writable(what, path))?;
+        }
+        let sink = open_sink(&config.console)?;
+        let system = match launch::open(&config, recorder) {
+            Ok(system) => system,
+            Err(error) => return Err(planning.blame(error, recorder)),
+        };
+        let (guest, plan) = launch::launch(&config, planning, &system, recorder)?;
+        Ok((guest, plan, sink))
+    })?;
     tracing::info!("launched");
     let record = run::run(guest, &config, sink, recorder)?;
 

@@ -3,21 +3,23 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use cvmm::cli::{self, Cli, Verb};
 use cvmm::error::{self, Complaint};
+use cvmm::sys::ahead::Ahead;
 
 fn main() -> ExitCode {
     let started = cvmm::recorder::Started::now();
-    let cli = match Cli::try_parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    let ahead = Ahead::begin(&words, started);
+    let cli = match Cli::parse_quickly(&words) {
         Ok(cli) => cli,
         // Help and version are answers, not errors.
         Err(answer) if !answer.use_stderr() => answer.exit(),
         Err(error) => return complain(&cli::complaint(&error), error::ExitCode::Usage),
     };
     let result = match &cli.verb {
-        None => cvmm::run_verb(&cli.flags, started),
-        Some(Verb::Run(flags)) => cvmm::run_verb(flags, started),
+        None => cvmm::run_verb(&cli.flags, started, ahead),
+        Some(Verb::Run(flags)) => cvmm::run_verb(flags, started, ahead),
         Some(Verb::Measure { flags, json }) => cvmm::measure_verb(flags, *json),
         Some(Verb::Check(flags)) => cvmm::check_verb(flags, started),
         Some(Verb::Selftest(flags)) => cvmm::selftest_verb(flags),

@@ -2,6 +2,7 @@
 //!
 //! Launch and device code contain no timing statement; phases are derived from these events afterwards (`report`).
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::phase::Phase;
@@ -21,18 +22,19 @@ pub struct GuestNs(pub u64);
 pub struct Started {
     raw: Duration,
     ticks: TickClock,
-    /// How long the process had existed before `main`, as far as the kernel tells (10 ms grain).
-    pub before_main: Duration,
 }
 
 impl Started {
     /// Now, for the first statement of `main`.
     pub fn now() -> Started {
-        Started {
-            raw: monotonic_raw(),
-            ticks: TickClock::start(),
-            before_main: process_age().unwrap_or_default(),
-        }
+        Started { raw: monotonic_raw(), ticks: TickClock::start() }
+    }
+
+    /// How long the process had existed before, as far as the kernel tells (10 ms grain). It takes longer than parsing the
+    /// flags, so nobody asks before the guest runs.
+    fn before_main(&self) -> Duration {
+        let now = Duration::from_nanos(self.elapsed().0);
+        process_age().map(|age| age.saturating_sub(now)).unwrap_or_default()
     }
 
     /// Time since then.
@@ -186,7 +188,9 @@ pub struct MarkEvent {
 #[derive(Debug)]
 pub struct Recorder {
     started: Started,
+    before_main: OnceLock<Duration>,
     events: Vec<Event>,
+    beside: Vec<Event>,
     dropped: u64,
     reads_guest_clock: bool,
 }
@@ -199,7 +203,14 @@ impl Recorder {
     ///
     /// `reads_guest_clock`: stamp with the guest's clock too, for a host whose time is modelled.
     pub fn new(started: Started, reads_guest_clock: bool) -> Recorder {
-        Recorder { started, events: Vec::with_capacity(CAPACITY), dropped: 0, reads_guest_clock }
+        Recorder {
+            started,
+            before_main: OnceLock::new(),
+            events: Vec::with_capacity(CAPACITY),
+            beside: Vec::new(),
+            dropped: 0,
+            reads_guest_clock,
+        }
     }
 
     /// The clock.
@@ -209,8 +220,8 @@ impl Recorder {
 
     /// Nanoseconds from exec to then: what reports count.
     pub fn since_exec(&self, then: WallNs) -> u64 {
-        let before_main = u64::try_from(self.started.before_main.as_nanos()).unwrap_or(u64::MAX);
-        before_main.saturating_add(then.0)
+        let before_main = self.before_main.get_or_init(|| self.started.before_main());
+        u64::try_from(before_main.as_nanos()).unwrap_or(u64::MAX).saturating_add(then.0)
     }
 
     /// The time.
@@ -263,6 +274,16 @@ impl Recorder {
         } else {
             self.dropped += 1;
         }
+    }
+
+    /// Leaves an event of another thread, which went on beside the events of this one: work of which there is little.
+    pub fn push_beside(&mut self, event: Event) {
+        self.beside.push(event);
+    }
+
+    /// What other threads did, in the order in which it was waited for.
+    pub fn beside(&self) -> &[Event] {
+        &self.beside
     }
 
     /// Everything recorded, in order.

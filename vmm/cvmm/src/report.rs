@@ -139,6 +139,7 @@ impl RunReport {
             launch: launch_facts(config, plan, recorder),
             total: timeline.total(run),
             timeline: timeline.segments(),
+            beside: Timeline::beside(recorder),
             ledger: LedgerFacts::of(&run.ledger, &run.usage, recorder, &phases),
             phases,
             landmarks: Timeline::landmarks(recorder, run),

@@ -25,7 +25,7 @@ use cvmm::cli::Cli;
 use cvmm::config::Config;
 use cvmm::device::output::Sink;
 use cvmm::error::{Error, ExitCode};
-use cvmm::launch::{launch, probe};
+use cvmm::launch::{Planning, launch, probe};
 use cvmm::plan::{Inputs, Plan};
 use cvmm::recorder::{Recorder, Started};
 use cvmm::run::run;
@@ -388,7 +388,7 @@ fn boot(config: &Config, inputs: &Inputs) -> Result<(), Error> {
     let system = System::open(&mut recorder)?;
     let host = probe(config, &system, &mut recorder)?;
     let plan = Plan::build(&config.guest, inputs, config.cpus, &host)?;
-    let guest = launch(config, &plan, &system, &mut recorder)?;
+    let (guest, _) = launch(config, Planning::ready(plan), &system, &mut recorder)?;
     run(guest, config, Sink::Nowhere, &mut recorder).map(drop)
 }
 

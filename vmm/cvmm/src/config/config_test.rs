@@ -34,6 +34,29 @@ fn defaults_are_strict_and_small() {
 }
 
 #[test]
+fn a_command_line_means_the_same_however_quickly_it_is_read() {
+    let lines: [&[&str]; 11] = [
+        &["--snp", "--kernel", "k"],
+        &["--plain", "-k", "k", "-c", "measure", "-j2", "-vv"],
+        &["-k", "k", "--cmdline", "--help", "--tdx=quote=vsock:2:4050"],
+        &["run", "--plain", "--kernel", "k"],
+        &["--plain", "run"],
+        &["measure", "--snp", "--kernel", "k"],
+        &["--snp", "measure"],
+        &["--help"],
+        &["--version"],
+        &["--plain", "--memory", "-1"],
+        &[],
+    ];
+    for line in lines {
+        let words: Vec<_> = ["cvmm"].iter().chain(line).map(Into::into).collect();
+        let whole = Cli::try_parse_from(&words).map_err(|error| error.to_string());
+        let quick = Cli::parse_quickly(&words).map_err(|error| error.to_string());
+        assert_eq!(format!("{quick:?}"), format!("{whole:?}"), "{line:?}");
+    }
+}
+
+#[test]
 fn exactly_one_protection_is_named() {
     assert!(problem(&["--kernel", "k"]).contains("exactly one"));
     assert!(problem(&["--plain", "--snp", "--kernel", "k"]).contains("exactly one"));

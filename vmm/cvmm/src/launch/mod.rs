@@ -1,10 +1,13 @@
 //! From a plan to a guest that can run: the one place that chooses by technology.
 
+mod beside;
 mod plain;
+mod planning;
 mod snp;
 mod tdx;
 
 use std::fs::File;
+use std::thread;
 
 use abi::tdx::Xfam;
 use vmm_sys_util::eventfd::EventFd;
@@ -17,14 +20,18 @@ use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::plan::cpuid::CpuidTable;
 use crate::plan::fw_cfg::FwCfg;
-use crate::plan::{C_BIT, HostCaps, Plan, PlanError};
+use crate::plan::layout::Range;
+use crate::plan::{self, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
+use crate::sys::ahead::Ahead;
 use crate::sys::memory::GuestRam;
 use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
 use crate::sys::vcpu::Vcpu;
 use crate::sys::vm::{Visibility, Vm};
 use crate::sys::{SysError, snp::SevDevice};
+use beside::Beside;
+pub use planning::Planning;
 
 /// What every launch insists on.
 pub const PLAIN_CAPABILITIES: [Capability; 2] = [Capability::IRQCHIP, Capability::IRQFD];
@@ -84,19 +91,26 @@ pub struct GuestMemory {
     pub ram: GuestRam,
     /// What it cannot: one file per region of `ram`; none for an unprotected guest.
     pub private: Vec<File>,
+    /// What of `ram` the launch has written.
+    pub written: Vec<Range>,
     /// `/dev/sev`: KVM resolves its descriptor again for every request of the guest.
     pub(crate) _sev: Option<SevDevice>,
 }
 
-/// Insists on what a launch of this kind needs, and asks for what the plan depends on.
+/// Opens the host's KVM, if it has what this guest needs.
 ///
 /// # Errors
-/// Something is missing.
-pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Result<HostCaps, Error> {
+/// It cannot be opened, or lacks something.
+pub fn open(config: &Config, recorder: &mut Recorder) -> Result<System, Error> {
+    let system = System::open(recorder)?;
+    require(config, &system, recorder)?;
+    Ok(system)
+}
+
+fn require(config: &Config, system: &System, recorder: &mut Recorder) -> Result<(), Error> {
     for capability in PLAIN_CAPABILITIES {
         system.require(recorder, capability)?;
     }
-    let cpuid = CpuidTable::from_kvm(&system.supported_cpuid(recorder)?);
     let cpus = usize::from(config.cpus.get());
     let max = system.max_vcpus(recorder)?;
     if cpus > max {
@@ -107,20 +121,21 @@ pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Resul
         .into());
     }
     match config.guest.technology {
-        Technology::Plain => Ok(HostCaps { cpuid, c_bit: C_BIT }),
-        Technology::Snp(_) => {
-            snp::require(system, recorder)?;
-            let c_bit = cpuid.c_bit().unwrap_or(C_BIT);
-            if c_bit != C_BIT {
-                return Err(PlanError::CBit { host: c_bit, planned: C_BIT }.into());
-            }
-            Ok(HostCaps { cpuid, c_bit })
-        }
-        Technology::Tdx(_) => {
-            tdx::require(system, recorder)?;
-            Ok(HostCaps { cpuid, c_bit: C_BIT })
-        }
+        Technology::Plain => {}
+        Technology::Snp(_) => snp::require(system, recorder)?,
+        Technology::Tdx(_) => tdx::require(system, recorder)?,
     }
+    Ok(())
+}
+
+/// Insists on what a launch needs, and asks for what the plan depends on.
+///
+/// # Errors
+/// Something is missing.
+pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Result<HostCaps, Error> {
+    require(config, system, recorder)?;
+    let cpuid = planning::supported_cpuid(Ahead::default(), system, recorder)?;
+    Ok(planning::host_caps(config, CpuidTable::from_kvm(&cpuid))?)
 }
 
 /// KVM has no VMs of a technology: `cure` is for a host; a software machine may be another one.
@@ -132,28 +147,37 @@ fn not_offered(what: &str, cure: &'static str) -> SysError {
     SysError::Missing { what: what.into(), cure }
 }
 
-/// Makes the guest.
+/// Makes the guest, and with it the plan, for which a launch waits when it needs it.
 ///
 /// # Errors
-/// Whatever the host refuses.
+/// Whatever the host refuses, and what is wrong with the files.
 pub fn launch(
     config: &Config,
-    plan: &Plan,
+    planning: Planning,
     system: &System,
     recorder: &mut Recorder,
-) -> Result<Guest, Error> {
-    let expect = config.expect.as_ref();
-    let mut guest = match &config.guest.technology {
-        Technology::Plain => plain::launch(plan, system, recorder),
-        Technology::Snp(snp) => snp::launch(snp, expect, plan, system, recorder),
-        Technology::Tdx(tdx) => tdx::launch(tdx, expect, plan, system, recorder),
+) -> Result<(Guest, Plan), Error> {
+    let (mut guest, plan) = match &config.guest.technology {
+        Technology::Plain => plain::launch(config, planning, system, recorder),
+        Technology::Snp(snp) => snp::launch(config, snp, planning, system, recorder),
+        Technology::Tdx(tdx) => tdx::launch(config, tdx, planning, system, recorder),
     }?;
     if let Some(ns) = config.halt_poll_ns {
         guest.vm.set_halt_poll(recorder, ns)?;
     }
     guest.stats = AllStats::open(&guest.vm, &guest.vcpus, recorder)?;
+    guest.memory.written = written(&plan);
     guest.services.fw_cfg = plan.firmware.as_ref().map(|firmware| firmware.fw_cfg.clone());
-    Ok(guest)
+    Ok((guest, plan))
+}
+
+/// What a launch writes into memory that the host can see.
+fn written(plan: &Plan) -> Vec<Range> {
+    let range = |gpa, bytes: &[u8]| Range { gpa, len: bytes.len() as u64 };
+    let staged = plan.staged.iter().map(|blob| range(blob.gpa, &blob.bytes));
+    let pages = plan.regions.iter().map(|region| range(region.gpa, &region.bytes));
+    let pages = pages.filter(|_| plan.technology == plan::Technology::Plain);
+    staged.chain(pages).chain(plain::written(plan)).collect()
 }
 
 /// The serial line's interrupt.
@@ -164,14 +188,13 @@ fn serial_interrupt(vm: &Vm, recorder: &mut Recorder) -> Result<EventFd, Error> 
     Ok(event)
 }
 
-/// Memory of a confidential guest: a shared and a private half for every slot, the private ranges marked, and in place
-/// what is shared. The files are the private halves, in the order of the regions.
+/// Memory of a confidential guest: a shared and a private half for every slot, and the private ranges marked. The files are the private halves, in the order of the regions.
 fn guarded_memory(
     plan: &Plan,
     vm: &Vm,
     recorder: &mut Recorder,
 ) -> Result<(GuestRam, Vec<File>), Error> {
-    let ram = GuestRam::map(recorder, &ranges(plan))?;
+    let ram = GuestRam::map(recorder, &ranges(&plan.slots))?;
     let mut private = Vec::new();
     for (slot, region) in ram.regions().iter().enumerate() {
         let memfd = vm.create_guest_memfd(recorder, region.len())?;
@@ -183,8 +206,25 @@ fn guarded_memory(
             vm.set_visibility(range.gpa, range.len, Visibility::Private)
         })?;
     }
-    write_staged(plan, &ram, recorder)?;
     Ok((ram, private))
+}
+
+/// Measures launch pages by `measure`, and puts into memory what the host and the guest share, at the same time: the
+/// security processor is slow, and neither it nor KVM's lock on the VM keeps this process from its own memory.
+fn measure_and_stage(
+    plan: &Plan,
+    ram: &GuestRam,
+    recorder: &mut Recorder,
+    measure: impl FnOnce(&mut Recorder) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let bytes = plan.staged.iter().map(|blob| blob.bytes.len() as u64).sum();
+    thread::scope(|scope| {
+        let stage = || plan.staged.iter().try_for_each(|blob| ram.write(blob.gpa, &blob.bytes));
+        let staging = Beside::begin(scope, recorder, (Op::CopyIn, "staged", bytes), stage)?;
+        let measured = measure(recorder);
+        let staged = staging.wait(recorder)?;
+        measured.and(Ok(staged?))
+    })
 }
 
 /// Puts what the host and the guest share into memory.
@@ -221,6 +261,6 @@ fn check_digest(expect: Option<&LaunchDigest>, plan: &Plan) -> Result<(), Error>
 }
 
 /// (gpa, len) of every memory slot.
-fn ranges(plan: &Plan) -> Vec<(u64, u64)> {
-    plan.slots.iter().map(|r| (r.gpa, r.len)).collect()
+fn ranges(slots: &[Range]) -> Vec<(u64, u64)> {
+    slots.iter().map(|r| (r.gpa, r.len)).collect()
 }

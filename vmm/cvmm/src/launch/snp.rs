@@ -2,11 +2,11 @@
 //! (Linux 7.2 Documentation/virt/kvm/x86/amd-memory-encryption.rst). No thread starts before the guest is sealed.
 
 use super::{
-    Guest, GuestMemory, Services, check_digest, create_vcpu, guarded_memory, not_offered,
-    serial_interrupt,
+    Guest, GuestMemory, Planning, Services, check_digest, create_vcpu, guarded_memory,
+    measure_and_stage, not_offered, serial_interrupt,
 };
+use crate::config::Config;
 use crate::config::snp::SnpConfig;
-use crate::digest::LaunchDigest;
 use crate::digest::snp::{launch_digest, page_type};
 use crate::error::Error;
 use crate::ledger::Ledger;
@@ -40,12 +40,12 @@ pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), Sy
 }
 
 pub(super) fn launch(
+    Config { expect, .. }: &Config,
     config: &SnpConfig,
-    expect: Option<&LaunchDigest>,
-    plan: &Plan,
+    planning: Planning,
     system: &System,
     recorder: &mut Recorder,
-) -> Result<Guest, Error> {
+) -> Result<(Guest, Plan), Error> {
     let sev = SevDevice::open(recorder)?;
     let vm = system.create_vm(recorder, VM_TYPE_SNP)?;
     vm.enable_exit_hypercall(recorder)?;
@@ -56,11 +56,12 @@ pub(super) fn launch(
     }
     let serial_interrupt = serial_interrupt(&vm, recorder)?;
 
-    let (ram, private) = guarded_memory(plan, &vm, recorder)?;
+    let plan = planning.finish(system, recorder)?;
+    let (ram, private) = guarded_memory(&plan, &vm, recorder)?;
 
     let mut vcpus = Vec::new();
     for id in 0..plan.cpus.get() {
-        let vcpu = create_vcpu(plan, &vm, id, recorder)?;
+        let vcpu = create_vcpu(&plan, &vm, id, recorder)?;
         vcpu.enable_mtrrs(recorder)?;
         vcpu.set_sregs(recorder, &plan.registers(id).sregs)?;
         vcpu.set_regs(recorder, &plan.registers(id).regs)?;
@@ -73,25 +74,27 @@ pub(super) fn launch(
     }
 
     snp::launch_start(recorder, &vm, &sev, config.policy.0)?;
-    for region in &plan.regions {
-        add_region(recorder, &vm, &sev, region)?;
-    }
-    check_digest(expect, plan)?;
+    measure_and_stage(&plan, &ram, recorder, |recorder| {
+        Ok(plan.regions.iter().try_for_each(|region| add_region(recorder, &vm, &sev, region))?)
+    })?;
+    check_digest(expect.as_ref(), &plan)?;
     let finish = FinishParams {
         host_data: config.host_data,
         id_block: config.id_block.as_ref().map(|id| (&*id.block, &*id.auth)),
         author_key: config.id_block.as_ref().is_some_and(|id| id.has_author_key()),
     };
-    snp::launch_finish(recorder, &vm, &sev, &finish).map_err(|error| blame(error, config, plan))?;
-    Ok(Guest {
+    snp::launch_finish(recorder, &vm, &sev, &finish)
+        .map_err(|error| blame(error, config, &plan))?;
+    let guest = Guest {
         vcpus,
         vm,
         serial_interrupt,
-        memory: GuestMemory { ram, private, _sev: Some(sev) },
-        ledger: Ledger::of_launch(plan, recorder.events()),
+        memory: GuestMemory { ram, private, written: Vec::new(), _sev: Some(sev) },
+        ledger: Ledger::of_launch(&plan, recorder.events()),
         services: Services { certs: config.certs.clone(), ..Services::default() },
         stats: AllStats::default(),
-    })
+    };
+    Ok((guest, plan))
 }
 
 /// An ID block for our own digest that the firmware finds wrong means that it has measured other pages.

@@ -5,12 +5,12 @@
 use abi::tdx::{TdAttributes, Xfam};
 
 use super::{
-    Guest, GuestMemory, Services, TdServices, check_digest, guarded_memory, not_offered,
-    serial_interrupt, set_cpuid,
+    Guest, GuestMemory, Planning, Services, TdServices, check_digest, guarded_memory,
+    measure_and_stage, not_offered, serial_interrupt, set_cpuid,
 };
 use crate::config::tdx::TdxConfig;
+use crate::config::{Config, CpuCount};
 use crate::device::ioapic;
-use crate::digest::LaunchDigest;
 use crate::digest::tdx::measured;
 use crate::error::Error;
 use crate::ledger::Ledger;
@@ -55,14 +55,14 @@ pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), Sy
 }
 
 pub(super) fn launch(
+    Config { cpus, expect, .. }: &Config,
     config: &TdxConfig,
-    expect: Option<&LaunchDigest>,
-    plan: &Plan,
+    planning: Planning,
     system: &System,
     recorder: &mut Recorder,
-) -> Result<Guest, Error> {
+) -> Result<(Guest, Plan), Error> {
     let vm = system.create_vm(recorder, VM_TYPE_TDX)?;
-    check_vcpus(&vm, plan)?;
+    check_vcpus(&vm, *cpus)?;
     vm.enable_exit_hypercall(recorder)?;
     vm.split_irqchip(recorder, u64::from(ioapic::PINS))?;
     vm.set_apic_bus_cycle(recorder, APIC_BUS_CYCLE_NS)?;
@@ -76,6 +76,7 @@ pub(super) fn launch(
     let offered = tdx::capabilities(recorder, &vm)?;
     check_attributes(config.attributes, &offered)?;
     let xfam = choose_xfam(offered.xfam);
+    let plan = planning.finish(system, recorder)?;
     let init = InitParams {
         attributes: config.attributes,
         xfam,
@@ -101,22 +102,25 @@ pub(super) fn launch(
         tdx::init_vcpu(recorder, &vm, vcpu, memory_list)?;
     }
 
-    let (ram, private) = guarded_memory(plan, &vm, recorder)?;
+    let (ram, private) = guarded_memory(&plan, &vm, recorder)?;
 
-    for region in &plan.regions {
-        let mut source = AlignedPages::copy_of(&region.bytes);
-        let params =
-            RegionParams { gpa: region.gpa, measured: measured(region.kind), tag: region.tag };
-        tdx::init_mem_region(recorder, &vm, first, params, source.bytes_mut())?;
-    }
-    check_digest(expect, plan)?;
+    measure_and_stage(&plan, &ram, recorder, |recorder| {
+        for region in &plan.regions {
+            let mut source = AlignedPages::copy_of(&region.bytes);
+            let params =
+                RegionParams { gpa: region.gpa, measured: measured(region.kind), tag: region.tag };
+            tdx::init_mem_region(recorder, &vm, first, params, source.bytes_mut())?;
+        }
+        Ok(())
+    })?;
+    check_digest(expect.as_ref(), &plan)?;
     tdx::finalize_vm(recorder, &vm)?;
-    Ok(Guest {
+    let guest = Guest {
         vcpus,
         vm,
         serial_interrupt,
-        memory: GuestMemory { ram, private, _sev: None },
-        ledger: Ledger::of_launch(plan, recorder.events()),
+        memory: GuestMemory { ram, private, written: Vec::new(), _sev: None },
+        ledger: Ledger::of_launch(&plan, recorder.events()),
         services: Services {
             td: Some(TdServices {
                 xfam,
@@ -126,7 +130,8 @@ pub(super) fn launch(
             ..Services::default()
         },
         stats: AllStats::default(),
-    })
+    };
+    Ok((guest, plan))
 }
 
 fn no_vcpu() -> SysError {
@@ -134,8 +139,8 @@ fn no_vcpu() -> SysError {
 }
 
 /// A TD may have as many vCPUs as the host has processors.
-fn check_vcpus(vm: &Vm, plan: &Plan) -> Result<(), SysError> {
-    let (wanted, max) = (usize::from(plan.cpus.get()), vm.max_vcpus()?);
+fn check_vcpus(vm: &Vm, cpus: CpuCount) -> Result<(), SysError> {
+    let (wanted, max) = (usize::from(cpus.get()), vm.max_vcpus()?);
     if wanted <= max {
         return Ok(());
     }

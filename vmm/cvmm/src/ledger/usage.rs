@@ -71,10 +71,23 @@ impl Meter {
         }
     }
 
+    /// Looks for the first time: the launch has touched what it has written, and nobody anything else.
+    pub fn look_at_launch(&mut self, memory: &GuestMemory) {
+        self.see(memory, |memory| memory.ram.resident_around(&memory.written));
+    }
+
     /// Looks.
-    pub fn look(&mut self, memory: &GuestMemory) {
+    fn look(&mut self, memory: &GuestMemory) {
+        self.see(memory, |memory| memory.ram.resident());
+    }
+
+    fn see(
+        &mut self,
+        memory: &GuestMemory,
+        shared: impl Fn(&GuestMemory) -> Option<(u64, Source)>,
+    ) {
         let begin = self.started.elapsed();
-        Gauge::see(&mut self.usage.shared, memory.ram.resident());
+        Gauge::see(&mut self.usage.shared, shared(memory));
         if !memory.private.is_empty() {
             Gauge::see(&mut self.usage.private, resident::of_files(&memory.private));
         }

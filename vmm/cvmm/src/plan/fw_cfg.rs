@@ -1,14 +1,12 @@
 //! What a firmware image fetches from the host: QEMU's firmware configuration device, as data (QEMU 11.1
 //! docs/specs/fw_cfg.rst). Nothing of it is measured: the firmware checks hashes, or measures what it has fetched.
 
-use std::sync::Arc;
-
 use abi::boot::{E820Type, SECTOR, SETUP_HEADER_OFFSET, SETUP_SECTS_DEFAULT};
 use abi::shim::PAGE;
 
-use super::Inputs;
 use super::acpi::AcpiTables;
 use super::layout::Layout;
+use super::{FileBytes, Inputs};
 use crate::config::CpuCount;
 
 /// Keys of items.
@@ -37,7 +35,7 @@ const NAME_LEN: usize = 56;
 /// An item: a range of bytes that are held elsewhere.
 #[derive(Clone, Debug)]
 pub struct Item {
-    bytes: Arc<[u8]>,
+    bytes: FileBytes,
     from: usize,
 }
 

@@ -114,6 +114,11 @@ fn accepted(begin: u64, end: u64, window: u64, ram: &[Range]) -> Vec<Range> {
 }
 
 impl Layout {
+    /// The memory slots of so much RAM, which are known before anything else.
+    pub fn ram_of(memory: MemorySize, accept: AcceptMode) -> Vec<Range> {
+        ram(memory, low_end(memory, accept.window()))
+    }
+
     /// Places everything.
     ///
     /// # Errors
@@ -231,7 +236,7 @@ impl Layout {
     /// A guest whose firmware places everything.
     pub fn without_kernel(memory: MemorySize) -> Layout {
         Layout {
-            ram: ram(memory, low_end(memory, 0)),
+            ram: Self::ram_of(memory, AcceptMode::Eager),
             staging: Range { gpa: 0, len: 0 },
             kernel: Place::default(),
             initrd: Place::default(),

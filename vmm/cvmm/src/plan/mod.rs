@@ -3,6 +3,7 @@
 
 pub mod acpi;
 pub mod cpuid;
+mod file;
 pub mod firmware;
 pub mod fw_cfg;
 pub mod kernel;
@@ -16,7 +17,6 @@ pub mod tdx_firmware;
 mod technology;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use abi::shim::{
     self, ACPI_GPA, Blob, Extent, Flags, INITIAL_PAGE_TABLE_GPA, LoadMode as ShimLoad, PAGE,
@@ -30,6 +30,7 @@ use crate::config::{self, CpuCount, GuestConfig, LoadMode, MarksMode, MemorySize
 use crate::error::Error;
 use crate::shim_image::FirstStage;
 use cpuid::CpuidTable;
+pub use file::FileBytes;
 use firmware::{FirmwareLayout, FirmwarePlan};
 use kernel::{KernelError, KernelLayout};
 use layout::{Layout, Place, Range, Sizes};
@@ -114,7 +115,7 @@ impl HostCaps {
 /// A firmware image, read once.
 #[derive(Clone, Debug)]
 pub(crate) struct Firmware {
-    image: Arc<[u8]>,
+    image: FileBytes,
     layout: FirmwareLayout,
 }
 
@@ -126,14 +127,15 @@ pub struct Inputs {
     layout: Option<KernelLayout>,
     /// What is started in place of the shim.
     firmware: Option<Firmware>,
-    kernel: Arc<[u8]>,
-    initrd: Arc<[u8]>,
+    kernel: FileBytes,
+    initrd: FileBytes,
     /// With its NUL.
-    cmdline: Arc<[u8]>,
+    cmdline: FileBytes,
     /// In place of the one that is built in. To a firmware, what starts the kernel for it.
-    shim: Option<Arc<[u8]>>,
+    shim: Option<FileBytes>,
     /// In place of the one that is built in, for what must not depend on a build.
     first_stage: Option<FirstStage>,
+    /// Of kernel, initrd and command line with its NUL; zeros where nothing compares them.
     hashes: [[u8; 32]; 3],
 }
 
@@ -143,14 +145,19 @@ impl Inputs {
     /// # Errors
     /// A file is unreadable, or the kernel is none.
     pub fn read(config: &GuestConfig) -> Result<Inputs, Error> {
-        let initrd: Arc<[u8]> = match &config.initrd {
+        let initrd: FileBytes = match &config.initrd {
             Some(path) => read_file("initrd", path)?.into(),
-            None => Arc::from([]),
+            None => FileBytes::default(),
         };
         let mut inputs = match &config.kernel {
             Some(path) => {
-                let kernel: Arc<[u8]> = read_file("kernel", path)?.into();
-                Inputs::new(path.clone(), kernel, initrd, &config.cmdline)?
+                let kernel: FileBytes = read_file("kernel", path)?.into();
+                let mut inputs = Inputs::unhashed(path.clone(), kernel, initrd, &config.cmdline)?;
+                // Launch pages are measured themselves.
+                if config.load == LoadMode::Hashed {
+                    inputs.hash();
+                }
+                inputs
             }
             None => Inputs::without_kernel(),
         };
@@ -170,16 +177,25 @@ impl Inputs {
     /// The kernel is none.
     pub fn new(
         path: PathBuf,
-        kernel: Arc<[u8]>,
-        initrd: Arc<[u8]>,
+        kernel: FileBytes,
+        initrd: FileBytes,
+        cmdline: &str,
+    ) -> Result<Inputs, Error> {
+        let mut inputs = Inputs::unhashed(path, kernel, initrd, cmdline)?;
+        inputs.hash();
+        Ok(inputs)
+    }
+
+    fn unhashed(
+        path: PathBuf,
+        kernel: FileBytes,
+        initrd: FileBytes,
         cmdline: &str,
     ) -> Result<Inputs, Error> {
         let layout = KernelLayout::parse(&kernel)
             .map_err(|source| Error::Kernel { path: path.clone(), source })?;
         let mut cmdline = cmdline.as_bytes().to_vec();
         cmdline.push(0);
-        let hashes =
-            [&kernel[..], &initrd[..], &cmdline[..]].map(|bytes| Sha256::digest(bytes).into());
         Ok(Inputs {
             kernel_path: path,
             layout: Some(layout),
@@ -189,8 +205,13 @@ impl Inputs {
             cmdline: cmdline.into(),
             shim: None,
             first_stage: None,
-            hashes,
+            hashes: [[0; 32]; 3],
         })
+    }
+
+    fn hash(&mut self) {
+        let files = [&self.kernel, &self.initrd, &self.cmdline];
+        self.hashes = files.map(|bytes| Sha256::digest(&**bytes).into());
     }
 
     /// Nothing, for a firmware that is to find something to start by itself.
@@ -199,9 +220,9 @@ impl Inputs {
             kernel_path: PathBuf::new(),
             layout: None,
             firmware: None,
-            kernel: Arc::from([]),
-            initrd: Arc::from([]),
-            cmdline: Arc::from([]),
+            kernel: FileBytes::default(),
+            initrd: FileBytes::default(),
+            cmdline: FileBytes::default(),
             shim: None,
             first_stage: None,
             hashes: [[0; 32]; 3],
@@ -215,7 +236,7 @@ impl Inputs {
     pub fn set_firmware(
         &mut self,
         path: &Path,
-        image: Arc<[u8]>,
+        image: FileBytes,
         technology: &config::Technology,
     ) -> Result<(), Error> {
         let fail = |source| Error::Firmware { path: path.to_owned(), source };
@@ -276,7 +297,7 @@ pub struct StagedBlob {
     /// Where.
     pub gpa: u64,
     /// What.
-    pub bytes: Arc<[u8]>,
+    pub bytes: FileBytes,
     /// Its name in reports.
     pub tag: &'static str,
 }

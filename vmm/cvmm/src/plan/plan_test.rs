@@ -72,7 +72,7 @@ fn the_boot_page_has_the_hash_of_all_that_waits_for_the_shim() {
         assert_eq!((boot.tag, boot.gpa, boot.bytes.len()), ("boot", 0x1_0000, 4096));
         let packed = boot.bytes[shim::snp::PACKED_OFFSET as usize..].chunks(8);
         let unpacked: Vec<u8> = packed.flat_map(|word| word[1..].to_vec()).collect();
-        assert_eq!(unpacked[..32], Sha256::digest(&waiting.bytes)[..]);
+        assert_eq!(unpacked[..32], Sha256::digest(&*waiting.bytes)[..]);
         // As many entries show it to the first stage.
         let shown = (0..shim::snp::SECOND_STAGE_PAGES)
             .map(|n| waiting.gpa + n * PAGE)

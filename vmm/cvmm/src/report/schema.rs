@@ -34,6 +34,9 @@ pub struct RunReport {
     pub total: Total,
     /// Whose turn it was when: from exec to the end of the teardown, without gap or overlap.
     pub timeline: Vec<Segment>,
+    /// What other threads did while the timeline went on, and what it in the end waited for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<BesideFacts>,
     /// The timeline by phase: the times add up to `total`.
     pub phases: Vec<Phase>,
     /// What the timeline was cut by.
@@ -203,6 +206,18 @@ pub struct Phase {
     pub kvm_exits: Option<u64>,
     pub to_private_pages: u64,
     pub to_shared_pages: u64,
+}
+
+/// Work beside the timeline. It is in no sum.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct BesideFacts {
+    pub name: String,
+    /// The phase that it would have lengthened.
+    pub phase: String,
+    pub bytes: u64,
+    pub begin_wall_ns: u64,
+    pub end_wall_ns: u64,
 }
 
 /// A moment at which the timeline is cut.

@@ -4,10 +4,10 @@
 //! run it is cut where marks, text and exits of the guest say so.
 
 use crate::phase::{PHASES, Phase as Id};
-use crate::recorder::{Op, Recorder, WallNs};
+use crate::recorder::{Event, Op, Recorder, WallNs};
 use crate::run::RunRecord;
 
-use super::schema::{Landmark, Phase, Segment, Total};
+use super::schema::{BesideFacts, Landmark, Phase, Segment, Total};
 
 /// A piece of the timeline. Times are nanoseconds since exec, and since the VM was made.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +84,17 @@ impl Timeline {
             end_modelled_ns: piece.guest.map(|g| g.1),
         };
         self.pieces.iter().map(segment).collect()
+    }
+
+    pub fn beside(recorder: &Recorder) -> Vec<BesideFacts> {
+        let facts = |event: &Event| BesideFacts {
+            name: event.tag.into(),
+            phase: event.op.phase().id().into(),
+            bytes: event.bytes,
+            begin_wall_ns: recorder.since_exec(event.begin),
+            end_wall_ns: recorder.since_exec(event.end),
+        };
+        recorder.beside().iter().map(facts).collect()
     }
 
     pub fn landmarks(recorder: &Recorder, run: &RunRecord) -> Vec<Landmark> {

@@ -11,6 +11,8 @@ use super::schema::RunReport;
 
 /// Track of the phases.
 const PHASES: u64 = 1;
+/// Track of the first work beside the timeline; such works overlap, so that each has its own.
+const BESIDE: u64 = 8;
 /// Track of vCPU 0; the others follow.
 const VCPUS: u64 = 16;
 
@@ -64,6 +66,7 @@ impl Process {
             ));
         }
         self.phases(report, events);
+        self.beside(report, events);
         self.exits(report, events);
         self.marks(report, events);
         self.landmarks(report, events);
@@ -83,6 +86,23 @@ impl Process {
                 "name": format!("{} {}", segment.phase, phase.map_or("", |phase| &phase.name)),
                 "ts": micros(begin), "dur": micros(end - begin),
                 "args": { "clock": self.clock.name(), "of_the_whole_phase": phase },
+            }));
+        }
+    }
+
+    /// Work of other threads, measured; modelled time does not see it.
+    fn beside(self, report: &RunReport, events: &mut Vec<Value>) {
+        if self.clock != Clock::Wall {
+            return;
+        }
+        for (tid, work) in (BESIDE..VCPUS).zip(&report.beside) {
+            events.push(self.name("thread_name", tid, "beside the launch"));
+            let dur = work.end_wall_ns.saturating_sub(work.begin_wall_ns);
+            events.push(json!({
+                "ph": "X", "pid": self.pid, "tid": tid, "cat": "beside",
+                "name": format!("{} {}", work.phase, work.name),
+                "ts": micros(work.begin_wall_ns), "dur": micros(dur),
+                "args": { "bytes": work.bytes },
             }));
         }
     }

@@ -213,7 +213,7 @@ pub fn run(
         reads_guest_clock: recorder.reads_guest_clock(),
     };
     let mut meter = Meter::new(recorder.started());
-    recorder.record(Op::CountMemory, "host memory", 0, || meter.look(&memory));
+    recorder.record(Op::CountMemory, "host memory", 0, || meter.look_at_launch(&memory));
     let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
     let guest_begin = shared.guest_clock();
     // From here on a signal ends the run with a report.

@@ -5,9 +5,11 @@
 //! UNSAFETY: madvise(2) drops pages of a mapping that the guest may also be using.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{Ordering, fence};
 
+use abi::shim::LARGE_PAGE;
 use vm_memory::mmap::{FromRangesError, MmapRegionError};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -15,6 +17,7 @@ use super::SysError;
 use super::resident::{self, Source};
 use super::target::Target;
 use crate::device::fw_cfg::SharedMemory;
+use crate::plan::layout::Range;
 use crate::recorder::{Op, Recorder};
 
 /// The guest's memory.
@@ -111,6 +114,22 @@ impl GuestRam {
         let regions =
             self.regions.iter().map(|region| resident::of_mapping(region.hva, region.len));
         regions.sum::<Option<u64>>().map(|bytes| (bytes, Source::Mincore))
+    }
+
+    /// The same, where nothing but the ranges has been touched: of these and, since the host may have given large pages, what
+    /// is around them. A look at all of a large guest's memory takes longer than making the guest.
+    pub fn resident_around(&self, ranges: &[Range]) -> Option<(u64, Source)> {
+        let pieces = ranges.iter().filter(|range| range.len > 0);
+        let pieces: BTreeSet<u64> = pieces
+            .flat_map(|range| range.gpa / LARGE_PAGE..=(range.end() - 1) / LARGE_PAGE)
+            .collect();
+        let bytes = pieces.into_iter().flat_map(|piece| {
+            self.regions.iter().filter_map(move |region| {
+                let (gpa, len) = region.intersect(piece * LARGE_PAGE, LARGE_PAGE)?;
+                Some(resident::of_mapping(region.hva + (gpa - region.gpa), len))
+            })
+        });
+        bytes.sum::<Option<u64>>().map(|bytes| (bytes, Source::Mincore))
     }
 
     /// Writes what the host and the guest share.

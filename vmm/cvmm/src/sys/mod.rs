@@ -3,6 +3,7 @@
 //! Built on `kvm-ioctls` and `kvm-bindings`. What they lack or get in the way of is wrapped in this folder, with the
 //! reason beside the code. Nothing outside this folder issues an ioctl.
 
+pub mod ahead;
 pub mod child;
 pub mod clock;
 pub mod cpuid;

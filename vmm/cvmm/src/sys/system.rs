@@ -138,15 +138,13 @@ impl System {
         Ok(usize::try_from(max).unwrap_or(0))
     }
 
-    /// The CPUID leaves that KVM can give a guest.
+    /// The CPUID leaves that KVM can give a guest. Who calls it times it: it may go on beside a launch.
     ///
     /// # Errors
     /// The ioctl's.
-    pub fn supported_cpuid(&self, recorder: &mut Recorder) -> Result<CpuId, SysError> {
-        recorder
-            .record(Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID", 0, || {
-                self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            })
+    pub fn supported_cpuid(&self) -> Result<CpuId, SysError> {
+        self.kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(SysError::ioctl("KVM_GET_SUPPORTED_CPUID"))
     }
 

@@ -9,7 +9,7 @@ use cvmm::cli::Cli;
 use cvmm::config::Config;
 use cvmm::device::output::Sink;
 use cvmm::error::{Error, ExitCode};
-use cvmm::launch::{Guest, launch, probe};
+use cvmm::launch::{Guest, Planning, launch, probe};
 use cvmm::outcome::Outcome;
 use cvmm::plan::{Inputs, Plan};
 use cvmm::recorder::{Recorder, Started};
@@ -65,7 +65,7 @@ pub fn boot_as(
     let inputs = Inputs::read(&config.guest)?;
     let mut plan = Plan::build(&config.guest, &inputs, config.cpus, &host)?;
     change_plan(&mut plan);
-    let mut guest = launch(&config, &plan, &system, &mut recorder)?;
+    let (mut guest, _) = launch(&config, Planning::ready(plan), &system, &mut recorder)?;
     change_guest(&mut guest);
     Ok(run(guest, &config, Sink::Nowhere, &mut recorder)?.outcome)
 }

@@ -1,0 +1,42 @@
+//! What KVM says of CPUID, asked for by a thread of its own while the flags are still being read. On a host that is a guest
+//! itself every CPUID instruction of KVM's is an exit, and this one answer takes longer than the rest of a start.
+
+use std::ffi::OsString;
+use std::thread::{self, JoinHandle};
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::Kvm;
+
+use crate::recorder::{Event, Op, Recorder, Started};
+
+/// The answer, on its way.
+#[derive(Debug, Default)]
+pub struct Ahead(Option<JoinHandle<Option<(CpuId, Event)>>>);
+
+impl Ahead {
+    /// Asks, if the words of the command line look like those of a run on this host's KVM. A wrong guess costs nothing but
+    /// the question.
+    pub fn begin(words: &[OsString], started: Started) -> Ahead {
+        let begins =
+            |word: &OsString, with: &str| word.as_encoded_bytes().starts_with(with.as_bytes());
+        let mut words = words.iter().skip(1);
+        let runs = words.next().is_some_and(|word| begins(word, "-") || word == "run");
+        if !runs || words.any(|word| begins(word, "--emulate")) {
+            return Ahead::default();
+        }
+        let ask = move || {
+            let begin = started.elapsed();
+            let cpuid = Kvm::new().ok()?.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).ok()?;
+            let (op, tag) = (Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID");
+            Some((cpuid, Event { op, tag, bytes: 0, begin, end: started.elapsed(), guest: None }))
+        };
+        Ahead(thread::Builder::new().name("cpuid".into()).spawn(ask).ok())
+    }
+
+    /// The answer; nothing where nobody has asked, or KVM has refused. Then whoever asks again is told why.
+    pub fn wait(self, recorder: &mut Recorder) -> Option<CpuId> {
+        let (cpuid, event) = self.0?.join().ok()??;
+        recorder.push_beside(event);
+        Some(cpuid)
+    }
+}
