@@ -5,6 +5,7 @@ mod check;
 mod chromium;
 mod cpio;
 mod demo;
+mod fast_boot;
 mod images;
 mod initramfs;
 mod interop;
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Args),
     /// Boot one kernel as an SEV-SNP, a TDX and a plain guest, and make a page that compares the three.
     Report(report::Args),
+    /// Boot the small kernels with every option of a boot, and write the tables of docs/fast-boot.md.
+    FastBoot(fast_boot::Args),
     /// Run every check and test of the project.
     Test(check::Args),
     /// Run the same guests on mainline kvm_amd (under QEMU) and on softkvm, and compare what they do (30 minutes at most).
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Demo(args) => demo::demo(&args),
         Command::Report(args) => report::report(&args),
+        Command::FastBoot(args) => fast_boot::fast_boot(&args),
         Command::Test(args) => check::test(&args),
         Command::Nested(args) => nested::nested(&args),
         Command::Interop(args) => interop::interop(&args),

@@ -1,8 +1,9 @@
 //! The specs that come with cvmm.
 
 /// Name and text, as `--list` shows them.
-pub const SPECS: [(&str, &str); 10] = [
+pub const SPECS: [(&str, &str); 11] = [
     ("technologies", include_str!("../../specs/technologies.toml")),
+    ("fast-boot", include_str!("../../specs/fast-boot.toml")),
     ("goals", include_str!("../../specs/goals.toml")),
     ("vm-size", include_str!("../../specs/vm-size.toml")),
     ("first-touch", include_str!("../../specs/first-touch.toml")),

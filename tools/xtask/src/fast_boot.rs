@@ -1,0 +1,315 @@
+//! `cargo xtask fast-boot`: the tables of docs/fast-boot.md, from runs of this tree.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::run::{capture, root, target};
+use crate::{images, initramfs, kernel};
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The kernel that the options are tried on.
+    #[arg(long, default_value = "tiny")]
+    kernel: String,
+    /// Kernels that are booted with all options.
+    #[arg(long, value_delimiter = ',', default_value = KERNELS)]
+    kernels: Vec<String>,
+    /// Only print the tables; leave docs/fast-boot.md as it is.
+    #[arg(long)]
+    print: bool,
+}
+
+const KERNELS: &str = "tiny-lz4,tiny-zstd,tiny-gzip,tiny-none,micro,6.12,7.2";
+const TECHNOLOGIES: [&str; 3] = ["plain", "snp", "tdx"];
+/// What the tables stand between.
+const BEGIN: &str = "<!-- tables: cargo xtask fast-boot -->\n";
+const END: &str = "<!-- end of tables -->\n";
+/// All options for a kernel whose configuration nobody chose; its console driver may be a module.
+const OPTIONS: &str = "quiet panic=-1 console=ttyS0 swiotlb=512 setcpuid=tsc_deadline_timer";
+/// The parts of a boot: name, and the letters that its phases begin with.
+const PARTS: [(&str, &str); 6] = [
+    ("monitor and security processor", "HS"),
+    ("shim: acceptance", "G0 G1 G2"),
+    ("shim: files", "G4"),
+    ("kernel: decompression, early", "K0"),
+    ("kernel: rest, to /init", "K"),
+    ("total", ""),
+];
+
+/// Runs the experiments and writes the tables.
+pub fn fast_boot(args: &Args) -> Result<()> {
+    let tools = images::tools()?;
+    let out = target().join("fast-boot");
+    fs::create_dir_all(&out)?;
+    let tried = guest(&args.kernel)?;
+    let mut text = String::new();
+    for spec in ["goals", "fast-boot"] {
+        let results = bench(&tools, &out, spec, Some(&tried))?;
+        match spec {
+            "goals" => goals(&mut text, &args.kernel, &results)?,
+            _ => options(&mut text, &args.kernel, &results)?,
+        }
+    }
+    let guests = args.kernels.iter().map(|name| Ok((name.clone(), guest(name)?)));
+    let guests = guests.collect::<Result<Vec<_>>>()?;
+    let spec = out.join("kernels.toml");
+    fs::write(&spec, kernels_spec(&guests)?)?;
+    let results = bench(&tools, &out, &spec.display().to_string(), None)?;
+    kernels(&mut text, &guests, &results)?;
+    print!("{text}");
+    if args.print {
+        return Ok(());
+    }
+    let path = root().join("docs/fast-boot.md");
+    let old = fs::read_to_string(&path).context("docs/fast-boot.md")?;
+    let (before, rest) =
+        old.split_once(BEGIN).context("docs/fast-boot.md has no place for tables")?;
+    let (_, after) = rest.split_once(END).context("docs/fast-boot.md has no end of its tables")?;
+    fs::write(&path, format!("{before}{BEGIN}\n{text}\n{END}{after}"))?;
+    eprintln!("docs/fast-boot.md is as these runs were");
+    Ok(())
+}
+
+/// A kernel to start, and its initramfs.
+struct Guest {
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
+fn guest(name: &str) -> Result<Guest> {
+    let kernel = kernel::fetch(name)?;
+    let initrd = initramfs::build(&kernel)?;
+    Ok(Guest { kernel: kernel.bzimage, initrd })
+}
+
+/// Runs an experiment anew.
+fn bench(tools: &Path, out: &Path, spec: &str, guest: Option<&Guest>) -> Result<Value> {
+    let name = Path::new(spec).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let runs = out.join(format!("{name}.jsonl"));
+    let _ = fs::remove_file(&runs);
+    let mut command = Command::new(tools.join("cvmm"));
+    command.args(["bench", spec, "--emulate", "--json", "--out"]).arg(&runs);
+    if let Some(guest) = guest {
+        command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
+    }
+    command.stderr(std::process::Stdio::inherit());
+    let results: Value = serde_json::from_slice(&capture(&mut command)?)?;
+    for cell in list(&results["cells"]) {
+        if let Some(failure) = list(&cell["failures"]).first() {
+            bail!("{spec}, cell {}: {failure}", cell["name"]);
+        }
+    }
+    Ok(results)
+}
+
+/// Every kernel with all options, each technology.
+fn kernels_spec(guests: &[(String, Guest)]) -> Result<String> {
+    let mut text = String::from(
+        "name = \"kernels\"\nabout = \"Kernels with all options.\"\nrepetitions = 1\ncompare = []\n",
+    );
+    write!(text, "\n[guest]\ntechnology = [\"plain\", \"snp\", \"tdx\"]\nmemory = \"512M\"\n")?;
+    writeln!(text, "accept = \"lazy,window=192M\"\ncmdline = \"{OPTIONS}\"")?;
+    for (name, guest) in guests {
+        let (kernel, initrd) = (guest.kernel.display(), guest.initrd.display());
+        writeln!(
+            text,
+            "\n[[matrix]]\nlabel = \"{name}\"\nkernel = \"{kernel}\"\ninitrd = \"{initrd}\""
+        )?;
+    }
+    Ok(text)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn setting<'a>(cell: &'a Value, key: &str) -> &'a str {
+    cell["settings"][key].as_str().unwrap_or_default()
+}
+
+fn figure(cell: &Value, id: &str) -> Option<f64> {
+    list(&cell["figures"]).iter().find(|figure| figure["id"] == id)?["median"].as_f64()
+}
+
+fn ms(ns: f64) -> String {
+    format!("{:.1}", ns / 1e6)
+}
+
+fn goals(text: &mut String, kernel: &str, results: &Value) -> Result<()> {
+    writeln!(text, "### Goals (`cvmm bench goals`, kernel {kernel})\n")?;
+    writeln!(text, "| at most | published | goal | aim | today | clock, profile | placeholders |")?;
+    writeln!(text, "|---|---|---:|---:|---:|---|---:|")?;
+    for goal in list(&results["goals"]) {
+        let ns = goal["unit"] == "ns";
+        let show = |value: &Value| match value.as_f64() {
+            None => "–".to_owned(),
+            Some(value) if ns => format!("{} ms", ms(value)),
+            Some(value) => format!("{value}"),
+        };
+        let word = |key: &str| goal[key].as_str().unwrap_or("–");
+        let today = match goal["open"].as_str() {
+            Some(open) => format!("open: {open}"),
+            None => format!("**{}**", show(&goal["today"])),
+        };
+        let share = goal["placeholder_share"].as_f64();
+        let share = share.map_or("–".into(), |share| format!("{:.0} %", share * 100.0));
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {today} | {} {} | {share} |",
+            word("what"),
+            word("anchor"),
+            show(&goal["goal"]),
+            show(&goal["aim"]),
+            word("clock"),
+            goal["profile"].as_str().unwrap_or(""),
+        )?;
+    }
+    writeln!(text)?;
+    breakdown(text, kernel, results)
+}
+
+/// Where the time of the goals' guests goes.
+fn breakdown(text: &mut String, kernel: &str, results: &Value) -> Result<()> {
+    let cells = list(&results["cells"]);
+    writeln!(text, "### Where the time goes (kernel {kernel}, modelled ms)\n")?;
+    let labels: Vec<&str> = cells.iter().map(|cell| setting(cell, "label")).collect();
+    writeln!(text, "| | {} |\n|---|{}", labels.join(" | "), "---:|".repeat(labels.len()))?;
+    for (name, phases) in PARTS {
+        let sum = |cell: &Value| -> f64 {
+            let ids = list(&cell["figures"]).iter().filter_map(|figure| figure["id"].as_str());
+            let ids = ids.filter_map(|id| id.strip_prefix("phase/")?.strip_suffix("/modelled_ns"));
+            let wanted = |id: &&str| match phases {
+                "" => id.starts_with(['H', 'S', 'G', 'K']),
+                "HS" => id.starts_with(['H', 'S']),
+                "K" => id.starts_with('K') && *id != "K0",
+                list => list.split(' ').any(|one| one == *id),
+            };
+            ids.filter(wanted)
+                .filter_map(|id| figure(cell, &format!("phase/{id}/modelled_ns")))
+                .sum()
+        };
+        let times: Vec<String> = cells.iter().map(|cell| ms(sum(cell))).collect();
+        writeln!(text, "| {name} | {} |", times.join(" | "))?;
+    }
+    writeln!(text)?;
+    Ok(())
+}
+
+/// Boot time and exits to `/init`, by technology.
+type Row<'a> = BTreeMap<&'a str, (f64, f64)>;
+
+fn rows<'a>(
+    results: &'a Value,
+    name: impl Fn(&'a Value) -> Option<String>,
+) -> Vec<(String, Row<'a>)> {
+    let mut rows: Vec<(String, Row<'_>)> = Vec::new();
+    for cell in list(&results["cells"]) {
+        let Some(name) = name(cell) else { continue };
+        let boot = figure(cell, "boot/modelled_ns").zip(figure(cell, "boot/exits"));
+        let Some(boot) = boot else { continue };
+        let at = rows.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+            rows.push((name, Row::new()));
+            rows.len() - 1
+        });
+        rows[at].1.insert(setting(cell, "technology"), boot);
+    }
+    rows
+}
+
+fn options(text: &mut String, kernel: &str, results: &Value) -> Result<()> {
+    const SIZES: &str = "by memory";
+    writeln!(text, "### Options (`cvmm bench fast-boot`, kernel {kernel}, 256 MiB, to /init)\n")?;
+    writeln!(
+        text,
+        "| | plain ms | | exits | SEV-SNP ms | | exits | TDX ms | | exits |\n|---|{}",
+        "---:|".repeat(9)
+    )?;
+    let all = rows(results, |cell| {
+        (setting(cell, "label") != SIZES).then(|| setting(cell, "label").to_owned())
+    });
+    let base = |name: &str| {
+        let of = if name.starts_with("all") && name != "all" { "all" } else { "as it comes" };
+        all.iter().find(|(known, _)| known == of).map(|(_, row)| row)
+    };
+    for (name, row) in &all {
+        write!(text, "| {name} |")?;
+        for technology in TECHNOLOGIES {
+            let Some((ns, exits)) = row.get(technology) else {
+                write!(text, " – | | – |")?;
+                continue;
+            };
+            let base = base(name).and_then(|base| base.get(technology));
+            let change = base.map_or(0.0, |(base, _)| (ns - base) / 1e6);
+            let change = if change.abs() < 0.05 { String::new() } else { format!("{change:+.1}") };
+            write!(text, " {} | {change} | {exits} |", ms(*ns))?;
+        }
+        writeln!(text)?;
+    }
+    writeln!(
+        text,
+        "\n### Acceptance by size (kernel {kernel}, 4 KiB pages, modelled ms to /init)\n"
+    )?;
+    let sizes = rows(results, |cell| {
+        (setting(cell, "label") == SIZES)
+            .then(|| format!("{}|{}", setting(cell, "memory"), setting(cell, "accept")))
+    });
+    let mut modes: Vec<&str> = Vec::new();
+    let mut memory: Vec<&str> = Vec::new();
+    for (name, _) in &sizes {
+        let (size, mode) = name.split_once('|').unwrap_or_default();
+        if !modes.contains(&mode) {
+            modes.push(mode);
+        }
+        if !memory.contains(&size) {
+            memory.push(size);
+        }
+    }
+    let columns: Vec<String> = ["SEV-SNP", "TDX"]
+        .iter()
+        .flat_map(|technology| modes.iter().map(move |mode| format!("{technology} {mode}")))
+        .collect();
+    writeln!(text, "| memory | {} |\n|---|{}", columns.join(" | "), "---:|".repeat(columns.len()))?;
+    for size in memory {
+        write!(text, "| {size} |")?;
+        for technology in ["snp", "tdx"] {
+            for mode in &modes {
+                let row = sizes.iter().find(|(name, _)| *name == format!("{size}|{mode}"));
+                let time = row.and_then(|(_, row)| row.get(technology)).map(|(ns, _)| ms(*ns));
+                write!(text, " {} |", time.unwrap_or_else(|| "–".into()))?;
+            }
+        }
+        writeln!(text)?;
+    }
+    writeln!(text)?;
+    Ok(())
+}
+
+fn kernels(text: &mut String, guests: &[(String, Guest)], results: &Value) -> Result<()> {
+    writeln!(text, "### Kernels (512 MiB, `--accept lazy,window=192M`, `{OPTIONS}`, to /init)\n")?;
+    writeln!(
+        text,
+        "| | file MB | plain ms | exits | SEV-SNP ms | exits | TDX ms | exits |\n|---|{}",
+        "---:|".repeat(7)
+    )?;
+    for (name, row) in rows(results, |cell| Some(setting(cell, "label").to_owned())) {
+        let file = guests.iter().find(|(known, _)| *known == name);
+        let bytes =
+            file.and_then(|(_, guest)| fs::metadata(&guest.kernel).ok()).map(|meta| meta.len());
+        write!(text, "| {name} | {:.1} |", bytes.unwrap_or(0) as f64 / 1e6)?;
+        for technology in TECHNOLOGIES {
+            match row.get(technology) {
+                Some((ns, exits)) => write!(text, " {} | {exits} |", ms(*ns))?,
+                None => write!(text, " – | – |")?,
+            }
+        }
+        writeln!(text)?;
+    }
+    Ok(())
+}
