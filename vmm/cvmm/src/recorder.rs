@@ -103,6 +103,8 @@ pub enum Op {
     SetMemoryRegion,
     SetMemoryAttributes,
     CopyIn,
+    Allocate,
+    PreFault,
     Discard,
     CountMemory,
     CreateVcpu,
@@ -136,6 +138,8 @@ impl Op {
             | Op::SetMemoryRegion
             | Op::SetMemoryAttributes
             | Op::CopyIn
+            | Op::Allocate
+            | Op::PreFault
             | Op::Discard
             | Op::CountMemory => Phase::H3,
             Op::CreateVcpu

@@ -57,6 +57,13 @@ fn a_command_line_means_the_same_however_quickly_it_is_read() {
 }
 
 #[test]
+fn only_private_memory_is_prefaulted() {
+    let config = parse(&["--tdx", "--kernel", "k", "--accept", "prefault"]).unwrap();
+    assert_eq!(config.guest.accept, AcceptMode::Prefault);
+    assert!(problem(&["--plain", "--kernel", "k", "--accept=prefault"]).contains("--accept"));
+}
+
+#[test]
 fn exactly_one_protection_is_named() {
     assert!(problem(&["--kernel", "k"]).contains("exactly one"));
     assert!(problem(&["--plain", "--snp", "--kernel", "k"]).contains("exactly one"));

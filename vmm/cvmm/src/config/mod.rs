@@ -65,6 +65,8 @@ pub enum LoadMode {
 pub enum AcceptMode {
     /// The shim, all of it, before the kernel runs.
     Eager,
+    /// The shim as well; the host finds and maps the memory before the guest runs.
+    Prefault,
 }
 
 /// Which marks the shim writes.
@@ -190,6 +192,13 @@ fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error
     let usage = |flag: &str, problem: &str, cure: &str| {
         Err(Error::Usage { flag: flag.into(), problem: problem.into(), cure: cure.into() })
     };
+    if flags.accept == AcceptMode::Prefault && !technology.protected() {
+        return usage(
+            "--accept",
+            "a plain guest has no private memory that could be prefaulted",
+            "leave --accept out, or use --snp or --tdx",
+        );
+    }
     if flags.firmware.is_none() {
         let chosen = matches!(technology, Technology::Snp(snp) if snp.names_signature);
         return match flags.kernel {
