@@ -118,6 +118,7 @@ pub enum Op {
     LaunchUpdate,
     LaunchFinish,
     OpenStats,
+    Hold,
     Teardown,
 }
 
@@ -151,6 +152,7 @@ impl Op {
             Op::SecurityInit | Op::EnableCerts | Op::LaunchStart => Phase::S0,
             Op::LaunchUpdate => Phase::S1,
             Op::LaunchFinish => Phase::S2,
+            Op::Hold => Phase::H5,
             Op::Teardown => Phase::T0,
         }
     }

@@ -133,6 +133,8 @@ pub struct Config {
     pub timeout: Option<Duration>,
     /// Where the list of launch pages goes.
     pub dump_pages: Option<PathBuf>,
+    /// Does the guest wait to be taken from a pool?
+    pub hold: bool,
     /// How long KVM polls for a halted vCPU, where the user says.
     pub halt_poll_ns: Option<u32>,
 }
@@ -262,6 +264,7 @@ impl Config {
             until: flags.until,
             timeout: flags.timeout,
             dump_pages: flags.dump_pages.clone(),
+            hold: flags.hold,
             halt_poll_ns: flags.halt_poll_ns,
         })
     }
