@@ -5,6 +5,7 @@ mod firmware;
 mod ghcb;
 mod ioapic;
 mod kernel;
+mod pool;
 mod processor;
 mod qgs;
 mod records;
@@ -39,6 +40,7 @@ pub const ALL: &[Target] = &[
     shim::TARGET,
     qgs::TARGET,
     ioapic::TARGET,
+    pool::TARGET,
     report::TARGET,
     records::TARGET,
     bench::TARGET,

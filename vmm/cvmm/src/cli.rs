@@ -1,6 +1,7 @@
 //! The command line: flags and verbs, their help, and nothing else.
 
 pub mod bench;
+pub mod pool;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
 use crate::error::Complaint;
 use bench::{BenchFlags, CompareFlags, ModelFlags};
+use pool::PoolVerb;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,6 +108,9 @@ pub enum Verb {
     Compare(CompareFlags),
     /// Estimate a boot by unit costs, beside what a run took.
     Model(Box<ModelFlags>),
+    /// Keep guests launched and sealed, and hand them out over a socket.
+    #[command(subcommand)]
+    Pool(PoolVerb),
     /// Say what a status of firmware or TDX module, a guest's termination code or an exit code means.
     Explain {
         /// The code, for instance 7, 0x16, 5:2 (set:reason) or 0xC000010000000045.
@@ -193,12 +198,13 @@ pub struct Flags {
     pub load: LoadMode,
     /// Who accepts the guest's memory, and when.
     ///
-    /// eager: the shim, all of it, before the kernel runs. lazy: the shim what kernel and files need, the kernel (6.5 or newer,
+    /// eager: the shim, all of it, before the kernel runs. prefault: the same, but the host finds and maps the memory before the
+    /// guest runs. lazy: the shim what kernel and files need, the kernel (6.5 or newer,
     /// CONFIG_UNACCEPTED_MEMORY) the rest when it needs it. With window=SIZE the shim also accepts so much at the top of
     /// memory, above 4 GiB: the kernel starts with it, and a kernel with KASLR may place itself there.
     #[arg(
         long,
-        value_name = "eager|lazy[,window=SIZE]",
+        value_name = "eager|prefault|lazy[,window=SIZE]",
         default_value = "eager",
         help_heading = "Guest"
     )]
@@ -238,6 +244,10 @@ pub struct Flags {
     /// Do not start unless the launch digest is this one (96 hexadecimal digits).
     #[arg(long, value_name = "DIGEST", help_heading = "Run")]
     pub expect: Option<LaunchDigest>,
+
+    /// Wait on standard input, a socket, until a client of `cvmm pool` takes the guest.
+    #[arg(long, hide = true)]
+    pub hold: bool,
 
     /// Write the run's report as JSON; without it a summary goes to stderr.
     #[arg(long, value_name = "FILE", help_heading = "Output")]

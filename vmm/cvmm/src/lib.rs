@@ -20,6 +20,7 @@ pub mod model;
 pub mod outcome;
 pub mod phase;
 pub mod plan;
+pub mod pool;
 pub mod recorder;
 pub mod report;
 pub mod run;
@@ -34,6 +35,7 @@ use std::thread;
 
 use check::{Asked, CheckReport};
 use cli::bench::{BenchFlags, CompareFlags, ModelFlags};
+use cli::pool::PoolVerb;
 use cli::{CheckFlags, Flags, ReportFlags, SelftestFlags};
 use config::{Config, Console, MeasureConfig};
 use device::output::Sink;
@@ -77,10 +79,18 @@ pub fn run_verb(flags: &Flags, started: Started, ahead: Ahead) -> Result<ExitCod
         Ok((guest, plan, sink))
     })?;
     tracing::info!("launched");
+    let taken = match config.hold {
+        false => None,
+        true => match pool::wait(&config, &plan, recorder)? {
+            None => return Ok(ExitCode::Interrupted),
+            taken => taken,
+        },
+    };
     let record = run::run(guest, &config, sink, recorder)?;
 
     let report = RunReport::build(&config, &plan, recorder, &record);
-    match &config.report {
+    let path = taken.as_ref().and_then(pool::Taken::report);
+    match path.as_ref().or(config.report.as_ref()) {
         Some(path) => report.write(path)?,
         None => say(&report.table()),
     }
@@ -217,6 +227,14 @@ pub fn model_verb(flags: &ModelFlags) -> Result<ExitCode, Error> {
     model::run(flags)
 }
 
+/// Keeps guests ready, or takes one: `cvmm pool`.
+///
+/// # Errors
+/// It could not be done; how a guest ends is the exit code.
+pub fn pool_verb(verb: &PoolVerb) -> Result<ExitCode, Error> {
+    pool::run(verb)
+}
+
 /// Explains a number: `cvmm explain`.
 ///
 /// # Errors
@@ -230,7 +248,7 @@ pub(crate) fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, Error> {
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String, Error> {
     let text = serde_json::to_string_pretty(value).map_err(|source| Error::WriteFile {
         what: "result",
         path: "standard output".into(),

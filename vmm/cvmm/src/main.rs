@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Some(Verb::Bench(flags)) => cvmm::bench_verb(flags),
         Some(Verb::Compare(flags)) => cvmm::compare_verb(flags),
         Some(Verb::Model(flags)) => cvmm::model_verb(flags),
+        Some(Verb::Pool(verb)) => cvmm::pool_verb(verb),
         Some(Verb::Explain { code }) => cvmm::explain_verb(code),
     };
     match result {

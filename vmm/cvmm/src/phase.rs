@@ -12,6 +12,7 @@ pub enum Phase {
     H2,
     H3,
     H4,
+    H5,
     S0,
     S1,
     S2,
@@ -38,11 +39,11 @@ pub const PHASES: usize = Phase::ALL.len();
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Phase; 24] = {
+    pub const ALL: [Phase; 25] = {
         use Phase::*;
         [
-            H0, H1, H2, H3, H4, S0, S1, S2, G0, G1, G2, G4, G5, K0, K1, K2, K3, K4, K5, U0, A0, P0,
-            R1, T0,
+            H0, H1, H2, H3, H4, H5, S0, S1, S2, G0, G1, G2, G4, G5, K0, K1, K2, K3, K4, K5, U0, A0,
+            P0, R1, T0,
         ]
     };
 
@@ -63,6 +64,7 @@ impl Phase {
             Phase::H2 => ("H2", "VM creation"),
             Phase::H3 => ("H3", "memory"),
             Phase::H4 => ("H4", "vCPU creation"),
+            Phase::H5 => ("H5", "held ready by a pool"),
             Phase::S0 => ("S0", "protection set up"),
             Phase::S1 => ("S1", "launch pages measured"),
             Phase::S2 => ("S2", "launch sealed"),

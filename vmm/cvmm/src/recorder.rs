@@ -103,6 +103,8 @@ pub enum Op {
     SetMemoryRegion,
     SetMemoryAttributes,
     CopyIn,
+    Allocate,
+    PreFault,
     Discard,
     CountMemory,
     CreateVcpu,
@@ -116,6 +118,7 @@ pub enum Op {
     LaunchUpdate,
     LaunchFinish,
     OpenStats,
+    Hold,
     Teardown,
 }
 
@@ -136,6 +139,8 @@ impl Op {
             | Op::SetMemoryRegion
             | Op::SetMemoryAttributes
             | Op::CopyIn
+            | Op::Allocate
+            | Op::PreFault
             | Op::Discard
             | Op::CountMemory => Phase::H3,
             Op::CreateVcpu
@@ -147,6 +152,7 @@ impl Op {
             Op::SecurityInit | Op::EnableCerts | Op::LaunchStart => Phase::S0,
             Op::LaunchUpdate => Phase::S1,
             Op::LaunchFinish => Phase::S2,
+            Op::Hold => Phase::H5,
             Op::Teardown => Phase::T0,
         }
     }

@@ -28,6 +28,7 @@ use thiserror::Error as ThisError;
 use crate::config::{Config, ConsoleDevice};
 use crate::digest::{self, launch_digest};
 use crate::error::Error;
+use crate::launch::Prefaulted;
 use crate::outcome::Outcome;
 use crate::plan::{PageKind, Plan};
 use crate::recorder::{Op, Recorder};
@@ -136,7 +137,7 @@ impl RunReport {
                     device => Some(device.name().into()),
                 },
             },
-            launch: launch_facts(config, plan, recorder),
+            launch: launch_facts(config, plan, recorder, run),
             total: timeline.total(run),
             timeline: timeline.segments(),
             beside: Timeline::beside(recorder),
@@ -214,7 +215,7 @@ impl RunReport {
     }
 }
 
-fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFacts {
+fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder, run: &RunRecord) -> LaunchFacts {
     let protected = config.guest.technology.protected();
     let regions = plan.regions.iter().map(|r| RegionFacts {
         tag: r.tag.into(),
@@ -243,12 +244,26 @@ fn launch_facts(config: &Config, plan: &Plan, recorder: &Recorder) -> LaunchFact
             .iter()
             .map(|s| StagedFacts { tag: s.tag.into(), gpa: s.gpa, bytes: s.bytes.len() as u64 })
             .collect(),
+        prefault: run.prefaulted.map(|done| prefault(done, recorder)),
         measuring_modelled_ns: modelled.then_some(measuring),
         psp_modelled_ns: psp.then_some(measuring),
         // A launch with OVMF is not compared with itself.
         psp_ovmf_modelled_ns: (psp && pages > 0 && plan.firmware.is_none())
             .then(|| updates / pages * OVMF_PAGES),
         ovmf_pages: OVMF_PAGES,
+    }
+}
+
+fn prefault(done: Prefaulted, recorder: &Recorder) -> PrefaultFacts {
+    let pages = |bytes: u64| bytes / abi::shim::PAGE;
+    let mapping = recorder.events().iter().filter(|event| event.op == Op::PreFault);
+    let guest = mapping.clone().filter_map(|event| event.guest).map(|(from, to)| to.0 - from.0);
+    PrefaultFacts {
+        allocated_pages: pages(done.allocated),
+        threads: done.threads as u64,
+        mapped_pages: done.mapped.map(pages),
+        wall_ns: mapping.clone().map(|event| event.end.0 - event.begin.0).sum(),
+        modelled_ns: mapping.clone().any(|event| event.guest.is_some()).then(|| guest.sum()),
     }
 }
 

@@ -59,6 +59,7 @@ const ERRNOS: &[(&str, &[&str])] = &[
     ("KVM_SET_SREGS", &["EINVAL"]),
     ("KVM_SET_REGS", &["EINVAL"]),
     ("KVM_SET_MP_STATE", &["EINVAL"]),
+    ("KVM_PRE_FAULT_MEMORY", &["ENOMEM", "EOPNOTSUPP", "EINTR", "ENOENT", "EFAULT", "EIO"]),
     ("KVM_SET_MSRS", &["EINVAL", "E2BIG", "ENOMEM"]),
     ("KVM_GET_TSC_KHZ", &["EIO"]),
     ("KVM_SET_TSC_KHZ", &["EINVAL"]),
@@ -119,10 +120,16 @@ struct Kind {
     extra: &'static [&'static str],
 }
 
-const KINDS: [Kind; 3] = [
+const KINDS: [Kind; 4] = [
     Kind { name: "plain", profile: "xeon-spr", args: &["--plain"], extra: &["KVM_RUN#*=EINTR"] },
     Kind { name: "snp", profile: "epyc-milan", args: &["--snp=certs=../certs"], extra: SNP_EXTRA },
     Kind { name: "tdx", profile: "{odd-tsc}", args: &["--tdx"], extra: TDX_EXTRA },
+    Kind {
+        name: "prefault",
+        profile: "epyc-milan",
+        args: &["--snp", "--accept=prefault"],
+        extra: &["KVM_PRE_FAULT_MEMORY#*=EAGAIN", "fallocate(guest_memfd)#*=ENOMEM"],
+    },
 ];
 
 /// How many KVM_RUNs are failed one by one: with them both vCPUs are in the shim.
@@ -352,6 +359,11 @@ fn every_call_of_an_snp_launch_and_run_failed() {
 #[test]
 fn every_call_of_a_tdx_launch_and_run_failed() {
     every_call_failed(&KINDS[2]);
+}
+
+#[test]
+fn every_call_of_a_launch_with_prefaulted_memory_failed() {
+    every_call_failed(&KINDS[3]);
 }
 
 /// Runs the test of this name in a process of its own with softkvm and these variables.

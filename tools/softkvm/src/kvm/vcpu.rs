@@ -615,6 +615,9 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
     // Only an immutable page refuses, and that is assigned.
     if !entry.assigned() && entry.make_private(gpa, asid, false).is_ok() {
         state.memory.owe(gpa, Owed::Noise);
+        // What a fault would have taken beside the exit.
+        let cost = state.costs.rmpupdate;
+        state.clock.charge(cost);
     }
     state.memory.map(gpa, Half::Private);
     Ok(())

@@ -10,6 +10,8 @@ use super::MemorySize;
 pub enum AcceptMode {
     /// The shim, all of it, before the kernel runs.
     Eager,
+    /// The shim as well; the host finds and maps the memory before the guest runs.
+    Prefault,
     /// The shim what the kernel and its files need, the kernel the rest when it needs it.
     Lazy {
         /// Memory that the shim accepts beside that: the kernel starts with it, and may place itself in it at random.
@@ -18,10 +20,15 @@ pub enum AcceptMode {
 }
 
 impl AcceptMode {
+    /// Does the kernel accept memory?
+    pub fn is_lazy(self) -> bool {
+        matches!(self, AcceptMode::Lazy { .. })
+    }
+
     /// Bytes of the window.
     pub fn window(self) -> u64 {
         match self {
-            AcceptMode::Eager | AcceptMode::Lazy { window: None } => 0,
+            AcceptMode::Eager | AcceptMode::Prefault | AcceptMode::Lazy { window: None } => 0,
             AcceptMode::Lazy { window: Some(window) } => window.bytes(),
         }
     }
@@ -37,7 +44,8 @@ impl FromStr for AcceptMode {
         };
         match (mode, option) {
             ("eager", None) => Ok(AcceptMode::Eager),
-            ("eager", Some(_)) => Err("eager has no options".into()),
+            ("prefault", None) => Ok(AcceptMode::Prefault),
+            ("eager" | "prefault", Some(_)) => Err(format!("{mode} has no options")),
             ("lazy", None) => Ok(AcceptMode::Lazy { window: None }),
             ("lazy", Some(option)) => {
                 let size = option.strip_prefix("window=").ok_or_else(|| {
@@ -45,7 +53,7 @@ impl FromStr for AcceptMode {
                 })?;
                 Ok(AcceptMode::Lazy { window: Some(size.parse()?) })
             }
-            _ => Err(format!("'{mode}' is neither eager nor lazy")),
+            _ => Err(format!("'{mode}' is none of eager, prefault and lazy")),
         }
     }
 }
@@ -54,6 +62,7 @@ impl fmt::Display for AcceptMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AcceptMode::Eager => f.write_str("eager"),
+            AcceptMode::Prefault => f.write_str("prefault"),
             AcceptMode::Lazy { window: None } => f.write_str("lazy"),
             AcceptMode::Lazy { window: Some(window) } => write!(f, "lazy,window={window}"),
         }

@@ -57,6 +57,13 @@ fn a_command_line_means_the_same_however_quickly_it_is_read() {
 }
 
 #[test]
+fn only_private_memory_is_prefaulted() {
+    let config = parse(&["--tdx", "--kernel", "k", "--accept", "prefault"]).unwrap();
+    assert_eq!(config.guest.accept, AcceptMode::Prefault);
+    assert!(problem(&["--plain", "--kernel", "k", "--accept=prefault"]).contains("--accept"));
+}
+
+#[test]
 fn exactly_one_protection_is_named() {
     assert!(problem(&["--kernel", "k"]).contains("exactly one"));
     assert!(problem(&["--plain", "--snp", "--kernel", "k"]).contains("exactly one"));
@@ -206,6 +213,7 @@ fn acceptance_is_eager_or_lazy_with_a_window() {
     let accept =
         |text: &str| parse(&["--snp", "--kernel", "k", "--accept", text]).unwrap().guest.accept;
     assert_eq!(accept("eager"), AcceptMode::Eager);
+    assert_eq!(accept("prefault"), AcceptMode::Prefault);
     assert_eq!(accept("lazy"), AcceptMode::Lazy { window: None });
     let window = AcceptMode::Lazy { window: Some(MemorySize::from_mib(64)) };
     assert_eq!(
@@ -213,7 +221,7 @@ fn acceptance_is_eager_or_lazy_with_a_window() {
         (window, "lazy,window=64M")
     );
     for (text, complaint) in [
-        ("late", "'late' is neither eager nor lazy"),
+        ("late", "'late' is none of eager, prefault and lazy"),
         ("eager,window=2M", "eager has no options"),
         ("lazy,size=2M", "lazy,window=64M"),
         ("lazy,window=", "is not a size"),

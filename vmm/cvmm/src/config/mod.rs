@@ -159,6 +159,8 @@ pub struct Config {
     pub timeout: Option<Duration>,
     /// Where the list of launch pages goes.
     pub dump_pages: Option<PathBuf>,
+    /// Does the guest wait to be taken from a pool?
+    pub hold: bool,
     /// How long KVM polls for a halted vCPU, where the user says.
     pub halt_poll_ns: Option<u32>,
 }
@@ -219,6 +221,13 @@ fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error
     let usage = |flag: &str, problem: &str, cure: &str| {
         Err(Error::Usage { flag: flag.into(), problem: problem.into(), cure: cure.into() })
     };
+    if flags.accept == AcceptMode::Prefault && !technology.protected() {
+        return usage(
+            "--accept",
+            "a plain guest has no private memory that could be prefaulted",
+            "leave --accept out, or use --snp or --tdx",
+        );
+    }
     if flags.firmware.is_none() {
         let chosen = matches!(technology, Technology::Snp(snp) if snp.names_signature);
         return match flags.kernel {
@@ -293,6 +302,7 @@ impl Config {
             until: flags.until,
             timeout: flags.timeout,
             dump_pages: flags.dump_pages.clone(),
+            hold: flags.hold,
             halt_poll_ns: flags.halt_poll_ns,
         })
     }

@@ -3,17 +3,19 @@
 mod beside;
 mod plain;
 mod planning;
+mod prefault;
 mod snp;
 mod tdx;
 
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use abi::tdx::Xfam;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::tdx::QuoteService;
-use crate::config::{Config, Technology};
+use crate::config::{AcceptMode, Config, Technology};
 use crate::device::serial;
 use crate::digest::{LaunchDigest, launch_digest};
 use crate::error::Error;
@@ -24,7 +26,7 @@ use crate::plan::layout::Range;
 use crate::plan::{self, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
 use crate::sys::ahead::Ahead;
-use crate::sys::memory::GuestRam;
+use crate::sys::memory::{GuestRam, RamRegion};
 use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
 use crate::sys::vcpu::Vcpu;
@@ -32,6 +34,7 @@ use crate::sys::vm::{Visibility, Vm};
 use crate::sys::{SysError, snp::SevDevice};
 use beside::Beside;
 pub use planning::Planning;
+pub use prefault::Prefaulted;
 
 /// What every launch insists on.
 pub const PLAIN_CAPABILITIES: [Capability; 2] = [Capability::IRQCHIP, Capability::IRQFD];
@@ -60,6 +63,8 @@ pub struct Guest {
     pub services: Services,
     /// KVM's statistics of it.
     pub stats: AllStats,
+    /// What `--accept prefault` has done.
+    pub prefaulted: Option<Prefaulted>,
 }
 
 /// What a guest may ask of the monitor beside devices.
@@ -167,6 +172,10 @@ pub fn launch(
     }
     guest.stats = AllStats::open(&guest.vm, &guest.vcpus, recorder)?;
     guest.memory.written = written(&plan);
+    if let Some(done) = guest.prefaulted {
+        let mapped = prefault::map(&guest, &plan, system, recorder)?;
+        guest.prefaulted = Some(Prefaulted { mapped, ..done });
+    }
     guest.services.fw_cfg = plan.firmware.as_ref().map(|firmware| firmware.fw_cfg.clone());
     Ok((guest, plan))
 }
@@ -209,21 +218,35 @@ fn guarded_memory(
     Ok((ram, private))
 }
 
-/// Measures launch pages by `measure`, and puts into memory what the host and the guest share, at the same time: the
-/// security processor is slow, and neither it nor KVM's lock on the VM keeps this process from its own memory.
+/// Measures launch pages by `measure`. At the same time puts into memory what the host and the guest share, and allocates the
+/// other half where that is wanted: the security processor is slow, and neither it nor KVM's lock on the VM keeps this
+/// process from its own memory.
 fn measure_and_stage(
+    config: &Config,
     plan: &Plan,
-    ram: &GuestRam,
+    (ram, private): (&GuestRam, &[File]),
     recorder: &mut Recorder,
     measure: impl FnOnce(&mut Recorder) -> Result<(), Error>,
-) -> Result<(), Error> {
+) -> Result<Option<Prefaulted>, Error> {
     let bytes = plan.staged.iter().map(|blob| blob.bytes.len() as u64).sum();
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let stage = || plan.staged.iter().try_for_each(|blob| ram.write(blob.gpa, &blob.bytes));
         let staging = Beside::begin(scope, recorder, (Op::CopyIn, "staged", bytes), stage)?;
+        let wanted = config.guest.accept == AcceptMode::Prefault;
+        let all = ram.regions().iter().map(RamRegion::len).sum();
+        let allocating = wanted.then(|| {
+            let allocate = || prefault::allocate(ram.regions(), private, &stop);
+            Beside::begin(scope, recorder, (Op::Allocate, "private", all), allocate)
+        });
+        let allocating = allocating.transpose()?;
         let measured = measure(recorder);
+        stop.store(measured.is_err(), Ordering::Relaxed);
         let staged = staging.wait(recorder)?;
-        measured.and(Ok(staged?))
+        let allocated = allocating.map(|allocating| allocating.wait(recorder)).transpose()?;
+        measured?;
+        staged?;
+        Ok(allocated.transpose()?)
     })
 }
 

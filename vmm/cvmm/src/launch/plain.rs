@@ -84,6 +84,7 @@ pub(super) fn launch(
         ledger: Ledger::of_launch(&plan, recorder.events()),
         services: Services::default(),
         stats: AllStats::default(),
+        prefaulted: None,
     };
     Ok((guest, plan))
 }

@@ -40,7 +40,7 @@ pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), Sy
 }
 
 pub(super) fn launch(
-    Config { expect, .. }: &Config,
+    run: &Config,
     config: &SnpConfig,
     planning: Planning,
     system: &System,
@@ -74,10 +74,10 @@ pub(super) fn launch(
     }
 
     snp::launch_start(recorder, &vm, &sev, config.policy.0)?;
-    measure_and_stage(&plan, &ram, recorder, |recorder| {
+    let prefaulted = measure_and_stage(run, &plan, (&ram, &private), recorder, |recorder| {
         Ok(plan.regions.iter().try_for_each(|region| add_region(recorder, &vm, &sev, region))?)
     })?;
-    check_digest(expect.as_ref(), &plan)?;
+    check_digest(run.expect.as_ref(), &plan)?;
     let finish = FinishParams {
         host_data: config.host_data,
         id_block: config.id_block.as_ref().map(|id| (&*id.block, &*id.auth)),
@@ -93,6 +93,7 @@ pub(super) fn launch(
         ledger: Ledger::of_launch(&plan, recorder.events()),
         services: Services { certs: config.certs.clone(), ..Services::default() },
         stats: AllStats::default(),
+        prefaulted,
     };
     Ok((guest, plan))
 }

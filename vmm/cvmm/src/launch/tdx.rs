@@ -55,14 +55,14 @@ pub(super) fn require(system: &System, recorder: &mut Recorder) -> Result<(), Sy
 }
 
 pub(super) fn launch(
-    Config { cpus, expect, .. }: &Config,
+    run: &Config,
     config: &TdxConfig,
     planning: Planning,
     system: &System,
     recorder: &mut Recorder,
 ) -> Result<(Guest, Plan), Error> {
     let vm = system.create_vm(recorder, VM_TYPE_TDX)?;
-    check_vcpus(&vm, *cpus)?;
+    check_vcpus(&vm, run.cpus)?;
     vm.enable_exit_hypercall(recorder)?;
     vm.split_irqchip(recorder, u64::from(ioapic::PINS))?;
     vm.set_apic_bus_cycle(recorder, APIC_BUS_CYCLE_NS)?;
@@ -104,7 +104,7 @@ pub(super) fn launch(
 
     let (ram, private) = guarded_memory(&plan, &vm, recorder)?;
 
-    measure_and_stage(&plan, &ram, recorder, |recorder| {
+    let prefaulted = measure_and_stage(run, &plan, (&ram, &private), recorder, |recorder| {
         for region in &plan.regions {
             let mut source = AlignedPages::copy_of(&region.bytes);
             let params =
@@ -113,7 +113,7 @@ pub(super) fn launch(
         }
         Ok(())
     })?;
-    check_digest(expect.as_ref(), &plan)?;
+    check_digest(run.expect.as_ref(), &plan)?;
     tdx::finalize_vm(recorder, &vm)?;
     let guest = Guest {
         vcpus,
@@ -130,6 +130,7 @@ pub(super) fn launch(
             ..Services::default()
         },
         stats: AllStats::default(),
+        prefaulted,
     };
     Ok((guest, plan))
 }

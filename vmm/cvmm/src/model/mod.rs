@@ -202,6 +202,9 @@ fn work(flags: &ModelFlags, run: Option<&RunReport>, kernel_ns: f64) -> Work {
         vcpus: of(flags.cpus.map(u64::from), &|run| run.guest.vcpus.into()).max(1),
         memory_pages: of(flags.memory.map(|memory| memory.bytes()), &|run| run.guest.memory_bytes)
             / abi::shim::PAGE,
+        prefaulted_pages: of(None, &|run| {
+            run.launch.prefault.as_ref().and_then(|done| done.mapped_pages).unwrap_or(0)
+        }),
         payload_bytes: of(flags.payload, &|run| {
             run.launch.staged.iter().map(|file| file.bytes).sum()
         }),

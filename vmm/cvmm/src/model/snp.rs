@@ -5,9 +5,18 @@ use super::term::{KERNEL, Term, Work};
 
 /// What launching costs, and accepting memory.
 pub fn launch(profile: &Profile, work: &Work) -> Vec<Term> {
-    let Work { launch_pages, vcpus, memory_pages, .. } = *work;
+    let Work { launch_pages, vcpus, memory_pages, prefaulted_pages, .. } = *work;
     let accepted = memory_pages.saturating_sub(launch_pages);
-    vec![
+    let prefaulted = prefaulted_pages.min(accepted);
+    let faulted = accepted - prefaulted;
+    let ahead = Term::new(
+        "memory mapped ahead",
+        &["H3"],
+        format!("{prefaulted} pages x rmpupdate"),
+        profile.price(prefaulted, &["rmpupdate"]),
+        "pages of the launch are there already",
+    );
+    let mut terms = vec![
         Term::new(
             "launch begun",
             &["S0"],
@@ -32,11 +41,18 @@ pub fn launch(profile: &Profile, work: &Work) -> Vec<Term> {
         Term::new(
             "memory accepted",
             &["G2"],
-            format!("{accepted} pages x (exit + rmpupdate + pvalidate)"),
-            profile.price(accepted, &["exit", "rmpupdate", "pvalidate"]),
+            match prefaulted {
+                0 => format!("{accepted} pages x (exit + rmpupdate + pvalidate)"),
+                _ => format!("{accepted} pages x pvalidate + {faulted} x (exit + rmpupdate)"),
+            },
+            profile
+                .price(accepted, &["pvalidate"])
+                .plus(profile.price(faulted, &["exit", "rmpupdate"])),
             "the run also executes the shim's loop, and asks for page state changes; files' copies are accepted later",
         ),
-    ]
+    ];
+    terms.extend((prefaulted > 0).then_some(ahead));
+    terms
 }
 
 /// What leaving the guest costs its kernel.

@@ -8,9 +8,18 @@ const CHUNKS: u64 = 16;
 
 /// What launching costs, and accepting memory.
 pub fn launch(profile: &Profile, work: &Work) -> Vec<Term> {
-    let Work { launch_pages, vcpus, memory_pages, .. } = *work;
+    let Work { launch_pages, vcpus, memory_pages, prefaulted_pages, .. } = *work;
     let accepted = memory_pages.saturating_sub(launch_pages);
-    vec![
+    let prefaulted = prefaulted_pages.min(accepted);
+    let faulted = accepted - prefaulted;
+    let ahead = Term::new(
+        "memory mapped ahead",
+        &["H3"],
+        format!("{prefaulted} pages x page_aug"),
+        profile.price(prefaulted, &["page_aug"]),
+        "pages of the launch are there already",
+    );
+    let mut terms = vec![
         Term::new(
             "TD made",
             &["S0"],
@@ -37,11 +46,18 @@ pub fn launch(profile: &Profile, work: &Work) -> Vec<Term> {
         Term::new(
             "memory accepted",
             &["G2"],
-            format!("{accepted} pages x (exit + page_aug + page_accept)"),
-            profile.price(accepted, &["exit", "page_aug", "page_accept"]),
+            match prefaulted {
+                0 => format!("{accepted} pages x (exit + page_aug + page_accept)"),
+                _ => format!("{accepted} pages x page_accept + {faulted} x (exit + page_aug)"),
+            },
+            profile
+                .price(accepted, &["page_accept"])
+                .plus(profile.price(faulted, &["exit", "page_aug"])),
             "the run also executes the shim's loop and tries large pages first; files' copies are accepted later",
         ),
-    ]
+    ];
+    terms.extend((prefaulted > 0).then_some(ahead));
+    terms
 }
 
 /// What leaving the guest costs its kernel.

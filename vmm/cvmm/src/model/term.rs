@@ -53,6 +53,8 @@ pub struct Work {
     pub vcpus: u64,
     /// Pages of memory, 4 KiB each.
     pub memory_pages: u64,
+    /// Of them, pages that the host has mapped before the guest ran.
+    pub prefaulted_pages: u64,
     /// Bytes that the shim copies and hashes.
     pub payload_bytes: u64,
     /// Exits to the monitor while the kernel boots.

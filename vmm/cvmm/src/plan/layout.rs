@@ -137,7 +137,7 @@ impl Layout {
         if sizes.cmdline - 1 > longest {
             return Err(PlanError::CmdlineTooLong { len: sizes.cmdline - 1, max: longest });
         }
-        let lazy = accept != AcceptMode::Eager;
+        let lazy = accept.is_lazy();
         let window = accept.window();
         if lazy && [memory.bytes(), window].iter().any(|len| len % LARGE_PAGE != 0) {
             return Err(PlanError::NotInUnits { memory });

@@ -122,6 +122,9 @@ pub struct LaunchFacts {
     /// VMSA pages: one per vCPU of an SEV-SNP guest.
     pub vmsa_pages: u64,
     pub staged: Vec<StagedFacts>,
+    /// What `--accept prefault` did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefault: Option<PrefaultFacts>,
     /// What the platform profile charges for measuring the launch pages and sealing the launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measuring_modelled_ns: Option<u64>,
@@ -133,6 +136,21 @@ pub struct LaunchFacts {
     pub psp_ovmf_modelled_ns: Option<u64>,
     /// Page count of that launch.
     pub ovmf_pages: u64,
+}
+
+/// Private memory that the host found and mapped before the guest ran. How long finding it took is in `beside`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PrefaultFacts {
+    pub allocated_pages: u64,
+    pub threads: u64,
+    /// Mapped by KVM_PRE_FAULT_MEMORY; absent where the host's KVM does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped_pages: Option<u64>,
+    /// What mapping took.
+    pub wall_ns: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modelled_ns: Option<u64>,
 }
 
 /// A region of launch pages.

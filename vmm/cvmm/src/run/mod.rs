@@ -32,7 +32,7 @@ use crate::device::records::{Received, RecordCounts};
 use crate::device::serial::Com1;
 use crate::device::virtio::VirtioConsole;
 use crate::error::Error;
-use crate::launch::{Guest, GuestMemory};
+use crate::launch::{Guest, GuestMemory, Prefaulted};
 use crate::ledger::{Ledger, Meter, Stamp, Usage};
 use crate::outcome::Outcome;
 use crate::recorder::{GuestNs, MarkEvent, Op, Recorder, Started, WallNs};
@@ -89,6 +89,8 @@ pub struct RunRecord {
     pub guest_begin: Option<GuestNs>,
     /// The guest's clock at the end.
     pub guest_end: Option<GuestNs>,
+    /// What `--accept prefault` had done.
+    pub prefaulted: Option<Prefaulted>,
     /// The extended features of a TD.
     pub xfam: Option<Xfam>,
 }
@@ -171,7 +173,7 @@ pub fn run(
     recorder: &mut Recorder,
 ) -> Result<RunRecord, Error> {
     let setup = |what| move |source| Error::Setup { what, source };
-    let Guest { vcpus, vm, serial_interrupt, memory, ledger, services, stats } = guest;
+    let Guest { vcpus, vm, serial_interrupt, memory, ledger, services, stats, prefaulted } = guest;
     let signals = Signals::take().map_err(setup("signal handling"))?;
     kick::install().map_err(setup("signal handling"))?;
     let wake = EventFd::new(libc::EFD_NONBLOCK).map_err(setup("the run loop"))?;
@@ -293,6 +295,7 @@ pub fn run(
         guest_begin,
         guest_end,
         vcpus,
+        prefaulted,
         xfam: services.td.as_ref().map(|td| td.xfam),
     };
     drop(bus);

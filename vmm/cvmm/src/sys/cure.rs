@@ -113,10 +113,16 @@ const OF_CALLS: &[Cure] = &[
         "give less --memory, raise the limit of this process's address space (ulimit -v), or let the kernel overcommit (sysctl vm.overcommit_memory)",
     ),
     (
-        &["fallocate"],
-        libc::EINTR,
-        "start the guest again: a signal came while its pages were freed",
+        &["KVM_PRE_FAULT_MEMORY"],
+        libc::ENOMEM,
+        "free memory on the host, give less --memory, or leave --accept prefault out: then only what the guest uses is found",
     ),
+    (
+        &["KVM_PRE_FAULT_MEMORY"],
+        libc::EOPNOTSUPP,
+        "leave --accept prefault out: this host's KVM maps no memory of such a guest ahead",
+    ),
+    (&["fallocate"], libc::EINTR, "start the guest again: a signal came in between"),
     (
         &["a vCPU thread", "the quoting thread"],
         libc::EAGAIN,

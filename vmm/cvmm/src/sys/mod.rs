@@ -8,6 +8,7 @@ pub mod child;
 pub mod clock;
 pub mod cpuid;
 pub mod cure;
+pub mod descriptors;
 pub mod errno;
 pub mod kick;
 pub mod memory;

@@ -44,6 +44,9 @@ impl Capability {
         Capability { name: "KVM_CAP_X86_APIC_BUS_CYCLES_NS", number: 237 };
     /// Private memory.
     pub const GUEST_MEMFD: Capability = Capability { name: "KVM_CAP_GUEST_MEMFD", number: 234 };
+    /// Memory mapped before the guest touches it.
+    pub const PRE_FAULT_MEMORY: Capability =
+        Capability { name: "KVM_CAP_PRE_FAULT_MEMORY", number: 236 };
     /// VM types, as a bit mask.
     pub const VM_TYPES: Capability = Capability { name: "KVM_CAP_VM_TYPES", number: 235 };
     /// How many vCPUs a VM should have at most.

@@ -3,11 +3,13 @@
 //! `kvm_ioctls::VcpuExit` borrows the vCPU, loses the operand size of string I/O and does not know the exits for
 //! certificates and for a TD's calls; so KVM_RUN's outcome is decoded here, once, into [`Exit`], which owns what it says.
 //!
-//! UNSAFETY: the run page is shared with the kernel and its union is read by the exit reason the kernel stored.
+//! UNSAFETY: the run page is shared with the kernel and its union is read by the exit reason the kernel stored; and one ioctl
+//! that kvm-ioctls lacks.
 #![allow(unsafe_code)]
 
 use std::io;
 
+use abi::kvm::{KVM_PRE_FAULT_MEMORY, PreFaultMemory};
 use abi::kvm_tdx::{KVM_EXIT_TDX, KVM_SYSTEM_EVENT_TDX_FATAL, TdxExit};
 use abi::tdx::vmcall;
 use kvm_bindings::{
@@ -17,10 +19,12 @@ use kvm_bindings::{
     kvm_msr_entry, kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
+use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
 use super::SysError;
 use super::kick::KickTarget;
 use super::target::Target;
+use super::vm::uninterrupted;
 use crate::recorder::{Op, Recorder};
 
 /// KVM_EXIT_SNP_REQ_CERTS (Linux 7.2 include/uapi/linux/kvm.h); not in kvm-bindings 0.14.
@@ -291,6 +295,29 @@ impl Vcpu {
                 self.fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_HALTED })
             })
             .map_err(SysError::on("KVM_SET_MP_STATE", Target::vcpu(self.id)))
+    }
+
+    /// Has KVM map guest memory, as if the vCPU had read it.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn pre_fault(&self, gpa: u64, len: u64) -> Result<(), SysError> {
+        let mut range = PreFaultMemory { gpa, size: len, flags: 0, padding: [0; 5] };
+        // KVM says how much is left.
+        while range.size > 0 {
+            let call = || {
+                // SAFETY: the request has this structure, which lives for the duration of the call.
+                match unsafe { ioctl_with_mut_ref(&self.fd, KVM_PRE_FAULT_MEMORY, &mut range) } {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                }
+            };
+            // Which vCPU and which part of memory it is, is up to the host's scheduler.
+            let words = "for memory that --accept prefault wants mapped".into();
+            uninterrupted(call)
+                .map_err(SysError::on("KVM_PRE_FAULT_MEMORY", Target::Words(words)))?;
+        }
+        Ok(())
     }
 
     /// Where it stands, and whether it is halted; `None` for a guest whose registers nobody may see.

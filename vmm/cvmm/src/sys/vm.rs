@@ -370,8 +370,35 @@ pub fn punch_private(memfd: &File, offset: u64, len: u64) -> Result<(), SysError
         .map_err(SysError::on("fallocate", Target::Range { gpa: offset, len, what }))
 }
 
+/// Allocates the private pages of `[offset, offset + len)`; what is allocated is left alone.
+///
+/// # Errors
+/// The system call's.
+pub fn allocate(memfd: &File, offset: u64, len: u64) -> Result<(), SysError> {
+    let result = uninterrupted(|| fallocate(memfd, libc::FALLOC_FL_KEEP_SIZE, offset, len));
+    // Which part of memory it is, is up to the host's scheduler.
+    let words = "for private memory that --accept prefault wants allocated".into();
+    result.map_err(SysError::on("fallocate", Target::Words(words)))
+}
+
+/// Makes a call again that a signal has ended; but not for ever, as no signal does.
+pub(super) fn uninterrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    const RETRIES: u32 = 16;
+    let mut result = call();
+    for _ in 0..RETRIES {
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => result = call(),
+            _ => break,
+        }
+    }
+    result
+}
+
 fn punch(memfd: &File, offset: u64, len: u64) -> io::Result<()> {
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    fallocate(memfd, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len)
+}
+
+fn fallocate(memfd: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
     let to_off =
         |v: u64| libc::off_t::try_from(v).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
     // SAFETY: no memory of ours is passed; the descriptor is open for the duration of the call.
