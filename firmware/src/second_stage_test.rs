@@ -24,7 +24,7 @@ fn loaded(waiting: &[u8], measured: &[u8; 32]) -> (Vec<u8>, Result<(), Terminati
 
 #[test]
 fn every_bit_counts() {
-    let honest: Vec<u8> = (0..LEN).map(|i| (i * 7 >> 3) as u8).collect();
+    let honest: Vec<u8> = (0..LEN).map(|i| ((i * 7) >> 3) as u8).collect();
     let measured = digest(&honest, false);
     assert_eq!(loaded(&honest, &measured), (honest.clone(), Ok(())));
     for at in [0, PAGE - 1, PAGE, LEN / 2, LEN - 1] {

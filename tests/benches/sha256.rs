@@ -37,7 +37,7 @@ const WAYS: [Way; 4] = [
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let file = words.iter().skip_while(|word| *word != "--json").nth(1);
-    let memory: Vec<u8> = (0..MEMORY).map(|i| (i * 7 ^ i >> 9) as u8).collect();
+    let memory: Vec<u8> = (0..MEMORY).map(|i| ((i * 7) ^ (i >> 9)) as u8).collect();
     let mut copy = vec![1; PIECE];
     let mut times = WAYS.map(|_| Vec::new());
     for round in 0..ROUNDS {

@@ -88,10 +88,10 @@ const SNP_EXTRA: &[&str] = &[
     "KVM_SEV_SNP_LAUNCH_START#1=EIO,fw=0x17",
     "KVM_SEV_SNP_LAUNCH_START#1=EIO,fw=0x99",
     "KVM_SEV_SNP_LAUNCH_START#1=EIO,fw=0xffffffff",
-    "KVM_SEV_SNP_LAUNCH_UPDATE#2=EIO,pages=1",
-    "KVM_SEV_SNP_LAUNCH_UPDATE#2=EIO,fw=0x1a,pages=2",
+    "KVM_SEV_SNP_LAUNCH_UPDATE#5=EIO,pages=1",
+    "KVM_SEV_SNP_LAUNCH_UPDATE#5=EIO,fw=0x1a,pages=2",
     "KVM_SEV_SNP_LAUNCH_UPDATE#*=EAGAIN",
-    "KVM_SEV_SNP_LAUNCH_UPDATE#5=EIO,fw=0x16",
+    "KVM_SEV_SNP_LAUNCH_UPDATE#2=EIO,fw=0x16",
     "KVM_SEV_SNP_LAUNCH_FINISH#1=EIO,fw=0x13",
     "KVM_RUN#*=EINTR",
     "KVM_RUN#*=EAGAIN",
@@ -122,7 +122,13 @@ struct Kind {
 
 const KINDS: [Kind; 4] = [
     Kind { name: "plain", profile: "xeon-spr", args: &["--plain"], extra: &["KVM_RUN#*=EINTR"] },
-    Kind { name: "snp", profile: "epyc-milan", args: &["--snp=certs=../certs"], extra: SNP_EXTRA },
+    // Measured, for else it has no launch region of several pages.
+    Kind {
+        name: "snp",
+        profile: "epyc-milan",
+        args: &["--snp=certs=../certs", "--load=measured"],
+        extra: SNP_EXTRA,
+    },
     Kind { name: "tdx", profile: "{odd-tsc}", args: &["--tdx"], extra: TDX_EXTRA },
     Kind {
         name: "prefault",
