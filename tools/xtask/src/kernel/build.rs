@@ -196,10 +196,6 @@ impl Tree {
 
     /// Builds what [`Self::resolve`] has left.
     pub fn build(&self) -> Result<()> {
-        run(&mut self.make(&["bzImage"]))?;
-        // What goes into the image is replaced by the same without its .bss; make packs it again.
-        let packed = self.dir.join("arch/x86/boot/compressed/vmlinux.bin");
-        fs::write(&packed, elf::trim(&fs::read(&packed)?)?)?;
         run(&mut self.make(&["bzImage"]))
     }
 
@@ -214,7 +210,9 @@ impl Tree {
         for (from, name) in [("System.map", "System.map"), (".config", "config")] {
             fs::copy(self.dir.join(from), into.join(name))?;
         }
-        super::extract_vmlinux(&into.join("bzImage"), &into.join("vmlinux"))
+        let elf = fs::read(self.dir.join("arch/x86/boot/compressed/vmlinux.bin"))?;
+        fs::write(into.join("vmlinux"), elf::trim(&elf)?)?;
+        Ok(())
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Linux 7.2 has .init.scratch, 4 MiB of zeros that only SME without virtualisation uses, behind .bss and .brk
 //! (arch/x86/kernel/vmlinux.lds.S); so the linker writes all three to the file, and whoever loads the kernel would hash and copy
-//! them. The kernel clears its .bss itself (arch/x86/kernel/head64.c, `clear_bss`), and the other two need not be clear.
+//! them. A loader of ELF files clears what the file leaves out. The kernel's own decompressor does not (arch/x86/boot/compressed/
+//! misc.c, `parse_elf`), and an SNP guest needs it clear: so a bzImage keeps its zeros.
 
 use anyhow::{Context, Result, bail};
 
@@ -12,7 +13,6 @@ struct Segment {
     header: [u8; HEADER],
     offset: usize,
     address: usize,
-    physical: usize,
     file_len: usize,
 }
 
@@ -36,11 +36,10 @@ pub fn trim(elf: &[u8]) -> Result<Vec<u8>> {
             segment.file_len = cut;
         }
     }
-    let base = segments.first().context("the kernel has no segment to load")?.physical;
-    let mut offsets = packed(&segments);
-    if !unpacks_in_place(&segments, &offsets, base) {
-        offsets = segments.iter().map(|segment| segment.physical - base + FIRST).collect();
+    if segments.is_empty() {
+        bail!("the kernel has no segment to load");
     }
+    let offsets = packed(&segments);
     let mut out = elf.get(..64).context("truncated ELF header")?.to_vec();
     out[32..40].copy_from_slice(&64_u64.to_le_bytes());
     // No section headers: e_shoff, then e_shentsize, e_shnum and e_shstrndx.
@@ -70,17 +69,7 @@ fn packed(segments: &[Segment]) -> Vec<usize> {
     segments.iter().map(place).collect()
 }
 
-/// Whether the decompressor, which unpacks the file to where the kernel goes and then moves one segment after the other, finds
-/// each untouched (Linux arch/x86/boot/compressed/misc.c, `parse_elf`).
-fn unpacks_in_place(segments: &[Segment], offsets: &[usize], base: usize) -> bool {
-    segments.iter().enumerate().all(|(index, moved)| {
-        let to = moved.physical - base..moved.physical - base + moved.file_len;
-        let mut later = segments.iter().zip(offsets).skip(index + 1);
-        later.all(|(other, at)| at + other.file_len <= to.start || to.end <= *at)
-    })
-}
-
-/// What is loaded, in the order of addresses.
+/// What is loaded.
 fn segments(elf: &[u8]) -> Result<Vec<Segment>> {
     // 64 bits, little-endian.
     if elf.get(..6) != Some(b"\x7fELF\x02\x01") {
@@ -102,14 +91,10 @@ fn segments(elf: &[u8]) -> Result<Vec<Segment>> {
             segments.push(Segment {
                 offset: word(&header, 8)?,
                 address: word(&header, 16)?,
-                physical: word(&header, 24)?,
                 file_len: word(&header, 32)?,
                 header,
             });
         }
-    }
-    if !segments.is_sorted_by_key(|segment| segment.physical) {
-        bail!("segments are not in the order of their addresses");
     }
     Ok(segments)
 }
