@@ -2,6 +2,7 @@
 
 use abi::boot::{BOOT_CS, BOOT_DS};
 use abi::shim::{AP_PARK_GPA, INITIAL_PAGE_TABLE_GPA, PARAMETER_GPA, SHIM_ENTRY_GPA, entry};
+use abi::snp::SevFeatures;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 
 /// Start registers.
@@ -11,6 +12,8 @@ pub struct VcpuRegisters {
     pub sregs: kvm_sregs,
     /// General registers.
     pub regs: kvm_regs,
+    /// What its save area asks for beside SEV-SNP itself; nothing for other guests.
+    pub features: SevFeatures,
 }
 
 const CODE: kvm_segment = kvm_segment {
@@ -68,6 +71,7 @@ impl VcpuRegisters {
                 rflags: 2,
                 ..Default::default()
             },
+            features: SevFeatures(0),
         }
     }
 
@@ -101,6 +105,7 @@ impl VcpuRegisters {
                 ..Default::default()
             },
             regs: kvm_regs { rip: AP_PARK_GPA, rflags: 2, ..Default::default() },
+            features: SevFeatures(0),
         }
     }
 }
