@@ -1,7 +1,7 @@
 //! The specs that come with cvmm.
 
 /// Name and text, as `--list` shows them.
-pub const SPECS: [(&str, &str); 9] = [
+pub const SPECS: [(&str, &str); 10] = [
     ("technologies", include_str!("../../specs/technologies.toml")),
     ("vm-size", include_str!("../../specs/vm-size.toml")),
     ("first-touch", include_str!("../../specs/first-touch.toml")),
@@ -10,6 +10,7 @@ pub const SPECS: [(&str, &str); 9] = [
     ("psp-pages", include_str!("../../specs/psp-pages.toml")),
     ("concurrent", include_str!("../../specs/concurrent.toml")),
     ("marks", include_str!("../../specs/marks.toml")),
+    ("kernel-path", include_str!("../../specs/kernel-path.toml")),
     ("probes", include_str!("../../specs/probes.toml")),
 ];
 
