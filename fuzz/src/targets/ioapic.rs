@@ -50,7 +50,7 @@ fn run(input: &[u8]) {
                 let expected = match (offset, select) {
                     (0, _) => u32::from(select),
                     (0x10, 0 | 2) => id,
-                    (0x10, 1) => 0x0017_0011,
+                    (0x10, 1) => (PINS - 1) << 16 | 0x11,
                     (0x10, _) => table.as_flattened().get(entry).copied().unwrap_or(!0),
                     _ => !0,
                 };

@@ -66,7 +66,11 @@ fn text(bytes: &[u8]) -> &str {
 extern "C" fn start() -> ! {
     let mut marks = Marks::open();
     marks.send(MarkId::INIT_ENTRY, 0);
-    mount_basics();
+    let console = mount_basics();
+    if console == Console::Late && marks == Marks::Console {
+        // There was nothing to write it to.
+        marks.send(MarkId::INIT_ENTRY, 0);
+    }
     if marks == Marks::None {
         say!("no access to the mark port: no phases are marked");
     }
@@ -107,11 +111,25 @@ extern "C" fn start() -> ! {
     power_off(marks)
 }
 
-fn mount_basics() {
+/// When a console could be opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Console {
+    /// At once, or not at all.
+    Early,
+    /// When its module was inserted.
+    Late,
+}
+
+fn mount_basics() -> Console {
     let mut results = [(c"/proc", c"proc"), (c"/sys", c"sysfs"), (c"/dev", c"devtmpfs")]
         .map(|(at, kind)| (kind, sys::mkdir(at).and_then(|()| sys::mount(kind, at))));
     // The kernel may have found no console in the initramfs.
-    let console = File::open(c"/dev/console", Mode::Both).and_then(File::become_console);
+    let mut console = open_console();
+    let mut when = Console::Early;
+    if console.is_err() && insert_module(b"virtio_mmio.ko").is_ok() {
+        console = open_console();
+        when = Console::Late;
+    }
     for (kind, result) in results.iter_mut() {
         if let Err(error) = result {
             say!("mount {}: {error}", text(kind.to_bytes()));
@@ -120,6 +138,11 @@ fn mount_basics() {
     if let Err(error) = console {
         say!("/dev/console: {error}");
     }
+    when
+}
+
+fn open_console() -> sys::Sys {
+    File::open(c"/dev/console", Mode::Both).and_then(File::become_console)
 }
 
 fn read_options(cmdline: &mut [u8]) -> Options<'_> {

@@ -16,8 +16,9 @@ use crate::run::{capture, target};
 /// the parts of gcm(aes), which kernels before 6.14 ask the crypto API for by name, so that no module depends on them.
 const WANTED: [&str; 6] = ["aes_generic", "ctr", "ghash_generic", "gcm", "sev_guest", "tdx_guest"];
 
-/// Modules that guest-init inserts by itself when a probe needs them: they are no part of an ordinary boot.
-const FOR_PROBES: [&str; 1] = ["msr"];
+/// Modules that guest-init inserts by itself where it needs them, for a probe or for a console on virtio: they are no part
+/// of an ordinary boot.
+const WHERE_NEEDED: [&str; 2] = ["msr", "virtio_mmio"];
 
 /// Builds (or rebuilds) the initramfs for a kernel.
 pub fn build(kernel: &Kernel) -> Result<PathBuf> {
@@ -57,7 +58,7 @@ fn archive(kernel: &Kernel) -> Result<Archive> {
             archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
             order.push_str(&format!("{name}.ko\n"));
         }
-        for (name, bytes) in load_order(modules, &FOR_PROBES)? {
+        for (name, bytes) in load_order(modules, &WHERE_NEEDED)? {
             archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
         }
     }

@@ -124,7 +124,7 @@ pub struct Flags {
     /// Run a confidential guest: AMD SEV-SNP.
     #[arg(
         long,
-        value_name = "policy=…,host-data=…,id-block=…,id-auth=…,certs=…,vcpu-sig=…",
+        value_name = "policy=…,host-data=…,id-block=…,id-auth=…,certs=…,vcpu-sig=…,secure-tsc",
         num_args = 0..=1,
         require_equals = true,
         help_heading = "Protection (exactly one)"

@@ -46,8 +46,8 @@ impl Code {
         ] {
             code.store(gpa, value);
         }
-        for at in 0..8 {
-            code.store(0x9_2000 + 8 * at, 0x20_0000 * at as u32 | 0x83);
+        for at in 0..8_u32 {
+            code.store(0x9_2000 + 8 * u64::from(at), (0x20_0000 * at) | 0x83);
         }
         // mov eax, 0x90000; mov cr3, rax
         code.0.extend([0xb8, 0, 0, 9, 0, 0x0f, 0x22, 0xd8]);

@@ -15,6 +15,8 @@ pub const FEATURE_CONTROL: u32 = 0x3a;
 pub const FEATURES_LOCKED: u64 = 1;
 /// SEV_STATUS.
 pub const SEV_STATUS: u32 = 0xc001_0131;
+/// GUEST_TSC_FREQ: MHz, of a guest with a secure time stamp counter.
+pub const GUEST_TSC_FREQ: u32 = abi::snp::MSR_GUEST_TSC_FREQ;
 /// The GHCB's address or a request.
 pub const GHCB: u32 = 0xc001_0130;
 

@@ -127,6 +127,9 @@ struct Sev {
     tcb: Tcb,
     report_version: u32,
     asids: u32,
+    /// Can a guest have a time stamp counter that its host cannot change?
+    #[serde(default)]
+    secure_tsc: bool,
 }
 
 /// What an Intel part has beyond its costs.
@@ -353,6 +356,7 @@ impl Profile {
             report_version: sev.report_version,
             extra_policy: SnpPolicy(0),
             asids: sev.asids,
+            secure_tsc: sev.secure_tsc,
             costs: self.sev_costs()?,
             ..default
         })

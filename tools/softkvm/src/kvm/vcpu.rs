@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use abi::snp::SevFeatures;
 use kvm_bindings::{
     kvm_cpuid_entry2, kvm_guest_debug, kvm_msr_entry, kvm_sregs, kvm_sregs2, kvm_translation,
     kvm_vcpu_events,
@@ -145,7 +146,11 @@ fn ioctl_locked(state: &mut State, index: usize, request: u64, arg: u64) -> Answ
         nr::SET_VCPU_EVENTS => set_events(state, index, &user::get(arg)?).map(done),
         nr::GET_TSC_KHZ => Ok(state.tsc_khz as i32),
         // One clock serves all; another rate would need scaling.
-        nr::SET_TSC_KHZ => Errno::require(arg == 0 || arg as u32 == state.tsc_khz).map(done),
+        // It is fixed for a guest with a secure counter (Linux 7.2 arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl).
+        nr::SET_TSC_KHZ => {
+            let ours = !state.snp.features().contains(SevFeatures::SECURE_TSC);
+            Errno::require(ours && (arg == 0 || arg as u32 == state.tsc_khz)).map(done)
+        }
         nr::SET_SIGNAL_MASK => set_signal_mask(state, index, arg).map(done),
         nr::KVMCLOCK_CTRL | nr::X86_SETUP_MCE | nr::TPR_ACCESS_REPORTING | nr::SET_VAPIC_ADDR => {
             Ok(0)

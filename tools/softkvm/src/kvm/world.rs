@@ -20,6 +20,7 @@ use crate::cpu::{
 use crate::price::Price;
 use crate::snp::rmp::{self, Gate, Slot};
 use abi::ghcb::exit as vc;
+use abi::snp::SevFeatures;
 
 /// KVM_MSR_EXIT_REASON_*.
 const MSR_UNKNOWN: u32 = 2;
@@ -622,6 +623,12 @@ impl World for Guest<'_> {
             return match index {
                 msrs::GHCB => Ok(self.vcpu().ghcb.as_ref().map_or(0, |ghcb| ghcb.msr())),
                 msrs::SEV_STATUS => Ok(self.state.snp.features().0 << 2 | 3),
+                // Not intercepted where there is one (Linux 7.2 arch/x86/kvm/svm/sev.c sev_es_recalc_msr_intercepts).
+                msrs::GUEST_TSC_FREQ
+                    if self.state.snp.features().contains(SevFeatures::SECURE_TSC) =>
+                {
+                    Ok(u64::from(self.state.tsc_khz / 1000))
+                }
                 _ => self.vc_fault(vc::MSR, core.rip),
             };
         }

@@ -4,10 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use abi::ghcb::{Ghcb, PscEntry, PscHeader, exit, psc_op};
+use abi::kvm_snp::SevInit;
 use abi::snp::{SevFeatures, VMSA_SIZE, Vmsa, VmsaSegment};
 use iced_x86::code_asm::*;
 use kvm_bindings::{kvm_mp_state, kvm_run};
 use libc::EINVAL;
+use softkvm::kvm::Options;
 use std::mem::offset_of;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -485,4 +487,41 @@ fn statistics_of_a_guest_that_validates() {
     let guessed = stats.get("softkvm_placeholder_ns");
     // Three PVALIDATEs of 300 ns, one that fails among them, and RMPUPDATEs of 500 ns.
     assert!(guessed >= 4 * 300 && guessed < stats.get("softkvm_time_ns"), "{guessed}");
+}
+
+/// Sets a vCPU's frequency; on the VM it is another call.
+const SET_TSC_KHZ: u64 = 0xaea2;
+
+#[test]
+fn row_74_a_secure_counter_has_a_frequency_that_no_other_guest_can_read() {
+    let options = || Options { profile: Some("epyc-genoa".to_owned()), ..Default::default() };
+    let frequency = |a: &mut CodeAssembler| {
+        a.mov(ecx, abi::snp::MSR_GUEST_TSC_FREQ).unwrap();
+        a.rdmsr().unwrap();
+        a.mov(dword_ptr(RESULT), eax).unwrap();
+        a.mov(dword_ptr(RESULT + 4), edx).unwrap();
+        terminate(a);
+    };
+    let host = Host::on(options());
+    let vm = host.snp();
+    let vmsa_features = SevFeatures::SECURE_TSC.0;
+    vm.init2(&SevInit { vmsa_features, ..Default::default() }).unwrap();
+    let mut guest = Guest::over(host.launch_in(vm, 1), &[], frequency).seal();
+    // Nobody changes it any more.
+    assert_eq!(host.call(guest.launch.vcpus[0], SET_TSC_KHZ, 2_700_000), Err(EINVAL));
+    guest.finish();
+    assert_eq!(guest.result(0), 2700, "MHz");
+
+    // Elsewhere it is intercepted: #VC, which this guest does not expect.
+    let host = Host::on(options());
+    let mut guest = Guest::new(&host, frequency).seal();
+    assert_eq!(host.call(guest.launch.vcpus[0], SET_TSC_KHZ, 2_700_000), Ok(0));
+    assert_eq!(guest.run(), Exit::Shutdown);
+
+    // A processor without it offers none.
+    let host = Host::new();
+    assert_eq!(
+        host.snp().init2(&SevInit { vmsa_features, ..Default::default() }),
+        Err((EINVAL, 0))
+    );
 }

@@ -1,7 +1,7 @@
 //! The specs that come with cvmm.
 
 /// Name and text, as `--list` shows them.
-pub const SPECS: [(&str, &str); 11] = [
+pub const SPECS: [(&str, &str); 12] = [
     ("technologies", include_str!("../../specs/technologies.toml")),
     ("fast-boot", include_str!("../../specs/fast-boot.toml")),
     ("goals", include_str!("../../specs/goals.toml")),
@@ -12,6 +12,7 @@ pub const SPECS: [(&str, &str); 11] = [
     ("psp-pages", include_str!("../../specs/psp-pages.toml")),
     ("concurrent", include_str!("../../specs/concurrent.toml")),
     ("marks", include_str!("../../specs/marks.toml")),
+    ("kernel-path", include_str!("../../specs/kernel-path.toml")),
     ("probes", include_str!("../../specs/probes.toml")),
 ];
 

@@ -4,7 +4,7 @@
 //! drivers/iommu/amd/init.c.
 
 use abi::kvm_snp::SnpPlatformStatus;
-use abi::snp::{TcbLayout, TcbParts};
+use abi::snp::{SevFeatures, TcbLayout, TcbParts};
 
 use super::Host;
 use super::finding::Finding;
@@ -109,7 +109,7 @@ fn try_asid(
     recorder: &mut Recorder,
 ) -> Option<Result<(), String>> {
     let vm = system.create_vm(recorder, VM_TYPE_SNP).ok()?;
-    Some(snp::init2(recorder, &vm, sev).map_err(|error| match error {
+    Some(snp::init2(recorder, &vm, sev, SevFeatures(0)).map_err(|error| match error {
         SysError::Missing { what, .. } => what,
         other => reason(&other).1,
     }))

@@ -249,3 +249,17 @@ fn a_console_device_brings_its_command_line() {
     let firmware = ["--snp", "--firmware", "f", "--kernel", "k", "--console-device", "virtio"];
     assert!(problem(&firmware).contains("writes to the serial line"));
 }
+
+#[test]
+fn a_secure_time_stamp_counter_is_a_switch() {
+    let secure = |options: &str| {
+        let config = parse(&[options, "--kernel", "k"]).unwrap();
+        let Technology::Snp(snp) = config.guest.technology else { panic!("not SNP") };
+        snp.secure_tsc
+    };
+    assert!(!secure("--snp"));
+    assert!(secure("--snp=secure-tsc"));
+    assert!(secure("--snp=policy=0x30000,secure-tsc"));
+    assert!(problem(&["--snp=secure-tsc,secure-tsc", "--kernel", "k"]).contains("twice"));
+    assert!(problem(&["--snp=secure-tsc=1", "--kernel", "k"]).contains("no such option"));
+}

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use abi::snp::SevFeatures;
+
 use super::read_file;
 use crate::digest::parse_hex;
 use crate::error::Error;
@@ -59,13 +61,20 @@ pub struct SnpConfig {
     pub vcpu_signature: u32,
     /// Was it chosen?
     pub names_signature: bool,
+    /// Does the processor keep the guest's time stamp counter from the host?
+    pub secure_tsc: bool,
 }
 
 /// CPUID leaf 1, EAX, of QEMU's models EPYC to EPYC-v5: what its users' calculators are mostly asked for.
 const VCPU_SIGNATURE: u32 = 0x0080_0f12;
 
 impl SnpConfig {
-    /// Reads `policy=…,host-data=…,id-block=…,id-auth=…,certs=…,vcpu-sig=…`.
+    /// What the save area of each vCPU asks for beside SEV-SNP itself (SEV_FEATURES; it is measured).
+    pub fn vmsa_features(&self) -> SevFeatures {
+        if self.secure_tsc { SevFeatures::SECURE_TSC } else { SevFeatures(0) }
+    }
+
+    /// Reads `policy=…,host-data=…,id-block=…,id-auth=…,certs=…,vcpu-sig=…,secure-tsc`.
     ///
     /// # Errors
     /// An unknown or repeated key, a value of the wrong form, an unreadable file.
@@ -76,7 +85,14 @@ impl SnpConfig {
         let mut auth: Option<PathBuf> = None;
         let mut certs: Option<PathBuf> = None;
         let mut signature = None;
+        let mut secure_tsc = None;
         for option in options.split(',').filter(|o| !o.is_empty()) {
+            if option == "secure-tsc" {
+                if secure_tsc.replace(()).is_some() {
+                    return Err(bad(option, "it is given twice"));
+                }
+                continue;
+            }
             let (key, value) =
                 option.split_once('=').ok_or_else(|| bad(option, "it has no value"))?;
             let repeated = match key {
@@ -112,6 +128,7 @@ impl SnpConfig {
             certs,
             vcpu_signature: signature.unwrap_or(VCPU_SIGNATURE),
             names_signature: signature.is_some(),
+            secure_tsc: secure_tsc.is_some(),
         })
     }
 }
@@ -120,7 +137,7 @@ fn bad(option: &str, problem: &str) -> Error {
     Error::Usage {
         flag: format!("--snp={option}"),
         problem: problem.into(),
-        cure: "write --snp=policy=0x30000,host-data=HEX,id-block=FILE,id-auth=FILE,certs=FILE,vcpu-sig=0x800f12, each part optional".into(),
+        cure: "write --snp=policy=0x30000,host-data=HEX,id-block=FILE,id-auth=FILE,certs=FILE,vcpu-sig=0x800f12,secure-tsc, each part optional".into(),
     }
 }
 

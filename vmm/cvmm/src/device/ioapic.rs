@@ -5,14 +5,16 @@
 //! line's eventfd is written. A level-triggered entry works like an edge-triggered one: the line's device must raise it
 //! once per cause, as all of ours do; remote IRR is always 0.
 
+use super::serial;
 use crate::sys::vm::Msi;
 
 /// Where it is.
 pub const BASE: u64 = 0xfec0_0000;
 /// Bytes of address space.
 pub const LEN: u64 = 0x1000;
-/// Interrupt lines.
-pub const PINS: u32 = 24;
+/// Interrupt lines: as many as lead to a device, and those below. A kernel writes to every entry when it starts and when it
+/// ends, and each access costs a TD an exit.
+pub const PINS: u32 = serial::IRQ + 1;
 
 /// Which register the window shows.
 const SELECT: u64 = 0x00;

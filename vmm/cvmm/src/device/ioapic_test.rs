@@ -15,15 +15,15 @@ fn write(chip: &mut IoApic, register: u8, value: u32) -> IoApicEffect {
 }
 
 #[test]
-fn a_driver_finds_24_masked_lines() {
+fn a_driver_finds_five_masked_lines() {
     let mut chip = IoApic::default();
-    assert_eq!(read(&mut chip, 1), 0x0017_0011);
+    assert_eq!(read(&mut chip, 1), 0x0004_0011);
     assert_eq!(write(&mut chip, 0, u32::MAX), IoApicEffect::None);
     assert_eq!(read(&mut chip, 0), 0x0f00_0000);
-    for register in (0x10..0x40).step_by(2) {
+    for register in (0x10..0x1a).step_by(2) {
         assert_eq!(read(&mut chip, register), 1 << 16);
     }
-    assert_eq!(read(&mut chip, 0x40), u32::MAX, "there is no 25th line");
+    assert_eq!(read(&mut chip, 0x1a), u32::MAX, "there is no sixth line");
     assert!(chip.routes().is_empty());
 }
 

@@ -130,7 +130,7 @@ pub fn vmsa_page(registers: &VcpuRegisters) -> Vec<u8> {
     vmsa.rsi = regs.rsi;
     vmsa.rdi = regs.rdi;
     vmsa.r8_15 = [regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15];
-    vmsa.sev_features = SevFeatures::SNP_ACTIVE;
+    vmsa.sev_features = SevFeatures::SNP_ACTIVE | registers.features;
     let mut page = vec![0; PAGE];
     page[..size_of::<Vmsa>()].copy_from_slice(vmsa.as_bytes());
     page

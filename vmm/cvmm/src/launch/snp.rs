@@ -50,7 +50,7 @@ pub(super) fn launch(
     let vm = system.create_vm(recorder, VM_TYPE_SNP)?;
     vm.enable_exit_hypercall(recorder)?;
     vm.create_irqchip(recorder)?;
-    snp::init2(recorder, &vm, &sev)?;
+    snp::init2(recorder, &vm, &sev, config.vmsa_features())?;
     if config.certs.is_some() {
         snp::enable_certificate_exit(recorder, &vm, &sev)?;
     }

@@ -200,6 +200,9 @@ impl CpuidTable {
                 edx: row.out[EDX],
                 ..CpuidFunction::new_zeroed()
             };
+            if row.function == 1 {
+                function.ecx &= !TSC_DEADLINE;
+            }
             if row.function == 0xd && row.index.is_some_and(|i| i <= 1) {
                 // The size for x87 alone; an SNP kernel adds the rest itself (Linux 7.2 arch/x86/boot/startup/
                 // sev-shared.c snp_cpuid_calc_xsave_size).
@@ -213,6 +216,12 @@ impl CpuidTable {
     }
 }
 
+/// Leaf 1, ECX: the local APIC's timer can be set to a time. The timer is the hypervisor's, so firmware refuses this in a
+/// CPUID page; but KVM has such a timer for the vCPU if it is in the vCPU's table. A kernel that is told `setcpuid=
+/// tsc_deadline_timer` uses it, and does not spend 100 ms on finding the timer's frequency (Linux 7.2 arch/x86/kernel/apic/
+/// apic.c calibrate_APIC_clock).
+const TSC_DEADLINE: u32 = 1 << 24;
+
 /// How many bits of an APIC id number the cores of the one package.
 fn core_shift(cpus: CpuCount) -> u32 {
     u32::from(cpus.get()).next_power_of_two().trailing_zeros()
@@ -220,8 +229,6 @@ fn core_shift(cpus: CpuCount) -> u32 {
 
 /// What an SEV-SNP guest is not offered.
 fn restrict_snp(table: &mut CpuidTable, c_bit: u32) {
-    // Firmware refuses: TSC deadline timer (it is the hypervisor's).
-    table.edit(1, |_, out| out[ECX] &= !(1 << 24));
     table.edit(7, |index, out| {
         if index.unwrap_or(0) == 0 {
             // Firmware refuses: TSC_ADJUST; and, of EDX, SPEC_CTRL, STIBP, FLUSH_L1D, ARCH_CAPABILITIES,

@@ -26,7 +26,10 @@ fn host() -> CpuidTable {
 fn an_snp_guest_is_not_offered_what_the_firmware_refuses() {
     let table = host().for_snp(CpuCount::new(2).unwrap(), 51);
     let out = |function, index| table.get(function, index).unwrap().out;
-    assert_eq!(out(1, 0)[ECX] & 1 << 24, 0);
+    let page = CpuidPage::read_from_bytes(&table.to_page().unwrap()).unwrap();
+    let first = page.functions.iter().find(|row| row.eax_in == 1).unwrap();
+    assert_eq!(first.ecx & TSC_DEADLINE, 0);
+    assert_eq!(out(1, 0)[ECX] & TSC_DEADLINE, TSC_DEADLINE, "the vCPU's timer has it all the same");
     assert_eq!(out(7, 0)[EBX] & 2, 0);
     assert_eq!(out(7, 0)[ECX] & 1 << 16, 0, "five-level paging");
     assert_eq!(out(7, 0)[EDX] >> 26, 0);

@@ -412,6 +412,7 @@ impl Plan {
         }
         let mut slots: Vec<Range> = layout.ram.iter().chain(&shape.extra).copied().collect();
         slots.sort_by_key(|range| range.gpa);
+        let features = technology::features(&config.technology);
         Ok(Plan {
             technology: shape.technology,
             layout,
@@ -420,8 +421,8 @@ impl Plan {
             staged,
             slots,
             private,
-            boot: VcpuRegisters::boot(shape.c_bit),
-            parked: VcpuRegisters::parked(shape.c_bit),
+            boot: VcpuRegisters { features, ..VcpuRegisters::boot(shape.c_bit) },
+            parked: VcpuRegisters { features, ..VcpuRegisters::parked(shape.c_bit) },
             cpus,
             cpuid: shape.cpuid,
             firmware: None,

@@ -231,6 +231,7 @@ fn every_input_changes_the_digest_and_nothing_else_does() {
         digest(&["--snp", "--memory", "1G"], &base, 1),
         digest(&["--snp", "--load", "measured"], &base, 1),
         digest(&["--snp", "--marks", "none"], &base, 1),
+        digest(&["--snp=secure-tsc"], &base, 1),
         digest(&["--snp", "--console-device", "virtio"], &base, 1),
     ];
     for (at, one) in changed.iter().enumerate() {

@@ -3,6 +3,7 @@
 use abi::boot::{BOOT_CS, BOOT_DS};
 use abi::shim::snp::{AP_PARK_GPA, ENTRY_GPA};
 use abi::shim::{INITIAL_PAGE_TABLE_GPA, PARAMETER_GPA, SHIM_ENTRY_GPA, entry};
+use abi::snp::SevFeatures;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 
 /// Start registers.
@@ -12,6 +13,8 @@ pub struct VcpuRegisters {
     pub sregs: kvm_sregs,
     /// General registers.
     pub regs: kvm_regs,
+    /// What its save area asks for beside SEV-SNP itself; nothing for other guests.
+    pub features: SevFeatures,
 }
 
 const CODE: kvm_segment = kvm_segment {
@@ -69,6 +72,7 @@ impl VcpuRegisters {
                 rflags: 2,
                 ..Default::default()
             },
+            features: SevFeatures(0),
         }
     }
 
@@ -107,6 +111,7 @@ impl VcpuRegisters {
                 ..Default::default()
             },
             regs: kvm_regs { rip: AP_PARK_GPA, rflags: 2, ..Default::default() },
+            features: SevFeatures(0),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the protection makes of a plan: the one place of this folder that chooses by technology.
 
 use abi::shim::{self, Flags};
+use abi::snp::SevFeatures;
 
 use super::acpi::Wakeup;
 use super::cpuid::CpuidTable;
@@ -80,6 +81,14 @@ fn plain(cpus: CpuCount, host: &HostCaps) -> Shape {
     }
 }
 
+/// What the save areas of vCPUs ask for beside their technology, where vCPUs have such areas.
+pub(super) fn features(technology: &config::Technology) -> SevFeatures {
+    match technology {
+        config::Technology::Snp(snp) => snp.vmsa_features(),
+        config::Technology::Plain | config::Technology::Tdx(_) => SevFeatures(0),
+    }
+}
+
 /// Reads an image the way its guest's technology does.
 pub(super) fn firmware_layout(
     technology: &config::Technology,
@@ -135,5 +144,7 @@ pub(super) fn firmware_shape(
         }
     };
     let (boot, parked) = reset_registers(ap_reset, signature);
+    let features = features(config);
+    let [boot, parked] = [boot, parked].map(|registers| VcpuRegisters { features, ..registers });
     Ok(FirmwareShape { technology, cpuid, regions, boot, parked })
 }

@@ -12,6 +12,8 @@ use kvm_bindings::{
     kvm_sev_snp_launch_update,
 };
 
+use abi::snp::SevFeatures;
+
 use super::SysError;
 use super::sev_status::FirmwareStatus;
 use super::target::{LaunchPages, Target};
@@ -116,13 +118,18 @@ fn check(
     result.map_err(|source| SysError::Launch { command, target: target(), source, status })
 }
 
-/// KVM_SEV_INIT2: makes the VM an SEV-SNP one, GHCB protocol 2, no optional VMSA features.
+/// KVM_SEV_INIT2: makes the VM an SEV-SNP one, GHCB protocol 2, with these optional VMSA features.
 ///
 /// # Errors
-/// No ASID is left, or the host refuses.
-pub fn init2(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice) -> Result<(), SysError> {
+/// No ASID is left, the host lacks a feature, or it refuses.
+pub fn init2(
+    recorder: &mut Recorder,
+    vm: &Vm,
+    sev: &SevDevice,
+    features: SevFeatures,
+) -> Result<(), SysError> {
     let mut init =
-        kvm_sev_init { vmsa_features: 0, flags: 0, ghcb_version: 2, ..Default::default() };
+        kvm_sev_init { vmsa_features: features.0, flags: 0, ghcb_version: 2, ..Default::default() };
     let answer = recorder.record_both(
         Op::SecurityInit,
         "KVM_SEV_INIT2",
@@ -137,6 +144,14 @@ pub fn init2(recorder: &mut Recorder, vm: &Vm, sev: &SevDevice) -> Result<(), Sy
             source,
             cure: "stop another confidential guest, or give the misc cgroup a higher sev_es limit",
         }),
+        // All else that it refuses so is of our own making, and never asked for.
+        (Err(source), _) if features.0 != 0 && source.raw_os_error() == Some(libc::EINVAL) => {
+            Err(SysError::Missing {
+                what: "its KVM gives no guest Secure TSC".into(),
+                cure: "leave secure-tsc out of --snp=…, or use an EPYC 9004 or newer and Linux 6.18 or newer; with \
+                       --emulate, the profile epyc-genoa",
+            })
+        }
         answer => check(answer, "KVM_SEV_INIT2", || Target::Whole),
     }
 }
