@@ -122,7 +122,9 @@ const PT_LOAD: u32 = 1;
 /// Program headers a kernel may have; Linux has five.
 const PROGRAM_HEADERS_MAX: u16 = 16;
 
-/// Copies the segments of the verified file to their physical addresses; returns the entry.
+/// Brings the segments of the verified file to their physical addresses; returns the entry. The file may
+/// lie where they belong, so that little or nothing has to move: then each stays or moves down, in the
+/// file's order, over nothing that is still needed.
 fn place_elf<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64, Termination> {
     let bad = Termination::BAD_ELF;
     let base = params.kernel.dest;
@@ -137,7 +139,11 @@ fn place_elf<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u6
     {
         return Err(bad);
     }
+    let headers = u64::from(header.program_header_count) * size_of::<ProgramHeader>() as u64;
+    let headers_end = header.program_headers.checked_add(headers).ok_or(bad)?;
     let mut entered = false;
+    // Where what was placed over the file ends.
+    let mut placed = base;
     for index in 0..u64::from(header.program_header_count) {
         let offset = index * size_of::<ProgramHeader>() as u64;
         let at = header.program_headers.checked_add(offset).ok_or(bad)?;
@@ -151,12 +157,24 @@ fn place_elf<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u6
         let target = Range::sized(segment.physical_address, segment.memory_size).ok_or(bad)?;
         if source.end > params.kernel.size
             || segment.file_size > segment.memory_size
+            || headers_end > params.kernel.size
             || !free_for_kernel(params, target)
-            || target.overlaps(file)
         {
             return Err(bad);
         }
-        platform.copy(target.start, base + source.start, segment.file_size);
+        let from = base + source.start;
+        if from < placed {
+            return Err(bad);
+        }
+        if target.overlaps(file) {
+            if target.start > from || target.start < base + headers_end {
+                return Err(bad);
+            }
+            placed = placed.max(target.end);
+        }
+        if target.start != from {
+            platform.copy(target.start, from, segment.file_size);
+        }
         let bss = segment.memory_size - segment.file_size;
         platform.clear(target.start + segment.file_size, bss);
         entered |= target.start <= header.entry && header.entry < target.end;

@@ -249,6 +249,67 @@ fn elf_segments_go_to_their_physical_addresses() {
     }
 }
 
+/// An ELF file of segments (offset, physical address, bytes in the file, in memory), entered at the first.
+fn elf_of(segments: &[(u64, u64, u64, u64)]) -> Vec<u8> {
+    let len = segments.iter().map(|segment| segment.0 + segment.2).max().unwrap();
+    let mut file: Vec<u8> = (0..len + 100).map(|i| ((i * 7) ^ (i >> 8)) as u8).collect();
+    file[..64].copy_from_slice(&elf(0, segments[0].1, 0)[..64]);
+    file[0x38..0x3A].copy_from_slice(&(segments.len() as u16).to_le_bytes());
+    for (header, (offset, at, in_file, size)) in file[64..].chunks_mut(56).zip(segments) {
+        header[..4].copy_from_slice(&1u32.to_le_bytes());
+        for (field, value) in [(8, offset), (24, at), (32, in_file), (40, size)] {
+            header[field..field + 8].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    file
+}
+
+/// Where the mock's guests have an ELF file.
+const FILE: u64 = 0x200_0000;
+
+#[test]
+fn segments_of_a_file_that_lies_where_they_belong_stay_or_move_down() {
+    let in_place =
+        [(0x1000, FILE + 0x1000, 0x2000, 0x2000), (0x3000, FILE + 0x3000, 0x800, 0x9000)];
+    // As in kernels with a segment for per-processor data: what follows the second moves down.
+    let moving = [
+        (0x1000, FILE + 0x1000, 0x2000, 0x2000),
+        (0x5000, FILE + 0x3000, 0x1000, 0x1000),
+        (0x6000, FILE + 0x4000, 0x3000, 0x4000),
+    ];
+    for load in [LoadMode::HASHED, LoadMode::MEASURED] {
+        for segments in [&in_place[..], &moving] {
+            let file = elf_of(segments);
+            let mut guest = Guest::new(Technology::SNP, load, KernelKind::ELF, &file);
+            assert_eq!(guest.run(), Ok(segments[0].1));
+            for (offset, at, in_file, size) in segments {
+                let found = guest.mock.bytes(*at, *size);
+                let (contents, zeros) = found.split_at(*in_file as usize);
+                assert!(contents == &file[*offset as usize..][..*in_file as usize], "{at:#x}");
+                assert!(zeros.iter().all(|byte| *byte == 0), "{at:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn segments_that_would_destroy_what_is_needed_are_refused() {
+    let cases = [
+        // Up, over itself.
+        &[(0x1000, FILE + 0x1800, 0x2000, 0x2000)][..],
+        // Over the headers.
+        &[(0x1000, FILE + 0x40, 0x1000, 0x1000)],
+        // Over the next one's contents, by its own and by zeros behind them.
+        &[(0x2000, FILE + 0x1000, 0x1000, 0x1000), (0x1800, FILE + 0x4000, 0x800, 0x800)],
+        &[(0x1000, FILE + 0x1000, 0x1000, 0x2800), (0x3000, FILE + 0x3000, 0x1000, 0x1000)],
+    ];
+    for (index, segments) in cases.into_iter().enumerate() {
+        let file = elf_of(segments);
+        let mut guest = Guest::new(Technology::SNP, LoadMode::HASHED, KernelKind::ELF, &file);
+        assert_eq!(guest.run(), Err(Termination::BAD_ELF), "case {index}");
+    }
+}
+
 #[test]
 fn malformed_elf_files_are_refused() {
     let cases = [

@@ -174,7 +174,8 @@ pub struct KernelKind(pub u32);
 impl KernelKind {
     /// A whole bzImage file. Its destination is the aligned load address minus [`crate::boot::SetupHeader::setup_bytes`].
     pub const BZIMAGE: Self = Self(1);
-    /// A whole ELF file. Its destination is scratch memory from which the shim copies the segments to their `p_paddr`.
+    /// A whole ELF file, whose segments the shim brings to their `p_paddr`: from scratch memory, or from where the file lies
+    /// so that each, in the order of the program headers, stays or moves down over nothing that is still needed.
     pub const ELF: Self = Self(2);
 }
 

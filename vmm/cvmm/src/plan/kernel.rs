@@ -6,7 +6,7 @@
 use abi::boot::{
     BOOT_FLAG, HEADER_MAGIC, SETUP_HEADER_OFFSET, SetupHeader, VERSION_XLOADFLAGS, XLF_KERNEL_64,
 };
-use abi::shim::KernelKind;
+use abi::shim::{HIGH_RAM_START, KernelKind, PAGE};
 use thiserror::Error;
 use zerocopy::FromBytes;
 
@@ -85,6 +85,9 @@ pub enum KernelLayout {
     Elf {
         /// What is loaded, in file order.
         segments: Vec<Segment>,
+        /// Where the file can lie while its segments are brought to their places: each stays or moves down then, over
+        /// nothing that is still needed, so that the shim takes it without a second copy.
+        in_place: Option<u64>,
     },
 }
 
@@ -218,6 +221,7 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
         .ok_or(KernelError::Truncated { len, promised })?;
     let entry = u64_at(header, 24);
     let mut segments = Vec::new();
+    let mut offsets = Vec::new();
     let mut entered = false;
     for ph in table.chunks_exact(PROGRAM_HEADER) {
         if u32_at(ph, 0) != PT_LOAD || u64_at(ph, 40) == 0 {
@@ -241,6 +245,7 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
         // A kernel names its entry by physical address, an ordinary executable by virtual address.
         entered |= (addr..addr + size).contains(&entry) || entry.wrapping_sub(vaddr) < size;
         segments.push(Segment { addr, size });
+        offsets.push(offset);
     }
     if segments.is_empty() {
         return Err(KernelError::BadElf("nothing in it is loadable"));
@@ -248,7 +253,24 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
     if !entered {
         return Err(KernelError::BadElf("its entry point lies in none of its segments"));
     }
-    Ok(KernelLayout::Elf { segments })
+    let in_place = in_place(&segments, &offsets, promised);
+    Ok(KernelLayout::Elf { segments, in_place })
+}
+
+/// See [`KernelLayout::Elf`]; `headers` is where the program headers end, which the shim reads to the last.
+fn in_place(segments: &[Segment], offsets: &[u64], headers: u64) -> Option<u64> {
+    let mut base = 0;
+    for (segment, offset) in segments.iter().zip(offsets) {
+        base = base.max(segment.addr.checked_sub(*offset)?);
+    }
+    let mut placed = base.checked_add(headers)?;
+    for (segment, offset) in segments.iter().zip(offsets) {
+        if base.checked_add(*offset)? < placed || segment.addr < base + headers {
+            return None;
+        }
+        placed = placed.max(segment.addr + segment.size);
+    }
+    (base >= HIGH_RAM_START && base.is_multiple_of(PAGE)).then_some(base)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {

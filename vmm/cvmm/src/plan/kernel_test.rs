@@ -48,10 +48,33 @@ fn sound_kernels_are_understood() {
     };
     assert_eq!((setup_bytes, preferred, memory), (1024, 0x100_0000, 0x40_0000));
     let layout = KernelLayout::parse(&elf()).unwrap();
-    assert_eq!(
-        layout,
-        KernelLayout::Elf { segments: vec![Segment { addr: 0x100_0000, size: 0x2000 }] }
-    );
+    let segments = vec![Segment { addr: 0x100_0000, size: 0x2000 }];
+    assert_eq!(layout, KernelLayout::Elf { segments, in_place: Some(0xff_f000) });
+}
+
+#[test]
+fn a_file_lies_where_its_segments_belong_if_none_is_in_the_way() {
+    let place = |segments: &[(u64, u64, u64)]| {
+        let offsets: Vec<u64> = segments.iter().map(|s| s.0).collect();
+        let segments: Vec<Segment> =
+            segments.iter().map(|(_, addr, size)| Segment { addr: *addr, size: *size }).collect();
+        in_place(&segments, &offsets, 0x200)
+    };
+    // Debian's 6.12: the third is moved, and what comes after it.
+    let kernel = [
+        (0x20_0000, 0x100_0000, 0x1ac_0810),
+        (0x1e0_0000, 0x2c0_0000, 0x6f_6000),
+        (0x260_0000, 0x32f_6000, 0x3_9000),
+        (0x272_f000, 0x332_f000, 0xed_1000),
+    ];
+    assert_eq!(place(&kernel), Some(0xe0_0000));
+    assert_eq!(place(&[(0x1000, 0x20_0000, 0x100), (0x2000, 0x20_1000, 0x900)]), Some(0x1f_f000));
+    // Zeros behind the first would take the second's contents; out of order; over the headers; too low; no page.
+    assert_eq!(place(&[(0x1000, 0x20_0000, 0x1800), (0x2000, 0x20_1000, 0x100)]), None);
+    assert_eq!(place(&[(0x2000, 0x20_1000, 0x100), (0x1000, 0x20_0000, 0x100)]), None);
+    assert_eq!(place(&[(0x100, 0x20_0000, 0x1000)]), None);
+    assert_eq!(place(&[(0x6_0000, 0x10_0000, 0x1000)]), None);
+    assert_eq!(place(&[(0x1000, 0x20_0800, 0x1000)]), None);
 }
 
 #[test]

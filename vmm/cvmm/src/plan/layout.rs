@@ -151,15 +151,16 @@ impl Layout {
                     (*preferred).max(HIGH_RAM_START + LARGE_PAGE).next_multiple_of(*alignment);
                 (Some(load - setup_bytes), load - setup_bytes, load + memory)
             }
-            KernelLayout::Elf { segments } => {
-                let begin = segments.iter().map(|s| s.addr).min().unwrap_or(HIGH_RAM_START);
-                let end = segments.iter().map(|s| s.addr + s.size).max();
-                (None, begin, end.unwrap_or(HIGH_RAM_START))
+            KernelLayout::Elf { segments, in_place } => {
+                let begin = segments.iter().map(|s| s.addr).chain(*in_place).min();
+                let file_end = in_place.map(|at| at + sizes.kernel);
+                let end = segments.iter().map(|s| s.addr + s.size).chain(file_end).max();
+                (*in_place, begin.unwrap_or(HIGH_RAM_START), end.unwrap_or(HIGH_RAM_START))
             }
         };
         let bottom = pages(bottom);
 
-        // From the top: the initrd, the ELF file's scratch copy, then the staging area on large-page boundaries, so
+        // From the top: the initrd, the scratch copy of an ELF file that cannot lie where it belongs, then the staging area on large-page boundaries, so
         // that what remains on either side can be accepted in large pages. For a kernel that accepts memory itself, initrd
         // and scratch copy lie behind the kernel: they are accepted, so they had better share its units.
         let initrd_limit = match kernel {

@@ -22,9 +22,14 @@ fn check(layout: &Layout, kernel: &KernelLayout, sizes: Sizes) {
         KernelLayout::BzImage { memory, setup_bytes, .. } => {
             used.push(Range { gpa: file.gpa, len: (setup_bytes + memory).max(sizes.kernel) });
         }
-        KernelLayout::Elf { segments } => {
+        KernelLayout::Elf { segments, in_place: None } => {
             used.push(file);
             used.extend(segments.iter().map(|s| Range { gpa: s.addr, len: s.size }));
+        }
+        KernelLayout::Elf { segments, in_place: Some(at) } => {
+            assert_eq!(file.gpa, *at);
+            let end = segments.iter().map(|s| s.addr + s.size).chain([file.end()]).max().unwrap();
+            used.push(Range { gpa: *at, len: end - at });
         }
     }
     used.extend([layout.initrd, layout.cmdline].iter().map(|p| Range { gpa: p.dest, len: p.len }));
@@ -91,12 +96,14 @@ proptest! {
         initrd in 0u64..0x800_0000,
         cmdline in 1u64..2048,
         elf in any::<bool>(),
+        stays in any::<bool>(),
         hashed in any::<bool>(),
         window in prop::option::of(0u64..64),
         stages in any::<bool>(),
     ) {
         let layout = if elf {
-            KernelLayout::Elf { segments: vec![Segment { addr: 0x100_0000, size: kernel + 0x1000 }] }
+            let segments = vec![Segment { addr: 0x100_0000, size: kernel + 0x1000 }];
+            KernelLayout::Elf { segments, in_place: stays.then_some(0xff_f000) }
         } else {
             BZIMAGE
         };
