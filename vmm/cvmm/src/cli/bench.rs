@@ -83,7 +83,7 @@ pub struct CompareFlags {
 
 const MODEL_EXAMPLES: &str = "\
 Examples:
-  cvmm model --technology snp --profile epyc-milan --pages 8 --memory 256M --exits 2500
+  cvmm model --technology snp --profile epyc-milan --pages 3 --memory 256M --exits 2500
   cvmm model --report run.json                   # counts from a run of --emulate, and beside it what it took
   cvmm model --report run.json --plain-report plain.json    # the kernel's own time from a plain run
 

@@ -16,6 +16,8 @@ pub enum AcceptMode {
     Lazy {
         /// Memory that the shim accepts beside that: the kernel starts with it, and may place itself in it at random.
         window: Option<MemorySize>,
+        /// The host finds and maps all that the shim accepts before the guest runs.
+        prefault: bool,
     },
 }
 
@@ -25,11 +27,16 @@ impl AcceptMode {
         matches!(self, AcceptMode::Lazy { .. })
     }
 
+    /// Does the host find and map what the shim accepts before the guest runs?
+    pub fn prefaults(self) -> bool {
+        matches!(self, AcceptMode::Prefault | AcceptMode::Lazy { prefault: true, .. })
+    }
+
     /// Bytes of the window.
     pub fn window(self) -> u64 {
         match self {
-            AcceptMode::Eager | AcceptMode::Prefault | AcceptMode::Lazy { window: None } => 0,
-            AcceptMode::Lazy { window: Some(window) } => window.bytes(),
+            AcceptMode::Lazy { window: Some(window), .. } => window.bytes(),
+            _ => 0,
         }
     }
 }
@@ -38,20 +45,30 @@ impl FromStr for AcceptMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<AcceptMode, String> {
-        let (mode, option) = match text.split_once(',') {
-            Some((mode, option)) => (mode, Some(option)),
-            None => (text, None),
-        };
-        match (mode, option) {
-            ("eager", None) => Ok(AcceptMode::Eager),
-            ("prefault", None) => Ok(AcceptMode::Prefault),
-            ("eager" | "prefault", Some(_)) => Err(format!("{mode} has no options")),
-            ("lazy", None) => Ok(AcceptMode::Lazy { window: None }),
-            ("lazy", Some(option)) => {
-                let size = option.strip_prefix("window=").ok_or_else(|| {
-                    format!("lazy has no option '{option}'; write for instance lazy,window=64M")
-                })?;
-                Ok(AcceptMode::Lazy { window: Some(size.parse()?) })
+        let mut words = text.split(',');
+        let mode = words.next().unwrap_or_default();
+        let mut options = words.peekable();
+        match mode {
+            "eager" | "prefault" if options.peek().is_some() => {
+                Err(format!("{mode} has no options"))
+            }
+            "eager" => Ok(AcceptMode::Eager),
+            "prefault" => Ok(AcceptMode::Prefault),
+            "lazy" => {
+                let (mut window, mut prefault) = (None, false);
+                for option in options {
+                    match option.strip_prefix("window=") {
+                        Some(size) if window.is_none() => window = Some(size.parse()?),
+                        None if option == "prefault" && !prefault => prefault = true,
+                        _ => {
+                            return Err(format!(
+                                "lazy has no option '{option}', or has it once; write for instance \
+                                 lazy,window=64M,prefault"
+                            ));
+                        }
+                    }
+                }
+                Ok(AcceptMode::Lazy { window, prefault })
             }
             _ => Err(format!("'{mode}' is none of eager, prefault and lazy")),
         }
@@ -63,8 +80,13 @@ impl fmt::Display for AcceptMode {
         match self {
             AcceptMode::Eager => f.write_str("eager"),
             AcceptMode::Prefault => f.write_str("prefault"),
-            AcceptMode::Lazy { window: None } => f.write_str("lazy"),
-            AcceptMode::Lazy { window: Some(window) } => write!(f, "lazy,window={window}"),
+            AcceptMode::Lazy { window, prefault } => {
+                f.write_str("lazy")?;
+                if let Some(window) = window {
+                    write!(f, ",window={window}")?;
+                }
+                f.write_str(if *prefault { ",prefault" } else { "" })
+            }
         }
     }
 }

@@ -214,13 +214,19 @@ fn acceptance_is_eager_or_lazy_with_a_window() {
         |text: &str| parse(&["--snp", "--kernel", "k", "--accept", text]).unwrap().guest.accept;
     assert_eq!(accept("eager"), AcceptMode::Eager);
     assert_eq!(accept("prefault"), AcceptMode::Prefault);
-    assert_eq!(accept("lazy"), AcceptMode::Lazy { window: None });
-    let window = AcceptMode::Lazy { window: Some(MemorySize::from_mib(64)) };
+    assert_eq!(accept("lazy"), AcceptMode::Lazy { window: None, prefault: false });
+    let window = AcceptMode::Lazy { window: Some(MemorySize::from_mib(64)), prefault: false };
     assert_eq!(
         (accept("lazy,window=64M"), window.to_string().as_str()),
         (window, "lazy,window=64M")
     );
+    let both = AcceptMode::Lazy { window: Some(MemorySize::from_mib(64)), prefault: true };
+    for text in ["lazy,window=64M,prefault", "lazy,prefault,window=64M"] {
+        assert_eq!(accept(text), both);
+    }
+    assert_eq!(both.to_string(), "lazy,window=64M,prefault");
     for (text, complaint) in [
+        ("lazy,prefault,prefault", "or has it once"),
         ("late", "'late' is none of eager, prefault and lazy"),
         ("eager,window=2M", "eager has no options"),
         ("lazy,size=2M", "lazy,window=64M"),

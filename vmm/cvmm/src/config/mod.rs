@@ -221,7 +221,7 @@ fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error
     let usage = |flag: &str, problem: &str, cure: &str| {
         Err(Error::Usage { flag: flag.into(), problem: problem.into(), cure: cure.into() })
     };
-    if flags.accept == AcceptMode::Prefault && !technology.protected() {
+    if flags.accept.prefaults() && !technology.protected() {
         return usage(
             "--accept",
             "a plain guest has no private memory that could be prefaulted",

@@ -15,7 +15,7 @@ use abi::tdx::Xfam;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::tdx::QuoteService;
-use crate::config::{AcceptMode, Config, Technology};
+use crate::config::{Config, Technology};
 use crate::device::serial;
 use crate::digest::{LaunchDigest, launch_digest};
 use crate::error::Error;
@@ -26,7 +26,7 @@ use crate::plan::layout::Range;
 use crate::plan::{self, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
 use crate::sys::ahead::Ahead;
-use crate::sys::memory::{GuestRam, RamRegion};
+use crate::sys::memory::GuestRam;
 use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
 use crate::sys::vcpu::Vcpu;
@@ -229,14 +229,15 @@ fn measure_and_stage(
     measure: impl FnOnce(&mut Recorder) -> Result<(), Error>,
 ) -> Result<Option<Prefaulted>, Error> {
     let bytes = plan.staged.iter().map(|blob| blob.bytes.len() as u64).sum();
+    let ahead = plan.accepted_by_shim(&plan.slots);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let stage = || plan.staged.iter().try_for_each(|blob| ram.write(blob.gpa, &blob.bytes));
         let staging = Beside::begin(scope, recorder, (Op::CopyIn, "staged", bytes), stage)?;
-        let wanted = config.guest.accept == AcceptMode::Prefault;
-        let all = ram.regions().iter().map(RamRegion::len).sum();
+        let wanted = config.guest.accept.prefaults();
+        let all = ahead.iter().map(|range| range.len).sum();
         let allocating = wanted.then(|| {
-            let allocate = || prefault::allocate(ram.regions(), private, &stop);
+            let allocate = || prefault::allocate(ram.regions(), private, &ahead, &stop);
             Beside::begin(scope, recorder, (Op::Allocate, "private", all), allocate)
         });
         let allocating = allocating.transpose()?;

@@ -33,14 +33,21 @@ pub struct Prefaulted {
     pub mapped: Option<u64>,
 }
 
-/// Allocates every page of the files, one for each region. Ends early, without an error, when told to stop.
+/// Allocates pages of the files, one for each region: of these ranges. Ends early, without an error, when told to stop.
 pub(super) fn allocate(
     regions: &[RamRegion],
     files: &[File],
+    ranges: &[Range],
     stop: &AtomicBool,
 ) -> Result<Prefaulted, SysError> {
-    let whole = |region: &RamRegion| cut(Range { gpa: 0, len: region.len() });
-    let of = |(file, region)| whole(region).map(move |piece| (file, piece));
+    // By their place in the file.
+    let inside = |region: &RamRegion| {
+        let (begin, end) = (region.gpa(), region.gpa() + region.len());
+        let parts = ranges.iter().map(move |range| (range.gpa.max(begin), range.end().min(end)));
+        let parts = parts.filter(|(from, to)| from < to);
+        parts.map(move |(from, to)| Range { gpa: from - begin, len: to - from })
+    };
+    let of = |(file, region)| inside(region).flat_map(cut).map(move |piece| (file, piece));
     let pieces: Vec<(&File, Range)> = files.iter().zip(regions).flat_map(of).collect();
     let threads = thread::available_parallelism().map_or(1, usize::from).min(pieces.len().max(1));
     let one = |(file, piece): &(&File, Range)| match stop.load(Ordering::Relaxed) {
@@ -62,8 +69,9 @@ pub(super) fn map(
     if system.check(recorder, Capability::PRE_FAULT_MEMORY)? == 0 {
         return Ok(None);
     }
-    let ranges = || plan.private.iter().chain(&guest.memory.written);
-    let pieces: Vec<Range> = ranges().copied().flat_map(cut).collect();
+    let private = plan.accepted_by_shim(&plan.private);
+    let ranges = private.iter().chain(&guest.memory.written);
+    let pieces: Vec<Range> = ranges.copied().flat_map(cut).collect();
     let bytes = pieces.iter().map(|piece| piece.len).sum();
     let clock = || guest.vm.clock();
     recorder.record_both(Op::PreFault, "private", bytes, clock, || {

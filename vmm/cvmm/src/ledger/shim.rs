@@ -107,7 +107,7 @@ fn steps(plan: &Plan) -> Vec<(MarkId, Vec<Range>)> {
     let accepted = &plan.layout.accepted;
     let (ram, staging) = match accepted.is_empty() {
         true => (ram.collect(), vec![staging]),
-        false => (ram.flat_map(|ram| common(ram, accepted)).collect(), Vec::new()),
+        false => (ram.flat_map(|ram| ram.common(accepted)).collect(), Vec::new()),
     };
     vec![
         (MarkId::SHIM_ENTRY, first),
@@ -119,14 +119,6 @@ fn steps(plan: &Plan) -> Vec<(MarkId, Vec<Range>)> {
         (MarkId::STAGING_LARGE, Vec::new()),
         (MarkId::STAGING_MISMATCHES, Vec::new()),
     ]
-}
-
-/// What of a range is in others.
-fn common(range: Range, others: &[Range]) -> impl Iterator<Item = Range> {
-    others.iter().filter_map(move |other| {
-        let (begin, end) = (range.gpa.max(other.gpa), range.end().min(other.end()));
-        (begin < end).then(|| Range { gpa: begin, len: end - begin })
-    })
 }
 
 /// What of a range is not in another one.

@@ -31,6 +31,14 @@ impl Range {
         self.gpa + self.len
     }
 
+    /// What of it is in others.
+    pub fn common(self, others: &[Range]) -> impl Iterator<Item = Range> {
+        others.iter().filter_map(move |other| {
+            let (begin, end) = (self.gpa.max(other.gpa), self.end().min(other.end()));
+            (begin < end).then(|| Range { gpa: begin, len: end - begin })
+        })
+    }
+
     /// Do the two share a byte?
     pub fn overlaps(self, other: Range) -> bool {
         self.gpa < other.end() && other.gpa < self.end()

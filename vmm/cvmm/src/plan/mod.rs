@@ -434,6 +434,15 @@ impl Plan {
         if vcpu == 0 { &self.boot } else { &self.parked }
     }
 
+    /// What of these ranges the shim accepts, its own pages included.
+    pub fn accepted_by_shim(&self, ranges: &[Range]) -> Vec<Range> {
+        let accepted = &self.layout.accepted;
+        match accepted.is_empty() {
+            true => ranges.to_vec(),
+            false => ranges.iter().flat_map(|range| range.common(accepted)).collect(),
+        }
+    }
+
     /// How many launch pages there are, VMSAs not counted.
     pub fn page_count(&self) -> u64 {
         self.regions.iter().map(|r| r.bytes.len() as u64 / PAGE).sum()
