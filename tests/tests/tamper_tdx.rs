@@ -541,8 +541,7 @@ fn with_large_initrd(bench: &Bench) -> u64 {
     let honest = bench.honest();
     let requests = &honest.report()["page_state_changes"]["to_private_requests"];
     assert_eq!(requests, 5, "the kernel, three chunks, the command line");
-    let staged = honest.report()["launch"]["staged"][1]["gpa"].as_u64().expect("an address");
-    staged
+    honest.report()["launch"]["staged"][1]["gpa"].as_u64().expect("an address")
 }
 
 #[test]

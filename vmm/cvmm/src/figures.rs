@@ -81,6 +81,11 @@ pub fn of(report: &Value) -> Vec<Figure> {
         let exits = during(&['H', 'S', 'G', 'K'], "exits");
         all.put("boot/exits", "exits to /init", Clock::Counted, "exits", exits);
     }
+    if list(&report["phases"]).iter().any(|phase| text(&phase["id"]).starts_with('S')) {
+        let label = "protection set up, pages measured, sealed";
+        let ns = during(&['S'], "modelled_ns");
+        all.put("security/modelled_ns", label, Clock::Modelled, "ns", ns);
+    }
     let before = |field: &str| during(&['H', 'S'], field);
     let label = "from the start to the first instruction";
     all.put("entry/wall_ns", label, Clock::Measured, "ns", before("wall_ns"));

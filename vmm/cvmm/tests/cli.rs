@@ -168,7 +168,7 @@ fn measure_prints_one_digest_or_a_table_or_json() {
     let pages = std::fs::read_to_string(bench.path("pages")).unwrap();
     let pages = pages.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     // Behind the launch pages stands what is measured by its hash.
-    let last = pages.filter(|page| page["type"].is_number()).last().unwrap();
+    let last = pages.rev().find(|page| page["type"].is_number()).unwrap();
     assert_eq!((&last["type"], &last["gpa"]), (&2.into(), &0xffff_ffff_f000u64.into()));
 }
 
