@@ -139,7 +139,8 @@ fn figure(cell: &Value, id: &str) -> Option<f64> {
 }
 
 fn ms(ns: f64) -> String {
-    format!("{:.1}", ns / 1e6)
+    // Less than nothing is nothing.
+    format!("{:.1}", ns / 1e6 + 0.0)
 }
 
 fn goals(text: &mut String, kernel: &str, results: &Value) -> Result<()> {
