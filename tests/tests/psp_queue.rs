@@ -7,7 +7,7 @@ use cvmm_tests::launches::{Launches, Round};
 
 const PROFILE: &str = "epyc-milan";
 
-/// What a launch alone has that does not come from the security processor: the guest's last request, some microseconds.
+/// What a launch alone has that does not come from the security processor: the shim's first stage and the guest's request.
 fn rest(launches: &Launches, pages: usize) -> u64 {
     let alone = launches.alone(pages, PROFILE);
     assert_eq!(alone.wait_ns, 0);
@@ -18,7 +18,7 @@ fn rest(launches: &Launches, pages: usize) -> u64 {
 fn the_last_of_n_launches_takes_n_times_as_long() {
     let launches = Launches::new(&input("CVMM_BIN"));
     let (alone, rest) = (launches.alone(3, PROFILE), rest(&launches, 3));
-    assert!(rest < 50_000, "{rest}");
+    assert!(rest < 150_000, "{rest}");
     for of in [1, 2, 5, 10] {
         let round = Round { of, pages: 3, apart: Duration::ZERO, profile: PROFILE };
         let at_once = launches.together(round);
