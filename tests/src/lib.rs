@@ -9,6 +9,7 @@ pub mod identity;
 pub mod launches;
 pub mod oracle;
 pub mod oracle_tdx;
+pub mod ways;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

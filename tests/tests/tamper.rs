@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use abi::shim::{self, Termination as Code};
 use cvmm_tests::elf::Elf;
 use cvmm_tests::identity::{Owner, POLICY, id_block};
+use cvmm_tests::ways::Way;
 use cvmm_tests::{Cvmm, Ended, from_hex, initramfs, vmlinux};
 use serde_json::Value;
 use zerocopy::IntoBytes;
@@ -14,8 +15,6 @@ const REFUSED: i32 = 4;
 const CRASHED: i32 = 6;
 const MISMATCH: i32 = 7;
 
-/// RAM that nothing of the launch uses.
-const FREE: u64 = 0x120_0000;
 /// Where the test guest is.
 const KERNEL: u64 = 0x20_0000;
 
@@ -33,45 +32,19 @@ const REACHED: &str = "(0x5:0x7)";
 
 struct Bench {
     dir: tempfile::TempDir,
-    load: &'static str,
-    accept: &'static str,
+    way: Way,
 }
-
-const LOADS: [&str; 2] = ["hashed", "measured"];
-/// With so much memory accepted that it has room for what nobody uses.
-const LAZY: &str = "lazy,window=8M";
-/// RAM that nothing of such a launch uses, in that window.
-const FREE_IN_WINDOW: u64 = 0x1_0020_0000;
 
 impl Bench {
     fn new() -> Self {
-        Self::with("hashed", "eager")
+        Self::with(Way::USUAL)
     }
 
-    /// Every way to load and to accept.
-    fn all() -> impl Iterator<Item = Self> {
-        LOADS.into_iter().flat_map(Self::loading)
-    }
-
-    /// Every way to accept.
-    fn loading(load: &'static str) -> impl Iterator<Item = Self> {
-        ["eager", LAZY].into_iter().map(move |accept| {
-            println!("--load {load} --accept {accept}");
-            Self::with(load, accept)
-        })
-    }
-
-    fn with(load: &'static str, accept: &'static str) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let bench = Self { dir, load, accept };
+    fn with(way: Way) -> Self {
+        let bench = Self { dir: tempfile::tempdir().expect("a temporary directory"), way };
         bench.file("kernel", &Elf::of_code(KERNEL, &GUEST).bytes());
         bench.file("initrd", &[0x5a; 70_000]);
         bench
-    }
-
-    /// RAM that is accepted and that nothing uses.
-    fn free(&self) -> u64 {
-        if self.accept == LAZY { FREE_IN_WINDOW } else { FREE }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -87,7 +60,7 @@ impl Bench {
         let flag = if snp.is_empty() { "--snp".to_owned() } else { format!("--snp={snp}") };
         run.arg(flag)
             .args(["--memory", "64M", "--cmdline", "console=ttyS0 test"])
-            .args(["--load", self.load, "--accept", self.accept])
+            .args(self.way.words())
             .arg("--kernel")
             .arg(self.path("kernel"))
             .arg("--initrd")
@@ -142,7 +115,7 @@ fn shim_says(ended: &Ended, code: Code, words: &str) {
 
 #[test]
 fn an_honest_host_reaches_the_guest() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         bench.honest();
         let ended = bench.run(&bench.id()).run();
         ended.expect_code(CRASHED).expect_words(REACHED);
@@ -157,7 +130,7 @@ fn deeds_that_do_not_exist_are_refused() {
 
 #[test]
 fn flipped_bits_in_what_is_hashed_are_found_by_the_shim() {
-    for bench in Bench::loading("hashed") {
+    for bench in Way::loading("hashed").map(Bench::with) {
         let honest = bench.honest();
         let staged = honest.report()["launch"]["staged"].as_array().expect("what is staged");
         for (tag, code, words) in [
@@ -234,8 +207,8 @@ fn changed_inputs_are_refused_by_expect() {
 
 #[test]
 fn launch_pages_changed_on_their_way_are_refused_by_the_firmware() {
-    for bench in Bench::all() {
-        let free = bench.free();
+    for bench in Way::all().map(Bench::with) {
+        let free = bench.way.free();
         let id = bench.id();
         let boot = |offset| shim::snp::BOOT_PAGE_GPA + offset;
         for (what, gpa) in [
@@ -261,7 +234,7 @@ fn launch_pages_changed_on_their_way_are_refused_by_the_firmware() {
 
 #[test]
 fn a_second_stage_that_was_changed_is_not_entered() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         let honest = bench.run("").run();
         honest.expect_code(CRASHED).expect_words(REACHED);
         let staged = honest.report()["launch"]["staged"].as_array().expect("what is staged");
@@ -292,7 +265,7 @@ fn a_second_stage_that_was_changed_is_not_entered() {
 
 #[test]
 fn pages_that_are_there_before_the_first_stage_accepts_them_are_found() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         for gpa in [shim::SHIM_CODE_GPA, shim::ACPI_GPA, shim::WORK_BASE, shim::WORK_END - 0x1000] {
             let ended = bench.on(&format!("add-launch={gpa:#x}"));
             shim_says(&ended, Code::DOUBLE_VALIDATION, "");
@@ -314,7 +287,7 @@ fn the_boot_page_alone_is_entered_without_being_checked_by_the_guest() {
 
 #[test]
 fn measured_kernels_are_as_safe_as_hashed_ones() {
-    for bench in Bench::loading("measured") {
+    for bench in Way::loading("measured").map(Bench::with) {
         let ended = bench.guest(Cvmm::new(["measure"]), "").run();
         let block = id_block(&from_hex(ended.console.trim()), POLICY);
         bench.id();
@@ -360,8 +333,8 @@ fn a_cpuid_page_that_differs_is_refused_by_the_firmware() {
 
 #[test]
 fn a_page_accepted_twice_is_found_by_the_shim() {
-    for bench in Bench::all() {
-        let free = bench.free();
+    for bench in Way::all().map(Bench::with) {
+        let free = bench.way.free();
         let ended = bench.on(&format!("add-launch={free:#x}"));
         shim_says(&ended, Code::DOUBLE_VALIDATION, "");
         ended.expect_words("do not trust this host");
@@ -370,8 +343,8 @@ fn a_page_accepted_twice_is_found_by_the_shim() {
 
 #[test]
 fn swapped_pages_are_no_longer_accepted() {
-    for bench in Bench::all() {
-        let free = bench.free();
+    for bench in Way::all().map(Bench::with) {
+        let free = bench.way.free();
         let honest = bench.honest();
         let run = after(&honest, "accept-end");
         let ended = bench.on(&format!("swap={:#x},{free:#x}@{run}", shim::PARAMETER_GPA));
@@ -387,8 +360,8 @@ fn swapped_pages_are_no_longer_accepted() {
 
 #[test]
 fn remapped_pages_cannot_be_reached() {
-    for bench in Bench::all() {
-        let free = bench.free();
+    for bench in Way::all().map(Bench::with) {
+        let free = bench.way.free();
         let run = after(&bench.honest(), "accept-end");
         let ended = bench.on(&format!("remap={:#x},{free:#x}@{run}", shim::PARAMETER_GPA));
         ended.expect_code(CRASHED).expect_words("another guest physical address");
@@ -397,7 +370,7 @@ fn remapped_pages_cannot_be_reached() {
 
 #[test]
 fn pages_whose_owner_changes_behind_the_guests_back_end_the_run() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         let run = after(&bench.honest(), "accept-end");
         for (deed, gpa, words) in [
             ("share", shim::PARAMETER_GPA, "as private, which it is not"),
@@ -412,7 +385,7 @@ fn pages_whose_owner_changes_behind_the_guests_back_end_the_run() {
 
 #[test]
 fn refused_conversions_end_the_guest() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         // The first shares the GHCB page, the second takes the staging area back.
         for number in 1..=2 {
             let ended = bench.on(&format!("psc-refuse={number}"));
@@ -423,13 +396,13 @@ fn refused_conversions_end_the_guest() {
 
 #[test]
 fn conversions_that_only_seem_to_happen_end_the_run() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         for (number, words) in
             [(1, "as shared, which it is not"), (2, "as private, which it is not")]
         {
             let ended = bench.on(&format!("psc-ignore={number}"));
             // A kernel that accepts memory itself asks for staging once more, before it touches it.
-            let words = if number == 2 && bench.accept == LAZY { REACHED } else { words };
+            let words = if number == 2 && bench.way.is_lazy() { REACHED } else { words };
             ended.expect_code(CRASHED).expect_words(words);
         }
     }

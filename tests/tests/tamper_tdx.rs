@@ -9,14 +9,13 @@ use std::path::PathBuf;
 use abi::shim::{self, ParameterPage, Termination as Code, tdx};
 use cvmm_tests::elf::Elf;
 use cvmm_tests::oracle_tdx::{self, Page};
+use cvmm_tests::ways::Way;
 use cvmm_tests::{Cvmm, Ended, hex, in_parallel, initramfs, vmlinux};
 
 const HOST: i32 = 3;
 const CRASHED: i32 = 6;
 const MISMATCH: i32 = 7;
 
-/// RAM that nothing of the launch uses.
-const FREE: u64 = 0x120_0000;
 /// No RAM, but memory of the VM.
 const HOLE: u64 = 0xa_0000;
 /// Where the test guest is.
@@ -71,37 +70,16 @@ const REACHED: &str = "code 0x7e57";
 
 struct Bench {
     dir: tempfile::TempDir,
-    load: &'static str,
-    accept: &'static str,
+    way: Way,
 }
-
-const LOADS: [&str; 2] = ["hashed", "measured"];
-/// With so much memory accepted that it has room for what nobody uses.
-const LAZY: &str = "lazy,window=8M";
-/// RAM that nothing of such a launch uses, in that window.
-const FREE_IN_WINDOW: u64 = 0x1_0020_0000;
 
 impl Bench {
     fn new() -> Self {
-        Self::with("hashed", "eager")
+        Self::with(Way::USUAL)
     }
 
-    /// Every way to load and to accept.
-    fn all() -> impl Iterator<Item = Self> {
-        LOADS.into_iter().flat_map(Self::loading)
-    }
-
-    /// Every way to accept.
-    fn loading(load: &'static str) -> impl Iterator<Item = Self> {
-        ["eager", LAZY].into_iter().map(move |accept| {
-            println!("--load {load} --accept {accept}");
-            Self::with(load, accept)
-        })
-    }
-
-    fn with(load: &'static str, accept: &'static str) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let bench = Self { dir, load, accept };
+    fn with(way: Way) -> Self {
+        let bench = Self { dir: tempfile::tempdir().expect("a temporary directory"), way };
         bench.file("kernel", &Elf::of_code(KERNEL, &GUEST).bytes());
         bench.file("initrd", &[0x5a; 70_000]);
         bench
@@ -116,11 +94,6 @@ impl Bench {
         bench
     }
 
-    /// RAM that is accepted and that nothing uses.
-    fn free(&self) -> u64 {
-        if self.accept == LAZY { FREE_IN_WINDOW } else { FREE }
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -132,7 +105,7 @@ impl Bench {
     /// The guest's flags.
     fn guest(&self, run: Cvmm) -> Cvmm {
         run.args(["--tdx", "--memory", "64M", "--cmdline", "console=ttyS0 test"])
-            .args(["--load", self.load, "--accept", self.accept])
+            .args(self.way.words())
             .arg("--kernel")
             .arg(self.path("kernel"))
             .arg("--initrd")
@@ -238,7 +211,7 @@ fn wrong_kind(ended: &Ended, gpa: u64, words: &str) {
 
 #[test]
 fn an_honest_host_reaches_the_guest_and_reports_what_was_measured() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         for cpus in ["1", "2", "4"] {
             let with = |run: Cvmm| bench.guest(run).args(["--cpus", cpus]);
             let measured = with(Cvmm::new(["measure"])).run();
@@ -257,7 +230,7 @@ fn deeds_that_do_not_exist_are_refused() {
 
 #[test]
 fn flipped_bits_in_what_is_hashed_are_found_by_the_shim() {
-    for bench in Bench::loading("hashed") {
+    for bench in Way::loading("hashed").map(Bench::with) {
         let honest = bench.honest();
         let staged = honest.report()["launch"]["staged"].as_array().expect("what is staged");
         for (tag, code, words) in [
@@ -283,7 +256,7 @@ fn flipped_bits_in_what_is_hashed_are_found_by_the_shim() {
 
 #[test]
 fn files_changed_while_the_shim_reads_them_are_found_or_do_not_matter() {
-    for bench in Bench::loading("hashed") {
+    for bench in Way::loading("hashed").map(Bench::with) {
         let honest = bench.honest();
         let staged = honest.report()["launch"]["staged"][0]["gpa"].as_u64().expect("an address");
         // Before the shim looks, and when it has its own copy.
@@ -358,7 +331,7 @@ fn changed_inputs_are_refused_by_expect() {
 
 #[test]
 fn launch_pages_changed_on_their_way_are_another_mrtd_for_the_verifier_to_refuse() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         let mut pages = bench.pages(&[]);
         let honest = bench.mrtd();
         for (what, gpa) in [
@@ -378,7 +351,7 @@ fn launch_pages_changed_on_their_way_are_another_mrtd_for_the_verifier_to_refuse
 
 #[test]
 fn a_measured_kernel_changed_on_its_way_is_another_mrtd() {
-    for bench in Bench::loading("measured") {
+    for bench in Way::loading("measured").map(Bench::with) {
         let mut pages = bench.pages(&[]);
         let honest = bench.run().run();
         assert_eq!(reached(&honest), oracle_tdx::mrtd(&pages));
@@ -395,7 +368,7 @@ fn a_measured_kernel_changed_on_its_way_is_another_mrtd() {
 
 #[test]
 fn launch_pages_that_the_start_depends_on_crash_it_before_the_guest() {
-    for bench in Bench::all() {
+    for bench in Way::all().map(Bench::with) {
         for (what, gpa) in [
             // The jump leads 16 MiB away.
             ("reset vector", tdx::RESET_VECTOR + 4),
@@ -454,8 +427,8 @@ fn launch_pages_changed_on_their_way_are_found_by_the_shim_where_it_can() {
 
 #[test]
 fn a_page_added_to_the_launch_is_accepted_twice_and_found_by_the_shim() {
-    for bench in Bench::all() {
-        let free = bench.free();
+    for bench in Way::all().map(Bench::with) {
+        let free = bench.way.free();
         let ended = bench.on(&format!("add-launch={free:#x}"));
         shim_says(&ended, Code::DOUBLE_VALIDATION, "accepted twice");
         ended.expect_words("do not trust this host");
@@ -464,8 +437,8 @@ fn a_page_added_to_the_launch_is_accepted_twice_and_found_by_the_shim() {
 
 #[test]
 fn pages_taken_or_replaced_behind_the_tds_back_are_its_end() {
-    for bench in Bench::all() {
-        let free = bench.free();
+    for bench in Way::all().map(Bench::with) {
+        let free = bench.way.free();
         let honest = bench.honest();
         for (page, mark) in [
             (shim::PARAMETER_GPA, "shim-entry"),
@@ -490,8 +463,8 @@ fn pages_taken_or_replaced_behind_the_tds_back_are_its_end() {
 
 #[test]
 fn pages_taken_before_they_were_accepted_are_given_anew() {
-    for bench in Bench::all() {
-        let free = bench.free();
+    for bench in Way::all().map(Bench::with) {
+        let free = bench.way.free();
         // KVM finds the page missing when the guest accepts it, and adds another: nothing was lost.
         for deed in ["remove", "replace"] {
             reached(&bench.on(&format!("{deed}={free:#x}")));
@@ -516,8 +489,8 @@ fn memory_that_was_never_accepted_is_the_end_of_a_td() {
 
 #[test]
 fn pages_whose_owner_changes_behind_the_guests_back_end_the_run() {
-    for bench in Bench::loading("hashed") {
-        let free = bench.free();
+    for bench in Way::loading("hashed").map(Bench::with) {
+        let free = bench.way.free();
         let honest = bench.honest();
         let run = after(&honest, "accept-end");
         let staged = honest.report()["launch"]["staged"][1]["gpa"].as_u64().expect("an address");
@@ -546,7 +519,7 @@ fn with_large_initrd(bench: &Bench) -> u64 {
 
 #[test]
 fn conversions_refused_wholly_or_half_done_end_the_td() {
-    for bench in Bench::loading("hashed") {
+    for bench in Way::loading("hashed").map(Bench::with) {
         with_large_initrd(&bench);
         for deeds in
             ["psc-refuse=1", "psc-refuse=2", "psc-refuse=3", "psc-refuse=4", "psc-refuse=5"]

@@ -197,7 +197,8 @@ fn serial_interrupt(vm: &Vm, recorder: &mut Recorder) -> Result<EventFd, Error> 
     Ok(event)
 }
 
-/// Memory of a confidential guest: a shared and a private half for every slot, and the private ranges marked. The files are the private halves, in the order of the regions.
+/// Memory of a confidential guest: a shared and a private half for every slot, and the private ranges marked. The files are
+/// the private halves, in the order of the regions.
 fn guarded_memory(
     plan: &Plan,
     vm: &Vm,

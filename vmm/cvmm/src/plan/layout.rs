@@ -168,9 +168,10 @@ impl Layout {
         };
         let bottom = pages(bottom);
 
-        // From the top: the initrd, the scratch copy of an ELF file that cannot lie where it belongs, then the staging area on large-page boundaries, so
-        // that what remains on either side can be accepted in large pages. For a kernel that accepts memory itself, initrd
-        // and scratch copy lie behind the kernel: they are accepted, so they had better share its units.
+        // From the top: the initrd, the scratch copy of an ELF file that cannot lie where it belongs, then the staging area
+        // on large-page boundaries, so that what remains on either side can be accepted in large pages. For a kernel that
+        // accepts memory itself, initrd and scratch copy lie behind the kernel: they are accepted, so they had better share
+        // its units.
         let initrd_limit = match kernel {
             KernelLayout::BzImage { initrd_max, .. } => low_end.min((initrd_max + 1) & !(PAGE - 1)),
             KernelLayout::Elf { .. } => low_end,

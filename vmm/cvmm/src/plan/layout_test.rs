@@ -15,6 +15,12 @@ const BZIMAGE: KernelLayout = KernelLayout::BzImage {
     cmdline_max: 2047,
 };
 
+/// A hashed bzImage whose guest accepts all memory at once.
+fn eager(mib: u64, sizes: Sizes) -> Result<Layout, PlanError> {
+    let memory = MemorySize::from_mib(mib);
+    Layout::build(memory, &BZIMAGE, sizes, LoadMode::Hashed, AcceptMode::Eager)
+}
+
 fn check(layout: &Layout, kernel: &KernelLayout, sizes: Sizes) {
     let mut used = vec![Range { gpa: SHIM_BASE, len: WORK_END - SHIM_BASE }];
     let file = Range { gpa: layout.kernel.dest, len: sizes.kernel };
@@ -128,14 +134,7 @@ proptest! {
 #[test]
 fn memory_beyond_three_gib_goes_above_four() {
     let sizes = Sizes { kernel: 0x10_0000, initrd: 0x10_0000, cmdline: 10, second_stage: 0 };
-    let layout = Layout::build(
-        MemorySize::from_mib(5120),
-        &BZIMAGE,
-        sizes,
-        LoadMode::Hashed,
-        AcceptMode::Eager,
-    )
-    .unwrap();
+    let layout = eager(5120, sizes).unwrap();
     assert_eq!(layout.ram, [Range { gpa: 0, len: 3 << 30 }, Range { gpa: 4 << 30, len: 2 << 30 }]);
     assert!(layout.initrd.dest < 0x8000_0000, "the kernel takes no initrd above 2 GiB");
 }
@@ -143,36 +142,16 @@ fn memory_beyond_three_gib_goes_above_four() {
 #[test]
 fn too_little_memory_says_how_much_is_needed() {
     let sizes = Sizes { kernel: 0x100_0000, initrd: 0x100_0000, cmdline: 10, second_stage: 0x6000 };
-    let error = Layout::build(
-        MemorySize::from_mib(16),
-        &BZIMAGE,
-        sizes,
-        LoadMode::Hashed,
-        AcceptMode::Eager,
-    )
-    .unwrap_err();
+    let error = eager(16, sizes).unwrap_err();
     let PlanError::TooLittleMemory { needed_mib, .. } = error else { panic!("{error}") };
-    Layout::build(
-        MemorySize::from_mib(needed_mib),
-        &BZIMAGE,
-        sizes,
-        LoadMode::Hashed,
-        AcceptMode::Eager,
-    )
-    .unwrap();
+    eager(needed_mib, sizes).unwrap();
 }
 
 #[test]
 fn a_long_command_line_is_refused_not_cut() {
     let build = |cmdline| {
         let sizes = Sizes { kernel: 0x1000, initrd: 0, cmdline, second_stage: 0 };
-        Layout::build(
-            MemorySize::from_mib(512),
-            &BZIMAGE,
-            sizes,
-            LoadMode::Hashed,
-            AcceptMode::Eager,
-        )
+        eager(512, sizes)
     };
     build(2048).unwrap();
     assert_eq!(build(2049), Err(PlanError::CmdlineTooLong { len: 2048, max: 2047 }));
