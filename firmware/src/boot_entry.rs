@@ -15,9 +15,7 @@ use abi::shim::{
     CPUID_GPA, PAGE, PARAMETER_GPA, SHIM_CODE_GPA, SHIM_ENTRY_GPA, STACK_TOP, Termination,
     WORK_BASE, WORK_END,
 };
-
-/// The GHCB MSR (GHCB specification 56421 rev. 2.03, 2.3).
-const GHCB_MSR: u32 = 0xC001_0130;
+use abi::snp::MSR_GHCB;
 
 // The code below holds these in 32-bit registers.
 const _: () = assert!(WORK_END < 1 << 31);
@@ -131,7 +129,7 @@ global_asm!(
     packed_bytes = const PACKED_BYTES,
     unpacked = const UNPACKED_GPA,
     stack = const STACK_TOP,
-    ghcb_msr = const GHCB_MSR,
+    ghcb_msr = const MSR_GHCB,
     main = sym crate::boot_main,
 );
 

@@ -14,9 +14,9 @@ use abi::boot::BOOT_DS;
 use abi::shim::{
     INITIAL_PAGE_TABLE_GPA, SHIM_DATA_GPA, STACK_TOP, TERMINATION_PORT, WORK_BASE, WORK_END,
 };
+use abi::snp::MSR_GHCB;
 
 use crate::exit::leave_code;
-use crate::instructions::GHCB_MSR;
 
 // The code below holds these in 32-bit registers.
 const _: () = assert!(WORK_END < 1 << 31);
@@ -78,7 +78,7 @@ global_asm!(
     data = const SHIM_DATA_GPA,
     data_words = const (STACK_TOP - SHIM_DATA_GPA) / 8,
     ds = const BOOT_DS,
-    ghcb_msr = const GHCB_MSR,
+    ghcb_msr = const MSR_GHCB,
     port = const TERMINATION_PORT,
     main = sym crate::shim_main,
 );

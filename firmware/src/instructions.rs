@@ -6,10 +6,9 @@
 use core::arch::asm;
 
 use abi::shim::PAGE;
+use abi::snp::MSR_GHCB;
 use shim::Validation;
 
-/// The GHCB MSR (GHCB specification 56421 rev. 2.03, 2.3).
-pub const GHCB_MSR: u32 = 0xC001_0130;
 /// SEV_STATUS.
 const SEV_STATUS_MSR: u32 = 0xC001_0131;
 /// PVALIDATE: RMP page size does not fit (AMD APM vol. 3).
@@ -28,13 +27,13 @@ pub fn vmgexit(value: u64) -> u64 {
         asm!(
             "wrmsr",
             ".byte 0xF3, 0x0F, 0x01, 0xD9",
-            in("ecx") GHCB_MSR,
+            in("ecx") MSR_GHCB,
             in("eax") value as u32,
             in("edx") (value >> 32) as u32,
             options(nostack),
         );
     }
-    rdmsr(GHCB_MSR)
+    rdmsr(MSR_GHCB)
 }
 
 fn rdmsr(msr: u32) -> u64 {

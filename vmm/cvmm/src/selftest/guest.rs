@@ -13,14 +13,13 @@ use std::mem::offset_of;
 use abi::ghcb::{Ghcb, PROTOCOL_VERSION, exit, ioio, msr, psc_op};
 use abi::marks::{MARK_PORT, Mark, MarkId};
 use abi::shim::GHCB_GPA;
+use abi::snp::MSR_GHCB;
 use abi::tdx::{CPUID_LEAF, CPUID_SIGNATURE, leaf, vmcall};
 
 use crate::device::acpi_pm::{POWER_OFF, SLEEP_CONTROL_PORT};
 use crate::device::serial::BASE_PORT;
 use crate::plan::C_BIT;
 
-/// The GHCB's register (AMD APM volume 2, section 15.35).
-const GHCB_MSR: u32 = 0xc001_0130;
 /// Bits of a page-table entry that are an address, without the C-bit.
 const ADDRESS: u64 = (1 << C_BIT) - (1 << 12);
 /// Marks of the quadwords that every request sets, in the upper half of the bitmap.
@@ -193,7 +192,7 @@ core::arch::global_asm!(
     td_edx = const CPUID_SIGNATURE[2],
     ghcb = const GHCB_GPA,
     ghcb_entry = const (GHCB_GPA >> 12) * 8,
-    ghcb_msr = const GHCB_MSR,
+    ghcb_msr = const MSR_GHCB,
     share_low = const msr::psc(GHCB_GPA >> 12, psc_op::SHARED) as u32,
     share_high = const msr::psc(GHCB_GPA >> 12, psc_op::SHARED) >> 32,
     shared = const msr::PSC_RESP,
