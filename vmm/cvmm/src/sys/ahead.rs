@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 
+use super::elsewhere;
 use crate::recorder::{Event, Op, Recorder, Started};
 
 /// The answer, on its way.
@@ -30,7 +31,9 @@ impl Ahead {
             let (op, tag) = (Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID");
             Some((cpuid, Event { op, tag, bytes: 0, begin, end: started.elapsed(), guest: None }))
         };
-        Ahead(thread::Builder::new().name("cpuid".into()).spawn(ask).ok())
+        let thread = thread::Builder::new().name("cpuid".into()).spawn(ask).ok();
+        thread.iter().for_each(elsewhere::place);
+        Ahead(thread)
     }
 
     /// The answer; nothing where nobody has asked, or KVM has refused. Then whoever asks again is told why.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cpuid;
 pub mod cure;
 pub mod descriptors;
+pub mod elsewhere;
 pub mod errno;
 pub mod kick;
 pub mod memory;
