@@ -208,7 +208,14 @@ fn info(name: Option<&str>) -> Result<()> {
             ),
         }
         for (cost, value) in &profile.costs {
-            println!("  {cost:14} {:>12} ns  [{}] {}", value.ns, value.confidence, value.source);
+            let range = value.range.map(|[low, high]| format!(" ({low} to {high})"));
+            println!(
+                "  {cost:14} {:>12} ns{}  [{}] {}",
+                value.ns,
+                range.unwrap_or_default(),
+                value.confidence,
+                value.source
+            );
         }
         let guessed = profile.placeholders();
         if !guessed.is_empty() {

@@ -145,8 +145,11 @@ fn ms(ns: f64) -> String {
 
 fn goals(text: &mut String, kernel: &str, results: &Value) -> Result<()> {
     writeln!(text, "### Goals (`cvmm bench goals`, kernel {kernel})\n")?;
-    writeln!(text, "| at most | published | goal | aim | today | clock, profile | placeholders |")?;
-    writeln!(text, "|---|---|---:|---:|---:|---|---:|")?;
+    writeln!(
+        text,
+        "| at most | published | goal | aim | today | with other costs | clock, profile | placeholders |"
+    )?;
+    writeln!(text, "|---|---|---:|---:|---:|---:|---|---:|")?;
     for goal in list(&results["goals"]) {
         let ns = goal["unit"] == "ns";
         let show = |value: &Value| match value.as_f64() {
@@ -159,11 +162,15 @@ fn goals(text: &mut String, kernel: &str, results: &Value) -> Result<()> {
             Some(open) => format!("open: {open}"),
             None => format!("**{}**", show(&goal["today"])),
         };
+        let range = match list(&goal["range"]) {
+            [low, high] if low != high => format!("{} to {}", show(low), show(high)),
+            _ => "–".to_owned(),
+        };
         let share = goal["placeholder_share"].as_f64();
         let share = share.map_or("–".into(), |share| format!("{:.0} %", share * 100.0));
         writeln!(
             text,
-            "| {} | {} | {} | {} | {today} | {} {} | {share} |",
+            "| {} | {} | {} | {} | {today} | {range} | {} {} | {share} |",
             word("what"),
             word("anchor"),
             show(&goal["goal"]),
@@ -178,7 +185,9 @@ fn goals(text: &mut String, kernel: &str, results: &Value) -> Result<()> {
 
 /// Where the time of the goals' guests goes.
 fn breakdown(text: &mut String, kernel: &str, results: &Value) -> Result<()> {
-    let cells = list(&results["cells"]);
+    // Without those that have costs at an end of their range.
+    let usual = |cell: &&Value| !cell["profile"].as_str().unwrap_or_default().contains(':');
+    let cells: Vec<&Value> = list(&results["cells"]).iter().filter(usual).collect();
     writeln!(text, "### Where the time goes (kernel {kernel}, modelled ms)\n")?;
     let labels: Vec<&str> = cells.iter().map(|cell| setting(cell, "label")).collect();
     writeln!(text, "| | {} |\n|---|{}", labels.join(" | "), "---:|".repeat(labels.len()))?;

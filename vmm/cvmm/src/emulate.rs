@@ -21,6 +21,8 @@ pub const PROFILE_VARIABLE: &str = "SOFTKVM_PROFILE";
 pub const REALTIME_VARIABLE: &str = "SOFTKVM_REALTIME";
 /// The environment variable that names to the library a security processor which several processes share.
 const SECURITY_PROCESSOR_VARIABLE: &str = "SOFTKVM_PSP";
+/// What stands behind a profile's name for costs at the lower and at the upper end of their ranges.
+pub const COSTS_AT_ENDS: [&str; 2] = [":low", ":high"];
 /// The library's profile where nobody names one.
 const LIBRARY_PROFILE: &str = "epyc-milan";
 /// The profile for a guest of this technology where the user names none: every technology's name, as reports have it.
@@ -114,7 +116,7 @@ pub fn profile_in_use() -> Option<String> {
         .then(|| std::env::var(PROFILE_VARIABLE).unwrap_or_else(|_| LIBRARY_PROFILE.into()))
 }
 
-/// That profile's costs, as JSON: its name, and for each cost `ns`, `source` and `confidence`. Nothing where the library does not
+/// That profile's costs, as JSON: its name, and for each cost `ns`, `range`, `source` and `confidence`. Nothing where the library does not
 /// say.
 pub fn profile_costs() -> Option<String> {
     preloaded::profile_costs()

@@ -358,6 +358,7 @@ fn goals_are_judged_by_the_figures_of_their_cells() {
     for words in ["reached, not the aim", "anchor: 1055 pages", "open: there is none"] {
         assert!(table.contains(words), "{table}");
     }
+    assert_eq!(goals[1]["range"], Value::Null);
     for (from, to, words) in [
         ("cell = \"snp\"\n\n", "cell = \"sev\"\n\n", "goal 1: no cell has the label 'sev'"),
         ("minus = \"base\"", "minus = \"bass\"", "goal 3: no cell has the label 'bass'"),
@@ -368,6 +369,36 @@ fn goals_are_judged_by_the_figures_of_their_cells() {
         let bench = with_spec(&GOALS.replacen(from, to, 1));
         refused(&bench, &["bench", "spec.toml", "--out", "no.jsonl"], &[words]);
     }
+}
+
+#[test]
+fn goals_tell_what_other_costs_would_make_of_them() {
+    if no_softkvm() {
+        return;
+    }
+    let bench = with_spec(&GOALS.replace("repetitions = 1", "repetitions = 1\nsensitivity = true"));
+    let results = results(&bench, &["bench", "spec.toml", "--out", "s.jsonl", "--json"]);
+    let profiles = |label: &str| -> Vec<String> {
+        let cells = results["cells"].as_array().unwrap().iter();
+        let cells = cells.filter(|cell| cell["settings"]["label"] == label);
+        cells.map(|cell| cell["profile"].as_str().unwrap().to_owned()).collect()
+    };
+    for label in ["base", "snp"] {
+        assert_eq!(profiles(label), ["epyc-milan", "epyc-milan:low", "epyc-milan:high"]);
+    }
+    let goal = |at: usize| {
+        let range = results["goals"][at]["range"].as_array().unwrap();
+        let today = results["goals"][at]["today"].as_f64().unwrap();
+        [range[0].as_f64().unwrap(), today, range[1].as_f64().unwrap()]
+    };
+    let [low, today, high] = goal(0);
+    assert!(low == today && today == high, "pages do not depend on costs");
+    for at in [1, 2] {
+        let [low, today, high] = goal(at);
+        assert!(low < today && today < high, "goal {at}: {low} {today} {high}");
+    }
+    let table = String::from_utf8(bench.cvmm(&["bench", "--show", "s.jsonl"]).stdout).unwrap();
+    assert!(table.contains("with other costs"), "{table}");
 }
 
 #[test]

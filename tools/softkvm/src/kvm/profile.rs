@@ -1,5 +1,6 @@
 //! Platform profiles: the part that is modelled and what its operations cost, from a TOML file. A part has either a table
-//! `[sev]` or a table `[tdx]`, and with it its vendor, its devices and its costs.
+//! `[sev]` or a table `[tdx]`, and with it its vendor, its devices and its costs. Nobody knows all costs: with `:low` or `:high`
+//! behind a profile's name those that have a range are at that end of it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,6 +96,8 @@ pub enum ProfileError {
 pub struct Cost {
     /// Nanoseconds.
     pub ns: u64,
+    /// The least and the most that it may be; every placeholder has one.
+    pub range: Option<[u64; 2]>,
     /// Where the value comes from.
     pub source: String,
     /// "high", "medium", "low" or "none".
@@ -188,14 +191,27 @@ fn modules() -> String {
     TdxModule::ALL.iter().map(|module| module.name).collect::<Vec<_>>().join(", ")
 }
 
+/// The ends of ranges, as they stand behind a profile's name.
+const ENDS: [&str; 2] = [":low", ":high"];
+
 /// Names of the built-in profiles.
 pub fn built_in() -> Vec<&'static str> {
     BUILT_IN.iter().map(|(name, _)| *name).collect()
 }
 
 impl Profile {
-    /// A built-in profile, or the one in a file.
+    /// A built-in profile, or the one in a file; behind the name `:low` or `:high` for the costs at that end of their ranges.
     pub fn load(name: &str) -> Result<Self, ProfileError> {
+        for (end, suffix) in ENDS.iter().enumerate() {
+            if let Some(name) = name.strip_suffix(suffix) {
+                let mut profile = Self::load(name)?;
+                profile.name.push_str(suffix);
+                for cost in profile.costs.values_mut() {
+                    cost.ns = cost.range.map_or(cost.ns, |range| range[end]);
+                }
+                return Ok(profile);
+            }
+        }
         let text = match BUILT_IN.iter().find(|(known, _)| *known == name) {
             Some((_, text)) => (*text).to_owned(),
             None => {
@@ -212,7 +228,20 @@ impl Profile {
             source: Box::new(source),
         })?;
         profile.part(0)?;
+        profile.check_ranges()?;
         Ok(profile)
+    }
+
+    fn check_ranges(&self) -> Result<(), ProfileError> {
+        let wrong = |cost: &Cost| match cost.range {
+            None if cost.is_placeholder() => Some("a placeholder without a range"),
+            Some([low, high]) if !(low..=high).contains(&cost.ns) => Some("outside its range"),
+            _ => None,
+        };
+        let found = self.costs.iter().find_map(|(name, cost)| Some((name, wrong(cost)?)));
+        found.map_or(Ok(()), |(cost, problem)| {
+            Err(ProfileError::Cost { name: self.name.clone(), cost: cost.clone(), problem })
+        })
     }
 
     /// The costs that nobody has published: their names.
@@ -221,11 +250,13 @@ impl Profile {
         guessed.map(|(name, _)| name.as_str()).collect()
     }
 
-    /// What operations cost, for those who estimate with it: the name, and for each cost `ns`, `source` and `confidence`.
+    /// What operations cost, for those who estimate with it: the name, and for each cost `ns`, `range`, `source` and `confidence`.
     pub fn costs_as_json(&self) -> serde_json::Value {
         let costs = self.costs.iter().map(|(name, cost)| {
-            let Cost { ns, source, confidence } = cost;
-            let facts = serde_json::json!({ "ns": ns, "source": source, "confidence": confidence });
+            let Cost { ns, range, source, confidence } = cost;
+            let facts = serde_json::json!(
+                { "ns": ns, "range": range, "source": source, "confidence": confidence }
+            );
             (name.clone(), facts)
         });
         let costs: serde_json::Map<String, serde_json::Value> = costs.collect();
@@ -400,6 +431,35 @@ mod tests {
             let user_exit = profile.costs.get("user_exit").unwrap();
             assert_eq!(costs["user_exit"]["ns"], user_exit.ns);
             assert_eq!(costs["user_exit"]["source"], user_exit.source);
+        }
+    }
+
+    #[test]
+    fn costs_are_at_the_ends_of_their_ranges_on_demand() {
+        for name in built_in() {
+            let load = |suffix: &str| Profile::load(&format!("{name}{suffix}")).unwrap();
+            let (low, usual, high) = (load(":low"), load(""), load(":high"));
+            assert_eq!((low.name, high.name), (format!("{name}:low"), format!("{name}:high")));
+            for (cost, value) in &usual.costs {
+                let ends = [low.costs[cost].ns, high.costs[cost].ns];
+                assert_eq!(ends, value.range.unwrap_or([value.ns; 2]), "{name} {cost}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_placeholder_needs_a_range_that_holds_it() {
+        let text = BUILT_IN[0].1;
+        let lacking = text.replace("range = [200, 2_000]\n", "");
+        let beside = text.replace("range = [100, 1_000]", "range = [400, 1_000]");
+        let dir = tempfile::tempdir().unwrap();
+        for (text, problem) in
+            [(lacking, "\"rmpadjust\" is a placeholder"), (beside, "\"pvalidate\" is outside")]
+        {
+            let path = dir.path().join("profile.toml");
+            std::fs::write(&path, text).unwrap();
+            let error = Profile::load(path.to_str().unwrap()).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
         }
     }
 

@@ -52,6 +52,22 @@ impl Cell {
         [self, again]
     }
 
+    /// The cell with the costs of its profile at both ends of their ranges, where it has a profile.
+    pub fn at_ends(&self) -> Vec<Cell> {
+        let technology = self.get(Key::Technology).unwrap_or_default();
+        let profile = match self.get(Key::Emulate) {
+            None | Some("false") => return Vec::new(),
+            Some("true") => emulate::default_profile_for(technology),
+            Some(profile) => profile,
+        };
+        let at = |end: &&str| {
+            let mut settings = self.settings.clone();
+            settings.insert(Key::Emulate, format!("{profile}{end}"));
+            Cell::new(settings)
+        };
+        emulate::COSTS_AT_ENDS.iter().map(at).collect()
+    }
+
     /// A setting.
     pub fn get(&self, key: Key) -> Option<&str> {
         self.settings.get(&key).map(String::as_str)

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::Key;
 use super::result::CellResult;
+use crate::emulate::COSTS_AT_ENDS;
 use crate::figures::Clock;
 
 /// A goal, as a spec has it. One without a figure is a goal that this experiment does not try.
@@ -70,6 +71,8 @@ pub struct GoalResult {
     pub standing: Standing,
     /// Today's figure: a median, or the difference of two.
     pub today: Option<f64>,
+    /// The same with the profile's costs at the lower and at the upper end of their ranges, where the spec has `sensitivity`.
+    pub range: Option<[f64; 2]>,
     /// Its unit.
     pub unit: Option<String>,
     /// Its clock.
@@ -95,20 +98,27 @@ impl Goal {
     }
 
     fn judge(&self, cells: &[CellResult]) -> GoalResult {
-        let cell = |label: &Option<String>| {
+        // Cells at the ends of ranges have the same labels, and come behind all others.
+        let cell = |label: &Option<String>, end: &str| {
             let label = label.as_ref()?;
-            cells.iter().find(|cell| cell.settings.get(&Key::Label) == Some(label))
+            let at = |cell: &&CellResult| cell.profile.as_ref().is_some_and(|p| p.ends_with(end));
+            let labelled = |cell: &&CellResult| cell.settings.get(&Key::Label) == Some(label);
+            cells.iter().filter(labelled).find(|cell| end.is_empty() || at(cell))
         };
         let id = self.figure.as_deref().unwrap_or_default();
         let median = |cell: &CellResult, id: &str| Some(cell.figure(id)?.summary.median);
-        let ours = cell(&self.cell);
-        let figure = ours.and_then(|cell| cell.figure(id));
-        let today = match &self.minus {
-            None => figure.map(|figure| figure.summary.median),
-            Some(_) => figure
-                .zip(cell(&self.minus).and_then(|cell| median(cell, id)))
-                .map(|(figure, base)| figure.summary.median - base),
+        let value = |end: &str| {
+            let figure = median(cell(&self.cell, end)?, id)?;
+            let base = match &self.minus {
+                None => 0.0,
+                Some(_) => median(cell(&self.minus, end)?, id)?,
+            };
+            Some(figure - base)
         };
+        let ours = cell(&self.cell, "");
+        let figure = ours.and_then(|cell| cell.figure(id));
+        let today = value("");
+        let [low, high] = COSTS_AT_ENDS.map(value);
         let within =
             |limit: Option<f64>| today.zip(limit).is_some_and(|(today, limit)| today <= limit);
         let standing = match today {
@@ -126,6 +136,7 @@ impl Goal {
             goal: self.clone(),
             standing,
             today,
+            range: low.zip(high).map(|(low, high)| [low, high]),
             unit: figure.map(|figure| figure.unit.clone()),
             clock: figure.map(|figure| figure.clock),
             profile: ours.filter(|_| modelled).and_then(|cell| cell.profile.clone()),

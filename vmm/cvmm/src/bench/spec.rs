@@ -27,6 +27,8 @@ struct File {
     pin: Vec<usize>,
     #[serde(default)]
     a_a: bool,
+    #[serde(default)]
+    sensitivity: bool,
     #[serde(default = "totals")]
     compare: Vec<String>,
     #[serde(default)]
@@ -150,6 +152,10 @@ impl Spec {
                 let problem = format!("there is no '{technology}'");
                 return Err(refuse("technology", problem, "give plain, snp or tdx"));
             }
+        }
+        if file.sensitivity {
+            let ends: Vec<Cell> = cells.iter().flat_map(Cell::at_ends).collect();
+            cells.extend(ends);
         }
         super::cell::name_all(&mut cells);
         if cells.is_empty() {

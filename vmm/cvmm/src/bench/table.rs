@@ -258,6 +258,10 @@ fn write_goals(out: &mut String, results: &Results) -> std::fmt::Result {
             (Some(value), _) => count(value),
         };
         let mut standing = result.standing.name().to_owned();
+        if let Some([low, high]) = result.range.filter(|[low, high]| low != high) {
+            let range = format!("; {} to {} with other costs", show(Some(low)), show(Some(high)));
+            standing.push_str(&range);
+        }
         if let Some(share) = result.placeholder_share.filter(|share| *share >= 0.0005) {
             standing
                 .push_str(&format!("; {:.1} % of the cell's time is placeholders", share * 100.0));
