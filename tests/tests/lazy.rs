@@ -124,3 +124,25 @@ fn memory_that_is_not_in_whole_units_is_refused() {
         .run();
     ended.expect_refusal(2).expect_words("multiples of 2M");
 }
+
+#[test]
+fn where_the_host_has_large_pages_they_are_accepted_whole() {
+    for accept in ["eager", "lazy"] {
+        let ended = Cvmm::new(["--emulate=epyc-milan:2m", "--timeout", "200", "--snp"])
+            .args(["--memory", "512M", "--cpus", "2", "--accept", accept])
+            .args(["--cmdline", "console=ttyS0 panic=-1 cvmm.fill"])
+            .linux(&bzimage("6.12"), "6.12")
+            .reported()
+            .run();
+        ended.expect_code(0).expect_console("cvmm-init: ready").expect_console("signal 9");
+        let accepted = &ended.report()["ledger"]["accepted"];
+        let counts = ["pages", "pages_4k", "pages_2m", "mismatches"].map(|n| number(&accepted[n]));
+        let [pages, small, large, mismatches] = counts;
+        println!("{accept}: the shim accepted {small} pages and {large} of 2 MiB");
+        assert_eq!(small + large * (UNIT / 4096), pages, "{accept}");
+        assert!(mismatches == 0 && small < 2048 && large > 8, "{accept}: {counts:?}");
+        // Linux accepts the rest of it in the same size.
+        let whole = number(&ended.report()["kvm_stats"]["vm"]["softkvm_pvalidate_2m"][0]);
+        assert!(whole >= 230, "{accept}: {whole} of 256 were validated whole");
+    }
+}

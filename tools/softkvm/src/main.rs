@@ -28,7 +28,8 @@ enum Action {
     Run(Run),
     /// Show the profiles: what is modelled and what its operations cost.
     Info {
-        /// Profile name or file; all built-in ones if not given.
+        /// Profile name or file; all built-in ones if not given. Behind the name: ':low' or ':high' for costs at that end of
+        /// their ranges, ':2m' for guest memory descriptors with large folios.
         #[arg(long)]
         profile: Option<String>,
     },

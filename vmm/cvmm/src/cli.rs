@@ -143,7 +143,8 @@ pub struct Flags {
     )]
     pub tdx: Option<Option<String>>,
     /// Use softkvm, a KVM in software, instead of the host's: the guest is then NOT confidential
-    /// [default profile: epyc-milan, for --tdx xeon-spr].
+    /// [default profile: epyc-milan, for --tdx xeon-spr]. Behind a profile's name: ':low' or ':high' for costs at that end
+    /// of their ranges, ':2m' for a host that backs private memory with 2 MiB.
     #[arg(
         long,
         value_name = "PROFILE",

@@ -334,6 +334,7 @@ impl State {
             self.memory_changed(Change::Contents);
             return Some(());
         }
+        self.memory.smash(gpa);
         let entry = self.memory.rmp_entry(gpa)?;
         if !private {
             entry.make_shared().ok()?;

@@ -8,12 +8,15 @@
 //! what the caller unmaps behind a live slot crashes it, as a stray pointer would.
 #![allow(unsafe_code)]
 
+mod folio;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use abi::kvm::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, UserMemoryRegion2};
 
+use self::folio::{LARGE, LARGE_PAGES};
 use super::caps::VmKind;
 use super::errno::{Answer, Errno};
 use super::fd::Mapping;
@@ -97,6 +100,8 @@ pub struct Slot {
     writable: Bits,
     /// Pages that the guest reaches without a nested page fault: of the shared half, and of the private one.
     mapped: [Bits; 2],
+    /// Large folios of the private half that it so reaches whole, counted from the one with the slot's first page.
+    mapped_large: Bits,
     /// With KVM_MEM_LOG_DIRTY_PAGES: pages written since the log was cleared.
     dirty: Option<Bits>,
 }
@@ -118,6 +123,11 @@ impl Slot {
 
     fn holds(&self, gpa: u64) -> bool {
         gpa.wrapping_sub(self.gpa) < self.size
+    }
+
+    /// Which of its large folios has an address.
+    fn large_index(&self, gpa: u64) -> u64 {
+        gpa / LARGE - self.gpa / LARGE
     }
 
     /// KVM_MEM_READONLY.
@@ -177,16 +187,22 @@ pub struct Memory {
     seed: u64,
     /// Pages of all slots that are mapped.
     mapped: u64,
+    /// And large folios.
+    mapped_large: u64,
+    /// Guest memory descriptors have such.
+    large_folios: bool,
 }
 
 impl Memory {
     /// No memory yet.
-    pub fn new(kind: VmKind, seed: u64) -> Self {
+    pub fn new(kind: VmKind, seed: u64, large_folios: bool) -> Self {
         Self {
             protected: kind.has_private_memory(),
             readonly: !kind.hides_state(),
             reverse_map: kind == VmKind::Snp,
             seed,
+            // Linux 7.2 arch/x86/kvm/vmx/tdx.c `tdx_gmem_max_mapping_level`: TDs are mapped in pages.
+            large_folios: large_folios && kind == VmKind::Snp,
             ..Self::default()
         }
     }
@@ -258,6 +274,11 @@ impl Memory {
             readable: Bits::new(pages),
             writable: Bits::new(pages),
             mapped: [Bits::new(pages), Bits::new(pages)],
+            mapped_large: Bits::new(if self.large_folios {
+                pages / LARGE_PAGES as u64 + 2
+            } else {
+                0
+            }),
             dirty: None,
         };
         slot.log(self.logs_all_first());
@@ -551,6 +572,17 @@ impl Memory {
     /// The guest reaches a page: whether that takes a nested page fault, which maps it.
     pub fn map(&mut self, gpa: u64, half: Half) -> bool {
         let Some(index) = self.slot_index(gpa) else { return false };
+        if self.large_folios && half == Half::Private {
+            let large = self.rmp_entry(gpa).is_some_and(|entry| entry.large());
+            let slot = &mut self.slots[index];
+            let folio = slot.large_index(gpa);
+            if large {
+                let new = !slot.mapped_large.get(folio);
+                slot.mapped_large.set(folio);
+                self.mapped_large += u64::from(new);
+                return new;
+            }
+        }
         let slot = &mut self.slots[index];
         let page = (gpa - slot.gpa) / PAGE;
         let mapped = &mut slot.mapped[half as usize];
@@ -568,9 +600,17 @@ impl Memory {
             let first = slot.gpa / PAGE;
             let mapped = &mut slot.mapped[half as usize];
             let pages = frames.start.max(first)..frames.end.min(first + slot.size / PAGE);
-            for page in pages.map(|frame| frame - first) {
+            for page in pages.clone().map(|frame| frame - first) {
                 self.mapped -= u64::from(mapped.get(page));
                 mapped.clear(page);
+            }
+            if self.large_folios && half == Half::Private && !pages.is_empty() {
+                let [from, to] =
+                    [pages.start, pages.end - 1].map(|frame| slot.large_index(frame * PAGE));
+                for folio in from..=to {
+                    self.mapped_large -= u64::from(slot.mapped_large.get(folio));
+                    slot.mapped_large.clear(folio);
+                }
             }
         }
     }
@@ -586,11 +626,18 @@ impl Memory {
             self.mapped -= mapped.count();
             mapped.0.fill(0);
         }
+        self.mapped_large -= slot.mapped_large.count();
+        slot.mapped_large.0.fill(0);
     }
 
     /// How many pages are mapped.
     pub fn mapped(&self) -> u64 {
         self.mapped
+    }
+
+    /// How many large folios are mapped whole.
+    pub fn mapped_large(&self) -> u64 {
+        self.mapped_large
     }
 
     /// Lends a private page and its RMP entry.
@@ -655,6 +702,11 @@ impl Memory {
         let end = offset.saturating_add(len).min(gmem.size);
         let start = offset.min(end);
         let pages = (start / PAGE) as usize..(end / PAGE) as usize;
+        for edge in [pages.start, pages.end] {
+            if !edge.is_multiple_of(LARGE_PAGES) {
+                folio::smash(&mut gmem.rmp, edge);
+            }
+        }
         if let Some(entries) = gmem.rmp.get_mut(pages.clone()) {
             entries.iter_mut().for_each(RmpEntry::reclaim);
         }

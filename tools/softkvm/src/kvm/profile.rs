@@ -164,6 +164,9 @@ pub struct Profile {
     tdx: Option<Tdx>,
     /// What operations cost.
     pub costs: BTreeMap<String, Cost>,
+    /// Guest memory descriptors come in pieces of 2 MiB: `:2m` behind the name.
+    #[serde(skip)]
+    pub large_folios: bool,
 }
 
 /// A profile's part.
@@ -193,6 +196,8 @@ fn modules() -> String {
 
 /// The ends of ranges, as they stand behind a profile's name.
 const ENDS: [&str; 2] = [":low", ":high"];
+/// What stands behind the name where the host's guest memory descriptors have large folios.
+const LARGE_FOLIOS: &str = ":2m";
 
 /// Names of the built-in profiles.
 pub fn built_in() -> Vec<&'static str> {
@@ -200,7 +205,8 @@ pub fn built_in() -> Vec<&'static str> {
 }
 
 impl Profile {
-    /// A built-in profile, or the one in a file; behind the name `:low` or `:high` for the costs at that end of their ranges.
+    /// A built-in profile, or the one in a file; behind the name `:low` or `:high` for the costs at that end of their ranges,
+    /// and `:2m` for a host whose guest memory descriptors come in pieces of 2 MiB.
     pub fn load(name: &str) -> Result<Self, ProfileError> {
         for (end, suffix) in ENDS.iter().enumerate() {
             if let Some(name) = name.strip_suffix(suffix) {
@@ -211,6 +217,11 @@ impl Profile {
                 }
                 return Ok(profile);
             }
+        }
+        if let Some(name) = name.strip_suffix(LARGE_FOLIOS) {
+            let profile = Self::load(name)?;
+            let name = profile.name.clone() + LARGE_FOLIOS;
+            return Ok(Self { name, large_folios: true, ..profile });
         }
         let text = match BUILT_IN.iter().find(|(known, _)| *known == name) {
             Some((_, text)) => (*text).to_owned(),

@@ -383,7 +383,7 @@ impl State {
             (psp.platform().costs.clone(), psp.platform().c_bit)
         };
         let engine = if machine.options.reference { Kind::Reference } else { Kind::Fast };
-        let memory = Memory::new(kind, machine.options.seed);
+        let memory = Memory::new(kind, machine.options.seed, machine.profile.large_folios);
         let mut code = CodeCache::new(engine);
         if machine.symbols.is_some() {
             code.watch = KERNEL_IMAGE;

@@ -10,7 +10,7 @@
 //! - `pages_4k` are pages that the guest has reached, of both halves of its memory, each by one nested page fault (`pf_taken`,
 //!   `pf_fixed`); a TD's as the secure EPT has them. They go where KVM takes them away: when a page changes owner, is
 //!   punched out, or loses its slot. Shared memory is taken to be backed by 4 KiB pages, as private memory is in Linux 7.2; so
-//!   `pages_2m` and `pages_1g` stay 0.
+//!   `pages_2m` counts what a profile with `:2m` makes of the latter, and `pages_1g` stays 0.
 //! - Halt polling is on the page of [`super::halt`].
 //! - What belongs to shadow paging, nested guests, asynchronous page faults, dirty tricks against side channels or the host's
 //!   scheduler has not happened, and is 0.
@@ -234,7 +234,7 @@ impl State {
             ("mmu_unsync", 0),
             ("mmu_shadow_pages", 0),
             ("pages_4k", self.memory.mapped()),
-            ("pages_2m", 0),
+            ("pages_2m", self.memory.mapped_large()),
             ("pages_1g", 0),
             ("nx_lpage_splits", 0),
         ];

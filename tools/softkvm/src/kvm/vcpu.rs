@@ -13,7 +13,6 @@ use super::cpuid::{Table, bare_c_bit};
 use super::errno::{Answer, Errno};
 use super::memory::Half;
 use super::number::{self as nr, mp_state};
-use super::owed::Owed;
 use super::regs::{self, ApicPart};
 use super::state::State;
 use super::td::Mapped;
@@ -618,8 +617,7 @@ fn pre_fault_page(state: &mut State, gpa: u64) -> Answer {
     let asid = state.snp.asid();
     let entry = state.memory.rmp_entry(gpa).ok_or(Errno::EFAULT)?;
     // Only an immutable page refuses, and that is assigned.
-    if !entry.assigned() && entry.make_private(gpa, asid, false).is_ok() {
-        state.memory.owe(gpa, Owed::Noise);
+    if !entry.assigned() && state.memory.assign(gpa, asid).is_some() {
         // What a fault would have taken beside the exit.
         let cost = state.costs.rmpupdate;
         state.clock.charge(cost);

@@ -347,6 +347,12 @@ fn set_attributes(state: &mut State, arg: u64) -> Answer {
         // private already, nothing is lost.
         state.zap_private(start..end);
     }
+    // The next access to the rest of it would be a fault that KVM cures so.
+    let split = state.memory.smash_edges(start..end);
+    for _ in 0..split {
+        let cost = state.costs.rmpupdate + state.costs.exit;
+        state.clock.charge(cost);
+    }
     state.memory.set_private(start, end, private);
     state.memory_changed(Change::Translations);
     Ok(())

@@ -5,7 +5,6 @@ use super::errno::Errno;
 use super::memory::{Backing, Half};
 use super::msrs;
 use super::number::mp_state;
-use super::owed::Owed;
 use super::protection::Shield;
 use super::replay::{Reply, Touch};
 use super::run_page::UserExit;
@@ -204,18 +203,17 @@ impl Guest<'_> {
     /// Assigns a private page on its first use: what it holds then is noise.
     fn fill(&mut self, gpa: u64) -> Result<(), Stop> {
         let asid = self.state.snp.asid();
-        let entry = self.state.memory.rmp_entry(gpa);
-        let done = entry.is_some_and(|entry| entry.make_private(gpa & !0xfff, asid, false).is_ok());
+        let assigned = self.state.memory.assign(gpa, asid);
         let cost = self.state.costs.rmpupdate + self.state.costs.exit;
         self.state.clock.charge(cost);
         self.vcpu().count("rmpupdate");
         self.map(gpa, Half::Private);
-        match self.state.memory.owe(gpa, Owed::Noise) {
-            Some(host) if done => {
-                self.state.code.host_wrote(host, 4096);
+        match assigned {
+            Some((host, len)) => {
+                self.state.code.host_wrote(host, len);
                 Ok(())
             }
-            _ => self.stuck("page cannot be assigned", gpa).map(|_| ()),
+            None => self.stuck("page cannot be assigned", gpa).map(|_| ()),
         }
     }
 
@@ -779,10 +777,11 @@ impl World for Guest<'_> {
         self.state.clock.charge(self.state.costs.pvalidate);
         self.vcpu().count("pvalidate");
         self.own_page(gpa, private)?;
-        let Some(entry) = self.state.memory.rmp_entry(gpa) else {
-            return self.stuck("PVALIDATE of a page without backing", gpa).map(|_| (0, false));
-        };
-        let answer = entry.pvalidate(huge, validate);
+        self.split(gpa, huge);
+        let mut answer = (rmp::code::FAIL_SIZEMISMATCH, false);
+        for entry in self.state.memory.named_entries(gpa, huge).into_iter().flatten() {
+            answer = entry.pvalidate(validate);
+        }
         let counts = &mut self.state.counts;
         match answer.0 {
             rmp::code::FAIL_SIZEMISMATCH => counts.pvalidate_mismatch += 1,
@@ -805,10 +804,12 @@ impl World for Guest<'_> {
         {
             return self.vc_fault(vc::PAGE_NOT_VALIDATED, gpa);
         }
-        let Some(entry) = self.state.memory.rmp_entry(gpa) else {
-            return self.stuck("RMPADJUST of a page without backing", gpa).map(|_| 0);
+        self.split(gpa, huge);
+        let answer = match self.state.memory.named_entries(gpa, huge) {
+            Some(entries) => entries.iter_mut().fold(0, |_, entry| entry.rmpadjust(true, rdx)),
+            // What is wrong with RDX comes before the size.
+            None => rmp::RmpEntry::default().rmpadjust(false, rdx),
         };
-        let answer = entry.rmpadjust(huge, rdx);
         self.others_forget();
         Ok(answer)
     }
@@ -895,6 +896,19 @@ impl Guest<'_> {
                 self.vcpu().exit = Some(UserExit::MemoryFault { gpa, private: true });
                 Err(EXIT)
             }
+        }
+    }
+
+    /// An instruction names a page within a 2 MiB entry: KVM splits that (Linux 7.2 arch/x86/kvm/svm/sev.c
+    /// `sev_handle_rmp_fault`), and the guest tries again.
+    fn split(&mut self, gpa: u64, huge: bool) {
+        if !huge && self.state.memory.smash(gpa) {
+            // PSMASH has no published cost; it writes the same entry as RMPUPDATE.
+            let cost = self.state.costs.rmpupdate + self.state.costs.exit;
+            self.state.clock.charge(cost);
+            self.vcpu().count("psmash");
+            self.page_fault();
+            self.map(gpa, Half::Private);
         }
     }
 

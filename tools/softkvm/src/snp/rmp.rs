@@ -1,7 +1,7 @@
 //! The reverse map table: who owns a private page, and what its owner may do with it.
 //!
-//! One entry per 4 KiB page of a guest memory descriptor (mainline KVM backs private memory with
-//! nothing larger), kept beside the page so that it survives attribute flips. The rules are AMD
+//! One entry per 4 KiB page of a guest memory descriptor, kept beside the page so that it survives
+//! attribute flips. Where KVM has assigned 2 MiB as one, all 512 say so. The rules are AMD
 //! APM vol. 2, 15.36.3 to 15.36.7; only VMPL0 runs, whose permissions RMPADJUST cannot reduce, so
 //! permissions of the others are kept but never checked against.
 
@@ -23,6 +23,7 @@ const ASSIGNED: u8 = 1 << 0;
 const VALIDATED: u8 = 1 << 1;
 const IMMUTABLE: u8 = 1 << 2;
 const VMSA: u8 = 1 << 3;
+const LARGE: u8 = 1 << 4;
 
 /// Every permission.
 pub const PERM_ALL: u8 = 0xf;
@@ -81,6 +82,21 @@ impl RmpEntry {
         self.flags & VMSA != 0
     }
 
+    /// It is one of 512 that are one entry of 2 MiB.
+    pub fn large(&self) -> bool {
+        self.flags & LARGE != 0
+    }
+
+    /// PSMASH: it stands for itself.
+    pub fn smash(&mut self) {
+        self.flags &= !LARGE;
+    }
+
+    /// RMPUPDATE of 2 MiB to Guest-Invalid: its part of it. The caller knows that none of the 512 is assigned.
+    pub fn make_large(&mut self, gpa: u64, asid: u16) {
+        *self = Self { gpa, asid, flags: ASSIGNED | LARGE, perms: [PERM_ALL, 0, 0, 0] };
+    }
+
     /// RMPUPDATE to Guest-Invalid (`immutable` false) or Pre-Guest (`immutable` true).
     pub fn make_private(
         &mut self,
@@ -127,12 +143,9 @@ impl RmpEntry {
 
     /// PVALIDATE by the guest that owns the page at `gpa`: EAX and CF.
     ///
-    /// The caller has asked [`check`] first, so the page is assigned. 2 MiB requests always meet
-    /// a 4 KiB page.
-    pub fn pvalidate(&mut self, huge: bool, validate: bool) -> (u32, bool) {
-        if huge {
-            return (code::FAIL_SIZEMISMATCH, false);
-        }
+    /// The caller has asked [`check`] first, so the page is assigned, and knows that it is of the
+    /// size asked for.
+    pub fn pvalidate(&mut self, validate: bool) -> (u32, bool) {
         if self.validated() == validate {
             return (code::SUCCESS, true);
         }
@@ -144,10 +157,11 @@ impl RmpEntry {
         (code::SUCCESS, false)
     }
 
-    /// RMPADJUST by VMPL0 with RDX as given: EAX. The caller has asked [`check`] first.
+    /// RMPADJUST by VMPL0 with RDX as given: EAX. The caller has asked [`check`] first, and tells
+    /// whether the page is of the size asked for.
     ///
     /// RDX: target VMPL 7:0, permissions 15:8, VMSA 16.
-    pub fn rmpadjust(&mut self, huge: bool, rdx: u64) -> u32 {
+    pub fn rmpadjust(&mut self, right_size: bool, rdx: u64) -> u32 {
         let target = rdx & 0xff;
         let perms = (rdx >> 8 & 0xff) as u8;
         if target > 3 || perms & !PERM_ALL != 0 || rdx >> 17 != 0 {
@@ -156,7 +170,7 @@ impl RmpEntry {
         if target == 0 {
             return code::FAIL_PERMISSION;
         }
-        if huge {
+        if !right_size {
             return code::FAIL_SIZEMISMATCH;
         }
         self.perms[target as usize] = perms;

@@ -4,6 +4,9 @@
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
+/// The call, on a VM or a vCPU.
+pub const GET_STATS_FD: u64 = 0xaece;
+
 /// A statistic: its name, flags, decimal exponent and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {

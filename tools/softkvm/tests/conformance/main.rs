@@ -19,6 +19,7 @@ mod harness;
 mod init;
 #[path = "../common/interrupt.rs"]
 mod interrupt;
+mod large;
 mod memory;
 mod queue;
 mod runtime;

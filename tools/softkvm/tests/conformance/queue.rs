@@ -12,10 +12,9 @@ use softkvm::kvm::Options;
 use zerocopy::FromZeros;
 
 use crate::harness::*;
-use crate::stats::Stats;
+use crate::stats::{GET_STATS_FD, Stats};
 
 const GET_CLOCK: u64 = 0x8030_ae7c;
-const GET_STATS_FD: u64 = 0xaece;
 const SNP_VM: u64 = 4;
 
 /// Costs of the profile in nanoseconds: LAUNCH_START, a page, LAUNCH_FINISH.

@@ -16,10 +16,9 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::guest::*;
 use crate::harness::*;
 use crate::interrupt::interrupting;
-use crate::stats::Stats;
+use crate::stats::{GET_STATS_FD, Stats};
 
 const SET_MP_STATE: u64 = 0x4004_ae99;
-const GET_STATS_FD: u64 = 0xaece;
 const RUNNABLE: u32 = 0;
 const UNINITIALIZED: u32 = 1;
 const HALTED: u32 = 3;

@@ -15,7 +15,7 @@ fn guest_invalid() -> RmpEntry {
 
 fn guest_valid() -> RmpEntry {
     let mut entry = guest_invalid();
-    assert_eq!(entry.pvalidate(false, true), (0, false));
+    assert_eq!(entry.pvalidate(true), (0, false));
     entry
 }
 
@@ -34,10 +34,9 @@ fn a_page_goes_from_hypervisor_to_guest_and_back() {
 #[test]
 fn pvalidate_reports_a_bit_that_already_had_the_value() {
     let mut entry = guest_valid();
-    assert_eq!(entry.pvalidate(false, true), (code::SUCCESS, true));
-    assert_eq!(entry.pvalidate(false, false), (code::SUCCESS, false));
-    assert_eq!(entry.pvalidate(false, false), (code::SUCCESS, true));
-    assert_eq!(entry.pvalidate(true, true), (code::FAIL_SIZEMISMATCH, false));
+    assert_eq!(entry.pvalidate(true), (code::SUCCESS, true));
+    assert_eq!(entry.pvalidate(false), (code::SUCCESS, false));
+    assert_eq!(entry.pvalidate(false), (code::SUCCESS, true));
     assert!(!entry.validated());
 }
 
@@ -63,17 +62,17 @@ fn firmware_takes_only_pre_guest_pages() {
 #[test]
 fn rmpadjust_follows_the_privilege_levels() {
     let mut entry = guest_valid();
-    assert_eq!(entry.rmpadjust(false, 1 | 0xf << 8), code::SUCCESS);
+    assert_eq!(entry.rmpadjust(true, 1 | 0xf << 8), code::SUCCESS);
     assert_eq!(entry.perms, [0xf, 0xf, 0, 0]);
-    assert_eq!(entry.rmpadjust(false, 0xf << 8), code::FAIL_PERMISSION);
-    assert_eq!(entry.rmpadjust(false, 4), code::FAIL_INPUT);
-    assert_eq!(entry.rmpadjust(false, 1 | 1 << 17), code::FAIL_INPUT);
-    assert_eq!(entry.rmpadjust(true, 1), code::FAIL_SIZEMISMATCH);
-    assert_eq!(entry.rmpadjust(false, 1 | 1 << 16), code::SUCCESS);
+    assert_eq!(entry.rmpadjust(true, 0xf << 8), code::FAIL_PERMISSION);
+    assert_eq!(entry.rmpadjust(true, 4), code::FAIL_INPUT);
+    assert_eq!(entry.rmpadjust(true, 1 | 1 << 17), code::FAIL_INPUT);
+    assert_eq!(entry.rmpadjust(false, 1), code::FAIL_SIZEMISMATCH);
+    assert_eq!(entry.rmpadjust(true, 1 | 1 << 16), code::SUCCESS);
     assert!(entry.vmsa());
     assert!(matches!(check(&entry, ASID, GPA, Access::Write), Verdict::Denied(_)));
     assert_eq!(check(&entry, ASID, GPA, Access::Read), Verdict::Allowed);
-    assert_eq!(entry.rmpadjust(false, 1), code::SUCCESS);
+    assert_eq!(entry.rmpadjust(true, 1), code::SUCCESS);
     assert_eq!(check(&entry, ASID, GPA, Access::Write), Verdict::Allowed);
 }
 
