@@ -8,7 +8,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::config::Technology;
 use crate::error::Error;
 use crate::phase::Phase;
 use crate::sys::preloaded;
@@ -48,15 +47,16 @@ pub const STAGE_STATISTICS: [(&str, &str, Phase); 6] = [
     ("softkvm_symbol_run_init_process_ns", "run_init_process", Phase::U0),
 ];
 
-/// The profile that `--emulate` chooses for a guest of this technology.
-pub fn default_profile(technology: &Technology) -> &'static str {
-    default_profile_for(technology.name())
-}
-
-/// The same, by the technology's name in reports.
-pub fn default_profile_for(technology: &str) -> &'static str {
+/// The profile of `--emulate` for a guest of a technology, by that one's name in reports: the one that is named, or the
+/// technology's own. To that also belongs what is named as a variant only, `:low`.
+pub fn profile_for(technology: &str, named: Option<&str>) -> String {
     let found = DEFAULT_PROFILES.iter().find(|(name, _)| *name == technology);
-    found.map_or(LIBRARY_PROFILE, |(_, profile)| profile)
+    let default = found.map_or(LIBRARY_PROFILE, |(_, profile)| profile);
+    match named {
+        None => default.to_owned(),
+        Some(variant) if variant.starts_with(':') => format!("{default}{variant}"),
+        Some(named) => named.to_owned(),
+    }
 }
 
 /// The variable that has so many monitors share one modelled security processor. They meet at `file`, and `index` says which of them

@@ -53,8 +53,8 @@ use sys::ahead::Ahead;
 pub fn run_verb(flags: &Flags, started: Started, ahead: Ahead) -> Result<ExitCode, Error> {
     let config = Config::parse(flags)?;
     if let Some(profile) = &flags.emulate {
-        let default = emulate::default_profile(&config.guest.technology);
-        emulate::ensure(profile.as_deref().unwrap_or(default))?;
+        let technology = config.guest.technology.name();
+        emulate::ensure(&emulate::profile_for(technology, profile.as_deref()))?;
     }
     if config.guest.technology.debug() {
         say(
@@ -178,7 +178,7 @@ pub fn check_verb(flags: &CheckFlags, started: Started) -> Result<ExitCode, Erro
     let asked = flags.asked();
     if let Some(profile) = &flags.emulate {
         let default = if asked == Some(Asked::TDX) { "tdx" } else { "snp" };
-        emulate::ensure(profile.as_deref().unwrap_or(emulate::default_profile_for(default)))?;
+        emulate::ensure(&emulate::profile_for(default, profile.as_deref()))?;
     }
     let host = check::Host::gather(&mut Recorder::new(started, false));
     let report = CheckReport::judge(&host, asked);

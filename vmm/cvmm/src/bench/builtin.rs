@@ -1,9 +1,10 @@
 //! The specs that come with cvmm.
 
 /// Name and text, as `--list` shows them.
-pub const SPECS: [(&str, &str); 12] = [
+pub const SPECS: [(&str, &str); 13] = [
     ("technologies", include_str!("../../specs/technologies.toml")),
     ("fast-boot", include_str!("../../specs/fast-boot.toml")),
+    ("boot-matrix", include_str!("../../specs/boot-matrix.toml")),
     ("goals", include_str!("../../specs/goals.toml")),
     ("vm-size", include_str!("../../specs/vm-size.toml")),
     ("first-touch", include_str!("../../specs/first-touch.toml")),

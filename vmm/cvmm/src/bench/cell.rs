@@ -57,8 +57,8 @@ impl Cell {
         let technology = self.get(Key::Technology).unwrap_or_default();
         let profile = match self.get(Key::Emulate) {
             None | Some("false") => return Vec::new(),
-            Some("true") => emulate::default_profile_for(technology),
-            Some(profile) => profile,
+            Some("true") => emulate::profile_for(technology, None),
+            named => emulate::profile_for(technology, named),
         };
         let at = |end: &&str| {
             let mut settings = self.settings.clone();

@@ -139,7 +139,10 @@ fn tdx_options_are_read() {
 fn emulation_has_a_platform_for_every_technology() {
     let profile = |flag: &str| {
         let config = parse(&[flag, "--kernel", "k", "--emulate"]).unwrap();
-        crate::emulate::default_profile(&config.guest.technology)
+        let of = |named| crate::emulate::profile_for(config.guest.technology.name(), named);
+        assert_eq!(of(Some(":2m")), of(None) + ":2m");
+        assert_eq!(of(Some("epyc-genoa")), "epyc-genoa");
+        of(None)
     };
     assert_eq!(
         [profile("--plain"), profile("--snp"), profile("--tdx")],

@@ -112,7 +112,7 @@ fn model(flags: &ModelFlags) -> Result<Model, Error> {
     }
     let of_run = run.as_ref().and_then(|run| run.platform.profile.clone());
     let name = flags.profile.clone().or_else(|| of_run.clone());
-    let name = name.unwrap_or_else(|| emulate::default_profile_for(&technology).to_owned());
+    let name = emulate::profile_for(&technology, name.as_deref());
     if !emulate::suits(&name, &technology) {
         let problem = format!("{name} is of a processor without {technology}");
         return Err(usage("--profile", problem, "leave it out, or name one that fits"));

@@ -52,9 +52,8 @@ pub struct Plan {
 
 impl Plan {
     /// The profile to emulate for a technology.
-    pub fn profile(&self, technology: &str) -> Option<&str> {
-        let named = self.emulate.as_ref()?.as_deref();
-        Some(named.unwrap_or(emulate::default_profile_for(technology)))
+    pub fn profile(&self, technology: &str) -> Option<String> {
+        Some(emulate::profile_for(technology, self.emulate.as_ref()?.as_deref()))
     }
 }
 
