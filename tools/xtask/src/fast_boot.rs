@@ -26,7 +26,7 @@ pub struct Args {
     print: bool,
 }
 
-const KERNELS: &str = "tiny,micro,6.12,7.2";
+const KERNELS: &str = "tiny,tiny-zstd,tiny-gzip,tiny-none,micro,6.12,7.2";
 const TECHNOLOGIES: [&str; 3] = ["plain", "snp", "tdx"];
 /// What the tables stand between.
 const BEGIN: &str = "<!-- tables: cargo xtask fast-boot -->\n";

@@ -100,7 +100,7 @@ impl Recipe {
         let tree = Tree::open(&self.build_directory())?;
         let wanted = self.wanted(None)?;
         eprintln!(
-            "building the kernel {} (minutes, see guest-kernel-config/README.md)",
+            "building the kernel {} (minutes; seconds where it is there, packed otherwise)",
             self.kernel
         );
         let config = tree.tiny()?;
