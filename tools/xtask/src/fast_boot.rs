@@ -1,5 +1,7 @@
 //! `cargo xtask fast-boot`: the tables of docs/fast-boot.md, from runs of this tree.
 
+mod matrix;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
@@ -51,7 +53,7 @@ pub fn fast_boot(args: &Args) -> Result<()> {
     let tried = guest(&args.kernel)?;
     let mut text = String::new();
     for spec in ["goals", "fast-boot"] {
-        let results = bench(&tools, &out, spec, Some(&tried))?;
+        let results = bench(&tools, &out, spec, "--emulate", Some(&tried))?;
         match spec {
             "goals" => goals(&mut text, &args.kernel, &results)?,
             _ => options(&mut text, &args.kernel, &results)?,
@@ -61,8 +63,9 @@ pub fn fast_boot(args: &Args) -> Result<()> {
     let guests = guests.collect::<Result<Vec<_>>>()?;
     let spec = out.join("kernels.toml");
     fs::write(&spec, kernels_spec(&guests)?)?;
-    let results = bench(&tools, &out, &spec.display().to_string(), None)?;
+    let results = bench(&tools, &out, &spec.display().to_string(), "--emulate", None)?;
     kernels(&mut text, &guests, &results)?;
+    matrix::matrix(&mut text, &tools, &out, &guests)?;
     print!("{text}");
     if args.print {
         return Ok(());
@@ -90,12 +93,18 @@ fn guest(name: &str) -> Result<Guest> {
 }
 
 /// Runs an experiment anew.
-fn bench(tools: &Path, out: &Path, spec: &str, guest: Option<&Guest>) -> Result<Value> {
+fn bench(
+    tools: &Path,
+    out: &Path,
+    spec: &str,
+    emulate: &str,
+    guest: Option<&Guest>,
+) -> Result<Value> {
     let name = Path::new(spec).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let runs = out.join(format!("{name}.jsonl"));
     let _ = fs::remove_file(&runs);
     let mut command = Command::new(tools.join("cvmm"));
-    command.args(["bench", spec, "--emulate", "--json", "--out"]).arg(&runs);
+    command.args(["bench", spec, emulate, "--json", "--out"]).arg(&runs);
     if let Some(guest) = guest {
         command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
     }
