@@ -1,11 +1,10 @@
 //! Acceptance: makes RAM private and takes it over, each page exactly once.
 
-use abi::shim::{Flags, LARGE_PAGE, LOAD_END_MAX, LoadMode, PAGE, ParameterPage, Termination};
-use abi::shim::{SHIM_BASE, WORK_END};
+use abi::shim::{Flags, LOAD_END_MAX, LoadMode, ParameterPage, SHIM_BASE, Termination, WORK_END};
 
-use crate::paging::WindowView;
-use crate::platform::{Platform, Validation};
-use crate::range::{self, Range, large_fits};
+use crate::paging::{GIB, WindowView};
+use crate::platform::Platform;
+use crate::range::{self, Range};
 
 /// How pages were accepted.
 #[derive(Clone, Copy, Default)]
@@ -16,21 +15,21 @@ pub struct Counts {
     pub large: u32,
     /// Large pages that the machine holds as small ones.
     pub mismatches: u32,
+    /// Units of 2 MiB, or parts of one, that other processors accepted.
+    pub helped: u32,
 }
 
 /// Progress of the acceptance.
 pub struct Acceptor<'a> {
     params: &'a ParameterPage,
     window: WindowView,
-    /// What was accepted since somebody took the counts.
-    pub counts: Counts,
 }
 
 impl<'a> Acceptor<'a> {
     /// Nothing accepted yet.
     pub fn new<P: Platform>(platform: &P, params: &'a ParameterPage) -> Self {
         let window = WindowView::private(platform.private_mask());
-        Self { params, window, counts: Counts::default() }
+        Self { params, window }
     }
 
     /// Accepts every page that is to be accepted and is neither a launch page, nor of the work area, nor staging.
@@ -68,7 +67,8 @@ impl<'a> Acceptor<'a> {
         Ok(())
     }
 
-    /// Accepts one range, large pages tried first wherever they fit.
+    /// Accepts one range, large pages tried first wherever they fit, with the help of other processors where the platform
+    /// has them.
     fn accept<P: Platform>(
         &mut self,
         platform: &mut P,
@@ -83,28 +83,18 @@ impl<'a> Acceptor<'a> {
         }
         let mut rest = range;
         while !rest.is_empty() {
-            let mut address = self.address(platform, rest.start)?;
-            let mut end = rest.start + PAGE;
-            if large_fits(rest) {
-                end = rest.start + LARGE_PAGE;
-                match platform.validate(address, true) {
-                    Validation::SizeMismatch => self.counts.mismatches += 1,
-                    other => {
-                        outcome(platform, other)?;
-                        rest.start = end;
-                        self.counts.large += 1;
-                        continue;
-                    }
-                }
+            // No more than the window shows.
+            let part = Range { start: rest.start, end: rest.end.min((rest.start | (GIB - 1)) + 1) };
+            let address = self.address(platform, part.start)?;
+            platform.round().begin(part, address.wrapping_sub(part.start));
+            if let Some(gate) = platform.gate() {
+                gate.open();
             }
-            // No large page crosses a window, so the addresses of its parts are consecutive.
-            while rest.start < end {
-                let validation = platform.validate(address, false);
-                outcome(platform, validation)?;
-                address += PAGE;
-                rest.start += PAGE;
-                self.counts.small += 1;
+            platform.work()?;
+            if let Some(gate) = platform.gate() {
+                gate.close();
             }
+            rest.start = part.end;
         }
         Ok(())
     }
@@ -115,16 +105,6 @@ impl<'a> Acceptor<'a> {
             return Ok(gpa);
         }
         self.window.show(platform, gpa)
-    }
-}
-
-/// Anything but a fresh validation ends the guest: a page that was valid already is one that the
-/// host put there a second time.
-fn outcome<P: Platform>(platform: &P, validation: Validation) -> Result<(), Termination> {
-    match validation {
-        Validation::Done => Ok(()),
-        Validation::Already => Err(Termination::DOUBLE_VALIDATION),
-        Validation::SizeMismatch | Validation::Failed => Err(platform.validation_failure()),
     }
 }
 

@@ -62,7 +62,7 @@ struct Pointer {
 pub fn install() {
     let idt = addr_of_mut!(IDT);
     let mut stub = (&raw const shim_stubs) as u64;
-    // SAFETY: called once, by the only processor that runs Rust code.
+    // SAFETY: called once, by the boot processor; the others do not touch it.
     for gate in unsafe { &mut *idt } {
         let low = (stub & 0xFFFF) | u64::from(BOOT_CS) << 16 | INTERRUPT_GATE;
         *gate = [low | (stub >> 16 & 0xFFFF) << 48, stub >> 32];

@@ -2,12 +2,16 @@
 
 use abi::marks::{MARK_PORT, Mark};
 use abi::shim::{GHCB_GPA, LARGE_PAGE, PAGE, PAGE_TABLES_GPA, Termination};
+use shim::gate::Gate;
 use shim::paging::{self, PageTables};
 use shim::platform::object_mut;
 use shim::range::Range;
+use shim::round::Round;
 use shim::{Platform, Validation};
 
 use crate::{ghcb, instructions, processor};
+
+static ROUND: Round = Round::new();
 
 /// The processor the shim runs on.
 pub struct Hardware {
@@ -41,6 +45,14 @@ impl Hardware {
         validated(self.validate(GHCB_GPA, false))?;
         self.clear(GHCB_GPA, PAGE);
         Ok(())
+    }
+
+    fn validate(&mut self, address: u64, large: bool) -> Validation {
+        let outcome = instructions::pvalidate(address, large, true);
+        if self.evict && outcome == Validation::Done {
+            instructions::evict(address, if large { LARGE_PAGE } else { PAGE });
+        }
+        outcome
     }
 
     fn map_ghcb(&mut self, c_mask: u64) -> Result<(), Termination> {
@@ -77,10 +89,6 @@ impl Platform for Hardware {
         true
     }
 
-    fn validation_failure(&self) -> Termination {
-        Termination::PVALIDATE
-    }
-
     fn has_cc_blob(&self) -> bool {
         self.protected
     }
@@ -113,12 +121,16 @@ impl Platform for Hardware {
         ghcb::set_private(range)
     }
 
-    fn validate(&mut self, address: u64, large: bool) -> Validation {
-        let outcome = instructions::pvalidate(address, large, true);
-        if self.evict && outcome == Validation::Done {
-            instructions::evict(address, if large { LARGE_PAGE } else { PAGE });
-        }
-        outcome
+    fn round(&self) -> &Round {
+        &ROUND
+    }
+
+    fn work(&mut self) -> Result<(), Termination> {
+        ROUND.work(Termination::PVALIDATE, false, |address, large| self.validate(address, large))
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        None
     }
 
     fn mark(&mut self, mark: Mark) -> Result<(), Termination> {

@@ -13,6 +13,7 @@
 pub mod accept;
 pub mod checks;
 pub mod efi;
+pub mod gate;
 pub mod kernel;
 pub mod load;
 pub mod paging;
@@ -20,6 +21,7 @@ pub mod params;
 pub mod platform;
 pub mod psc;
 pub mod range;
+pub mod round;
 pub mod second_stage;
 pub mod sha256;
 pub mod tdx;
@@ -37,6 +39,8 @@ mod paging_test;
 mod params_test;
 #[cfg(test)]
 mod psc_test;
+#[cfg(test)]
+mod round_test;
 #[cfg(test)]
 mod run_test;
 #[cfg(test)]
@@ -56,11 +60,14 @@ pub fn run<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64,
     let mut acceptor = accept::Acceptor::new(platform, params);
     mark(platform, MarkId::ACCEPT_BEGIN, 0)?;
     acceptor.accept_ram(platform)?;
-    let counts = core::mem::take(&mut acceptor.counts);
+    let counts = platform.round().take_counts();
     mark(platform, MarkId::ACCEPT_END, counts.small.div_ceil(512))?;
     mark(platform, MarkId::ACCEPT_MISMATCHES, counts.mismatches)?;
     mark(platform, MarkId::ACCEPT_SMALL, counts.small)?;
     mark(platform, MarkId::ACCEPT_LARGE, counts.large)?;
+    if platform.gate().is_some() {
+        mark(platform, MarkId::ACCEPT_HELPED, counts.helped)?;
+    }
 
     // The kernel reads the BIOS data area (0x40E, 0x413) on every machine; zero means "none".
     platform.clear(0, PAGE);
@@ -68,7 +75,7 @@ pub fn run<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64,
     load::load(platform, params)?;
     if range::stagings(params).iter().any(|range| !range.is_empty()) {
         acceptor.accept_staging(platform)?;
-        let counts = acceptor.counts;
+        let counts = platform.round().take_counts();
         mark(platform, MarkId::STAGING_RECLAIMED, counts.small)?;
         mark(platform, MarkId::STAGING_LARGE, counts.large)?;
         mark(platform, MarkId::STAGING_MISMATCHES, counts.mismatches)?;

@@ -13,9 +13,11 @@ use abi::shim::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::gate::Gate;
 use crate::paging::{self, PageTables};
 use crate::platform::{Platform, Validation, object, object_mut};
 use crate::range::Range;
+use crate::round::Round;
 use crate::sha256;
 use crate::tdx::{accept, map_gpa};
 
@@ -45,6 +47,12 @@ pub struct Mock {
     pub made_private: Vec<Range>,
     pub marks: Vec<(MarkId, u32)>,
     pub flushes: usize,
+    /// What every processor can reach.
+    pub round: &'static Round,
+    /// Where they wait, if they are to help.
+    pub gate: Option<&'static Gate>,
+    /// The boot processor is slow: it accepts no second unit before another has accepted one.
+    pub awaits_help: bool,
 }
 
 impl Mock {
@@ -59,6 +67,9 @@ impl Mock {
             made_private: Vec::new(),
             marks: Vec::new(),
             flushes: 0,
+            round: Box::leak(Box::default()),
+            gate: None,
+            awaits_help: false,
         };
         let mask = mock.private_mask();
         paging::build(object_mut::<PageTables, _>(&mut mock, PAGE_TABLES_GPA).unwrap(), mask);
@@ -82,6 +93,33 @@ impl Mock {
         (frame + address % size, self.protected() && entry & (private | shared) == private)
     }
 
+    /// Accepts a page.
+    fn validate(&mut self, address: u64, large: bool) -> Validation {
+        while self.awaits_help && large && !self.round.was_helped() {
+            std::thread::yield_now();
+        }
+        if self.technology == Technology::TDX {
+            return accept::accept(address, large, |rcx| {
+                self.td.page_accept(rcx, self.small_pages, &mut self.validated)
+            });
+        }
+        let (gpa, private) = self.translate(address);
+        assert!(private, "PVALIDATE through a shared mapping at {address:#x}");
+        if let Some((at, answer)) = self.inject
+            && at == gpa
+        {
+            return answer;
+        }
+        if large && self.small_pages {
+            return Validation::SizeMismatch;
+        }
+        let size = if large { LARGE_PAGE } else { PAGE };
+        assert_eq!(gpa % size, 0);
+        let fresh =
+            (gpa..gpa + size).step_by(PAGE as usize).all(|page| self.validated.insert(page));
+        if fresh { Validation::Done } else { Validation::Already }
+    }
+
     pub fn write(&mut self, gpa: u64, bytes: &[u8]) {
         self.bytes_mut(gpa, bytes.len() as u64).copy_from_slice(bytes);
     }
@@ -102,14 +140,6 @@ impl Platform for Mock {
 
     fn validates_mapped(&self) -> bool {
         self.technology != Technology::TDX
-    }
-
-    fn validation_failure(&self) -> Termination {
-        if self.technology == Technology::TDX {
-            Termination::PAGE_ACCEPT
-        } else {
-            Termination::PVALIDATE
-        }
     }
 
     fn has_cc_blob(&self) -> bool {
@@ -157,27 +187,20 @@ impl Platform for Mock {
         Ok(())
     }
 
-    fn validate(&mut self, address: u64, large: bool) -> Validation {
-        if self.technology == Technology::TDX {
-            return accept::accept(address, large, |rcx| {
-                self.td.page_accept(rcx, self.small_pages, &mut self.validated)
-            });
-        }
-        let (gpa, private) = self.translate(address);
-        assert!(private, "PVALIDATE through a shared mapping at {address:#x}");
-        if let Some((at, answer)) = self.inject
-            && at == gpa
-        {
-            return answer;
-        }
-        if large && self.small_pages {
-            return Validation::SizeMismatch;
-        }
-        let size = if large { LARGE_PAGE } else { PAGE };
-        assert_eq!(gpa % size, 0);
-        let fresh =
-            (gpa..gpa + size).step_by(PAGE as usize).all(|page| self.validated.insert(page));
-        if fresh { Validation::Done } else { Validation::Already }
+    fn round(&self) -> &Round {
+        self.round
+    }
+
+    fn work(&mut self) -> Result<(), Termination> {
+        let failure = match self.technology {
+            Technology::TDX => Termination::PAGE_ACCEPT,
+            _ => Termination::PVALIDATE,
+        };
+        self.round.work(failure, false, |address, large| self.validate(address, large))
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        self.gate
     }
 
     fn mark(&mut self, mark: Mark) -> Result<(), Termination> {

@@ -13,7 +13,8 @@ use crate::platform::{Platform, object_mut};
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
 const LARGE: u64 = 1 << 7;
-const GIB: u64 = 1 << 30;
+/// What a window shows.
+pub const GIB: u64 = 1 << 30;
 
 /// One table.
 type Table = [u64; 512];

@@ -39,9 +39,11 @@ pub fn check(params: &ParameterPage, technology: Technology) -> Result<(), Termi
     let waits = (params.second_stage != 0) == snp;
     // A TD has no CPUID page that could have a digest.
     let no_page = technology == Technology::TDX && params.flags & Flags::CPUID_DIGEST.bits() != 0;
+    let no_help = technology != Technology::TDX && params.flags & Flags::PARALLEL.bits() != 0;
     let known = c_bit_fits
         && waits
         && !no_page
+        && !no_help
         && Flags::from_bits(params.flags).is_some()
         && params.vcpu_count != 0
         && matches!(params.load_mode, LoadMode::HASHED | LoadMode::MEASURED)

@@ -132,6 +132,19 @@ fn a_td_has_neither_c_bit_nor_cpuid_page() {
 }
 
 #[test]
+fn only_processors_of_a_td_help() {
+    for technology in [Technology::PLAIN, Technology::SNP, Technology::TDX] {
+        let mut guest = Guest::bzimage(technology, LoadMode::HASHED);
+        guest.params.flags |= Flags::PARALLEL.bits();
+        let expected = match technology {
+            Technology::TDX => Ok(()),
+            _ => Err(Termination::BAD_PARAMETER),
+        };
+        assert_eq!(guest.check(), expected, "{technology:?}");
+    }
+}
+
+#[test]
 fn a_plain_guest_has_no_c_bit() {
     let mut guest = Guest::bzimage(Technology::PLAIN, LoadMode::HASHED);
     assert_eq!(guest.check(), Ok(()));

@@ -3,7 +3,9 @@
 use abi::marks::Mark;
 use abi::shim::Termination;
 
+use crate::gate::Gate;
 use crate::range::Range;
+use crate::round::Round;
 
 /// What became of a page that was to be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +31,8 @@ pub trait Platform {
     /// Bits of a page table entry that maps shared memory.
     fn shared_mask(&self) -> u64;
 
-    /// Whether [`Self::validate`] goes through the page tables.
+    /// Whether [`Self::work`] goes through the page tables.
     fn validates_mapped(&self) -> bool;
-
-    /// Why the guest ends when a page is not accepted.
-    fn validation_failure(&self) -> Termination;
 
     /// Whether the kernel looks for the CC blob.
     fn has_cc_blob(&self) -> bool;
@@ -60,8 +59,15 @@ pub trait Platform {
     /// Asks the hypervisor to make frames private.
     fn set_private(&mut self, range: Range) -> Result<(), Termination>;
 
-    /// Accepts a page, by its virtual address if [`Self::validates_mapped`], else by its frame's.
-    fn validate(&mut self, address: u64, large: bool) -> Validation;
+    /// What is being accepted; all processors have the same.
+    fn round(&self) -> &Round;
+
+    /// Accepts what is left of the round, each page by its virtual address if [`Self::validates_mapped`], else by its
+    /// frame's.
+    fn work(&mut self) -> Result<(), Termination>;
+
+    /// Where other processors wait to help, if they are to.
+    fn gate(&self) -> Option<&Gate>;
 
     /// Writes a phase mark, if marks are wanted.
     fn mark(&mut self, mark: Mark) -> Result<(), Termination>;

@@ -12,10 +12,10 @@ use core::arch::x86_64::__cpuid_count;
 use abi::shim::PAGE;
 use shim::checks::sha_bits;
 
-/// A launch page that nobody writes.
+/// A launch page, or what is in it from an address on: what nobody writes, or only by atomic operations.
 pub fn launch_page<T: zerocopy::FromBytes>(gpa: u64) -> &'static T {
     const { assert!(size_of::<T>() as u64 <= PAGE) };
-    // SAFETY: launch pages are mapped, private, page aligned, and not written while the shim runs.
+    // SAFETY: launch pages are mapped, private, aligned, and not written otherwise while the shim runs.
     unsafe { &*(gpa as *const T) }
 }
 

@@ -4,7 +4,7 @@
 //! Every vCPU comes from the reset vector in 32-bit mode without paging (TDX Module 1.5 ABI
 //! specification, "TD VCPU initial state") and goes to 64-bit mode on the initial page table, a
 //! launch page. EFER has LME set already and may not be written. vCPU 0 then accepts the work area,
-//! before which it uses no stack and no variable; the others never use any.
+//! before which it uses no stack and no variable; the others use some only while the gate is open for them to help.
 //!
 //! UNSAFETY: assembly that the contract of `abi::shim::tdx` describes.
 #![allow(unsafe_code)]
@@ -13,9 +13,9 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use abi::boot::{BOOT_CS, BOOT_DS};
-use abi::shim::tdx::{AP_RESET_VECTOR_GPA, ENTRY_GPA, MAILBOX_GPA, WORK_BASE};
+use abi::shim::tdx::{AP_RESET_VECTOR_GPA, ENTRY_GPA, GATE_GPA, MAILBOX_GPA, WORK_BASE};
 use abi::shim::{
-    INITIAL_PAGE_TABLE_GPA, PAGE, SHIM_DATA_GPA, STACK_TOP, Termination, WORK_END, entry,
+    INITIAL_PAGE_TABLE_GPA, PAGE, SHIM_DATA_GPA, STACK_TOP, Termination, WORK_END, entry, help,
 };
 use abi::tdx::{TdxStatus, WakeupMailbox, leaf, vmcall};
 use shim::tdx::accept::BUSY_MAX;
@@ -95,6 +95,7 @@ global_asm!(
     "mov ss, eax",
     "mov fs, eax",
     "mov gs, eax",
+    "lidt [rip + shim_no_idt]",
     "test esi, esi",
     "jnz shim_park",
     // Accept the work area: it must not have been accepted. The module clears it.
@@ -128,6 +129,24 @@ global_asm!(
     // belongs to the next processor.
     "shim_park:",
     "pause",
+    // The gate (abi::shim::help): before it is open there may be no other memory, and when it is closed it is the kernel's.
+    "test byte ptr [{gate}], {open}",
+    "jz 7f",
+    "mov eax, {visitor}",
+    "lock xadd dword ptr [{gate}], eax",
+    "test al, {open}",
+    "jz 9f",
+    "mov eax, 1",
+    "lock xadd qword ptr [rip + {visits}], rax",
+    "cmp rax, {stacks}",
+    "jae 9f",
+    "shl eax, {stack_shift}",
+    "lea esp, [rax + {first_stack}]",
+    "mov ebp, esi",
+    "call {help}",
+    "mov esi, ebp",
+    "9: lock sub dword ptr [{gate}], {visitor}",
+    "7:",
     "mov rax, qword ptr [{mailbox}]",
     "mov rcx, rax",
     "shr rcx, 32",
@@ -175,6 +194,14 @@ global_asm!(
     page = const PAGE,
     stack = const STACK_TOP,
     mailbox = const MAILBOX_GPA,
+    gate = const GATE_GPA,
+    open = const help::OPEN,
+    visitor = const help::VISITOR,
+    stacks = const help::STACKS,
+    stack_shift = const help::STACK.trailing_zeros(),
+    first_stack = const help::STACKS_GPA + help::STACK,
+    visits = sym crate::tdx_hardware::ROUND,
+    help = sym crate::tdx_hardware::help,
     vector = const offset_of!(WakeupMailbox, wakeup_vector),
     noop = const WakeupMailbox::NOOP,
     wakeup = const WakeupMailbox::WAKEUP,

@@ -1,24 +1,45 @@
 //! [`Platform`] on the processor, in a TD.
 
 use abi::marks::{MARK_PORT, Mark};
+use abi::shim::tdx::GATE_GPA;
 use abi::shim::{PAGE_TABLES_GPA, Termination};
+use shim::Platform;
+use shim::gate::Gate;
 use shim::range::Range;
+use shim::round::Round;
 use shim::tdx::{accept, map_gpa};
-use shim::{Platform, Validation};
 
-use crate::{processor, tdcall};
+use crate::{exit, processor, tdcall};
+
+/// What is being accepted.
+pub static ROUND: Round = Round::new();
+
+/// What another processor does that was let in, on a stack of its own.
+pub extern "C" fn help() {
+    if let Err(reason) = work(true) {
+        exit::terminate(reason);
+    }
+}
+
+#[inline(never)]
+fn work(helper: bool) -> Result<(), Termination> {
+    ROUND.work(Termination::PAGE_ACCEPT, helper, |gpa, large| {
+        accept::accept(gpa, large, tdcall::page_accept)
+    })
+}
 
 /// The processor the shim runs on.
 pub struct Hardware {
     sha: bool,
     marks: bool,
+    parallel: bool,
     shared_mask: u64,
 }
 
 impl Hardware {
     /// Describes the processor; touches nothing.
-    pub const fn new(sha: bool, marks: bool, shared_mask: u64) -> Self {
-        Self { sha, marks, shared_mask }
+    pub const fn new(sha: bool, marks: bool, parallel: bool, shared_mask: u64) -> Self {
+        Self { sha, marks, parallel, shared_mask }
     }
 }
 
@@ -37,10 +58,6 @@ impl Platform for Hardware {
 
     fn validates_mapped(&self) -> bool {
         false
-    }
-
-    fn validation_failure(&self) -> Termination {
-        Termination::PAGE_ACCEPT
     }
 
     fn has_cc_blob(&self) -> bool {
@@ -75,8 +92,16 @@ impl Platform for Hardware {
         map_gpa::set_private(range, tdcall::map_gpa)
     }
 
-    fn validate(&mut self, gpa: u64, large: bool) -> Validation {
-        accept::accept(gpa, large, tdcall::page_accept)
+    fn round(&self) -> &Round {
+        &ROUND
+    }
+
+    fn work(&mut self) -> Result<(), Termination> {
+        work(false)
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        self.parallel.then(|| processor::launch_page(GATE_GPA))
     }
 
     fn mark(&mut self, mark: Mark) -> Result<(), Termination> {

@@ -34,7 +34,8 @@ fn boot(width: u64) -> Result<u64, Termination> {
     params::check(page, Technology::TDX)?;
     let shared = tdx::info::check(tdcall::vp_info()?, width, page.vcpu_count)?;
     let marks = page.flags & Flags::NO_MARKS.bits() == 0;
-    let mut machine = Hardware::new(processor::has_sha(), marks, shared);
+    let parallel = page.flags & Flags::PARALLEL.bits() != 0;
+    let mut machine = Hardware::new(processor::has_sha(), marks, parallel, shared);
     checks::check_acpi(&machine, page)?;
     let tables: &mut PageTables = shim::platform::object_mut(&mut machine, PAGE_TABLES_GPA)?;
     // Private is what has no bit.

@@ -34,6 +34,15 @@ impl Way {
         })
     }
 
+    /// Every way of a TD, whose other processors may help.
+    pub fn of_td() -> impl Iterator<Item = Self> {
+        let parallel = Self { load: "hashed", accept: "parallel" };
+        Self::all().chain(std::iter::once_with(move || {
+            println!("--load {} --accept {}", parallel.load, parallel.accept);
+            parallel
+        }))
+    }
+
     /// Does the kernel accept memory?
     pub fn is_lazy(self) -> bool {
         self.accept == LAZY

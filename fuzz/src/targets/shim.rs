@@ -14,8 +14,10 @@ use abi::snp::CpuidPage;
 use abi::tdx::vmcall::Status;
 use abi::tdx::{TdAttributes, TdxStatus};
 use shim::accept::Acceptor;
+use shim::gate::Gate;
 use shim::platform::object;
 use shim::range::{Range, destination, is_accepted, is_lazy, ram, second_stage, staging};
+use shim::round::Round;
 use shim::tdx::info::{self, VpInfo};
 use shim::tdx::{accept, map_gpa};
 use shim::{Platform, Validation, checks, efi, kernel, paging, params};
@@ -304,6 +306,7 @@ struct Machine {
     accepted: Vec<u8>,
     /// While the kernel is placed: whose memory may be written.
     allowed: Option<ParameterPage>,
+    round: Round,
 }
 
 impl Machine {
@@ -313,6 +316,7 @@ impl Machine {
             technology,
             accepted: vec![0; (MEMORY / PAGE) as usize],
             allowed: None,
+            round: Round::new(),
         }
     }
 
@@ -321,6 +325,16 @@ impl Machine {
             let [start, end] = [range.start, range.end].map(|at| (at / PAGE) as usize);
             self.accepted[start..end].iter_mut().for_each(|count| *count += 1);
         }
+    }
+
+    fn validate(&mut self, address: u64, large: bool) -> Validation {
+        assert!(address.is_multiple_of(if large { LARGE_PAGE } else { PAGE }));
+        assert!(!(PAGE_TABLES_GPA..WORK_END).contains(&address));
+        if large {
+            return Validation::SizeMismatch;
+        }
+        self.accept(Range { start: address, end: address + PAGE });
+        Validation::Done
     }
 
     /// A segment of the kernel goes to RAM that nothing else needs.
@@ -351,9 +365,6 @@ impl Platform for Machine {
     fn validates_mapped(&self) -> bool {
         self.technology == Technology::SNP
     }
-    fn validation_failure(&self) -> Termination {
-        Termination::PVALIDATE
-    }
     fn has_cc_blob(&self) -> bool {
         self.technology == Technology::SNP
     }
@@ -380,14 +391,18 @@ impl Platform for Machine {
         assert!(!range.is_empty() && range.pages() == range && range.end <= MEMORY);
         Ok(())
     }
-    fn validate(&mut self, address: u64, large: bool) -> Validation {
-        assert!(address.is_multiple_of(if large { LARGE_PAGE } else { PAGE }));
-        assert!(!(PAGE_TABLES_GPA..WORK_END).contains(&address));
-        if large {
-            return Validation::SizeMismatch;
-        }
-        self.accept(Range { start: address, end: address + PAGE });
-        Validation::Done
+    fn round(&self) -> &Round {
+        &self.round
+    }
+    fn gate(&self) -> Option<&Gate> {
+        None
+    }
+    fn work(&mut self) -> Result<(), Termination> {
+        let round = std::mem::take(&mut self.round);
+        let worked = round
+            .work(Termination::PVALIDATE, false, |address, large| self.validate(address, large));
+        self.round = round;
+        worked
     }
     fn mark(&mut self, _: Mark) -> Result<(), Termination> {
         Ok(())

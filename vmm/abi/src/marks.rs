@@ -44,6 +44,9 @@ impl MarkId {
     pub const STAGING_LARGE: Self = Self(0x0C);
     /// How often a 2 MiB PVALIDATE of the staging area was answered with a size mismatch.
     pub const STAGING_MISMATCHES: Self = Self(0x0D);
+    /// Of what [`Self::ACCEPT_END`] is about, how many units of 2 MiB, or parts of one, other processors accepted. Only where
+    /// they may ([`crate::shim::Flags::PARALLEL`]).
+    pub const ACCEPT_HELPED: Self = Self(0x0E);
 
     /// A firmware image has fetched the first piece of the kernel; the monitor sets this mark itself. No number.
     pub const KERNEL_FETCH_BEGIN: Self = Self(0x20);
@@ -92,6 +95,7 @@ impl MarkId {
         (Self::ACCEPT_LARGE, "accept-large"),
         (Self::STAGING_LARGE, "staging-large"),
         (Self::STAGING_MISMATCHES, "staging-mismatches"),
+        (Self::ACCEPT_HELPED, "accept-helped"),
         (Self::KERNEL_FETCH_BEGIN, "kernel-fetch-begin"),
         (Self::KERNEL_FETCH_END, "kernel-fetch-end"),
         (Self::INIT_ENTRY, "init-entry"),

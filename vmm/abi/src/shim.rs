@@ -179,6 +179,24 @@ impl KernelKind {
     pub const ELF: Self = Self(2);
 }
 
+/// How other processors help the shim to accept memory ([`Flags::PARALLEL`]).
+///
+/// They wait at a gate, a 32-bit word of a launch page that stays reserved. When it is [`OPEN`](help::OPEN) they add
+/// [`VISITOR`](help::VISITOR), look again, accept units of [`LARGE_PAGE`] on a stack of their own as long as there are some,
+/// and take it off. The boot processor closes the gate when it finds no more units, and goes on when nobody is in.
+pub mod help {
+    /// Others may come in.
+    pub const OPEN: u32 = 1 << 1;
+    /// One that is in.
+    pub const VISITOR: u32 = 1 << 4;
+    /// Where their stacks start, below the boot processor's.
+    pub const STACKS_GPA: u64 = super::SHIM_DATA_GPA + super::PAGE;
+    /// Bytes of a stack.
+    pub const STACK: u64 = 256;
+    /// How many stacks there are: who finds none has nothing to do in this round.
+    pub const STACKS: u64 = 16;
+}
+
 bitflags! {
     /// Switches of the [`ParameterPage`].
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +207,8 @@ bitflags! {
         const CPUID_DIGEST = 1 << 1;
         /// No phase marks.
         const NO_MARKS = 1 << 2;
+        /// The other processors accept memory as well, see [`help`]. Of a TD alone.
+        const PARALLEL = 1 << 3;
     }
 }
 

@@ -200,13 +200,13 @@ pub struct Flags {
     /// Who accepts the guest's memory, and when.
     ///
     /// eager: the shim, all of it, before the kernel runs. prefault: the same, but the host finds and maps the memory before the
-    /// guest runs. lazy: the shim what kernel and files need, the kernel (6.5 or newer,
+    /// guest runs. parallel (TDX): as eager, but all processors do it. lazy: the shim what kernel and files need, the kernel (6.5 or newer,
     /// CONFIG_UNACCEPTED_MEMORY) the rest when it needs it. With window=SIZE the shim also accepts so much at the top of
-    /// memory, above 4 GiB: the kernel starts with it, and a kernel with KASLR may place itself there. With prefault as well the host
-    /// does for all that the shim accepts.
+    /// memory, above 4 GiB: the kernel starts with it, and a kernel with KASLR may place itself there. With prefault or
+    /// parallel as well the same holds for all that the shim accepts.
     #[arg(
         long,
-        value_name = "eager|prefault|lazy[,window=SIZE][,prefault]",
+        value_name = "eager|prefault|parallel|lazy[,window=SIZE][,prefault][,parallel]",
         default_value = "eager",
         help_heading = "Guest"
     )]

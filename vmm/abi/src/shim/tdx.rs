@@ -13,7 +13,7 @@
 //!
 //! Every vCPU starts at the reset vector in 32-bit mode without paging, with its index in ESI and the guest's address width
 //! in EBX (ABI specification, "TD VCPU initial state"), and lands at [`ENTRY_GPA`]. Index 0 boots; the others wait in the
-//! shim's code for the mailbox, in 64-bit mode on the initial page table. They know themselves by their index, so a vCPU's
+//! shim's code for the mailbox, in 64-bit mode on the initial page table, and for the gate, if they are to help. They know themselves by their index, so a vCPU's
 //! APIC ID must be its index.
 //!
 //! # Ownership
@@ -25,6 +25,10 @@
 //! # End
 //!
 //! ReportFatalError with [`super::Termination::msr_value`] in R12 and no message. Linux's R12 is 0 when it panics.
+
+use core::mem::offset_of;
+
+use crate::tdx::WakeupMailbox;
 
 use super::{CPUID_GPA, PAGE, SHIM_CODE_GPA};
 
@@ -40,6 +44,8 @@ pub const ENTRY_GPA: u64 = SHIM_CODE_GPA;
 pub const AP_RESET_VECTOR_GPA: u64 = SHIM_CODE_GPA + 0x10;
 /// The multiprocessor wakeup mailbox. It takes the place that another technology's CPUID page has.
 pub const MAILBOX_GPA: u64 = CPUID_GPA;
+/// Where the others wait to help ([`super::help`]): in the part of the mailbox that is firmware's.
+pub const GATE_GPA: u64 = MAILBOX_GPA + offset_of!(WakeupMailbox, firmware) as u64;
 /// Start of the memory that the shim's first 64-bit instructions accept and clear, up to [`super::WORK_END`]: no launch
 /// page, private from the start.
 pub const WORK_BASE: u64 = MAILBOX_GPA + PAGE;

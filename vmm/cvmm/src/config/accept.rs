@@ -12,12 +12,16 @@ pub enum AcceptMode {
     Eager,
     /// The shim as well; the host finds and maps the memory before the guest runs.
     Prefault,
+    /// The shim as well, with the help of all processors.
+    Parallel,
     /// The shim what the kernel and its files need, the kernel the rest when it needs it.
     Lazy {
         /// Memory that the shim accepts beside that: the kernel starts with it, and may place itself in it at random.
         window: Option<MemorySize>,
         /// The host finds and maps all that the shim accepts before the guest runs.
         prefault: bool,
+        /// All processors help the shim.
+        parallel: bool,
     },
 }
 
@@ -30,6 +34,11 @@ impl AcceptMode {
     /// Does the host find and map what the shim accepts before the guest runs?
     pub fn prefaults(self) -> bool {
         matches!(self, AcceptMode::Prefault | AcceptMode::Lazy { prefault: true, .. })
+    }
+
+    /// Do all processors help the shim?
+    pub fn is_parallel(self) -> bool {
+        matches!(self, AcceptMode::Parallel | AcceptMode::Lazy { parallel: true, .. })
     }
 
     /// Bytes of the window.
@@ -49,28 +58,30 @@ impl FromStr for AcceptMode {
         let mode = words.next().unwrap_or_default();
         let mut options = words.peekable();
         match mode {
-            "eager" | "prefault" if options.peek().is_some() => {
+            "eager" | "prefault" | "parallel" if options.peek().is_some() => {
                 Err(format!("{mode} has no options"))
             }
             "eager" => Ok(AcceptMode::Eager),
             "prefault" => Ok(AcceptMode::Prefault),
+            "parallel" => Ok(AcceptMode::Parallel),
             "lazy" => {
-                let (mut window, mut prefault) = (None, false);
+                let (mut window, mut prefault, mut parallel) = (None, false, false);
                 for option in options {
                     match option.strip_prefix("window=") {
                         Some(size) if window.is_none() => window = Some(size.parse()?),
                         None if option == "prefault" && !prefault => prefault = true,
+                        None if option == "parallel" && !parallel => parallel = true,
                         _ => {
                             return Err(format!(
                                 "lazy has no option '{option}', or has it once; write for instance \
-                                 lazy,window=64M,prefault"
+                                 lazy,window=64M,prefault,parallel"
                             ));
                         }
                     }
                 }
-                Ok(AcceptMode::Lazy { window, prefault })
+                Ok(AcceptMode::Lazy { window, prefault, parallel })
             }
-            _ => Err(format!("'{mode}' is none of eager, prefault and lazy")),
+            _ => Err(format!("'{mode}' is none of eager, prefault, parallel and lazy")),
         }
     }
 }
@@ -80,12 +91,14 @@ impl fmt::Display for AcceptMode {
         match self {
             AcceptMode::Eager => f.write_str("eager"),
             AcceptMode::Prefault => f.write_str("prefault"),
-            AcceptMode::Lazy { window, prefault } => {
+            AcceptMode::Parallel => f.write_str("parallel"),
+            AcceptMode::Lazy { window, prefault, parallel } => {
                 f.write_str("lazy")?;
                 if let Some(window) = window {
                     write!(f, ",window={window}")?;
                 }
-                f.write_str(if *prefault { ",prefault" } else { "" })
+                f.write_str(if *prefault { ",prefault" } else { "" })?;
+                f.write_str(if *parallel { ",parallel" } else { "" })
             }
         }
     }

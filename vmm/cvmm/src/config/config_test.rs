@@ -214,23 +214,44 @@ fn an_unmeasured_guest_has_no_digest_to_expect() {
 #[test]
 fn acceptance_is_eager_or_lazy_with_a_window() {
     let accept =
-        |text: &str| parse(&["--snp", "--kernel", "k", "--accept", text]).unwrap().guest.accept;
+        |text: &str| parse(&["--tdx", "--kernel", "k", "--accept", text]).unwrap().guest.accept;
     assert_eq!(accept("eager"), AcceptMode::Eager);
     assert_eq!(accept("prefault"), AcceptMode::Prefault);
-    assert_eq!(accept("lazy"), AcceptMode::Lazy { window: None, prefault: false });
-    let window = AcceptMode::Lazy { window: Some(MemorySize::from_mib(64)), prefault: false };
+    assert_eq!(accept("lazy"), AcceptMode::Lazy { window: None, prefault: false, parallel: false });
+    let window = AcceptMode::Lazy {
+        window: Some(MemorySize::from_mib(64)),
+        prefault: false,
+        parallel: false,
+    };
     assert_eq!(
         (accept("lazy,window=64M"), window.to_string().as_str()),
         (window, "lazy,window=64M")
     );
-    let both = AcceptMode::Lazy { window: Some(MemorySize::from_mib(64)), prefault: true };
+    let both = AcceptMode::Lazy {
+        window: Some(MemorySize::from_mib(64)),
+        prefault: true,
+        parallel: false,
+    };
     for text in ["lazy,window=64M,prefault", "lazy,prefault,window=64M"] {
         assert_eq!(accept(text), both);
     }
     assert_eq!(both.to_string(), "lazy,window=64M,prefault");
+    for text in ["parallel", "lazy,parallel", "lazy,window=64M,prefault,parallel"] {
+        assert_eq!((accept(text).is_parallel(), accept(text).to_string().as_str()), (true, text));
+    }
+    assert!(!both.is_parallel() && !AcceptMode::Parallel.prefaults());
+    for (technology, complaint) in [("--snp", "not for SEV-SNP"), ("--plain", "no private memory")]
+    {
+        for text in ["parallel", "lazy,parallel"] {
+            let refusal = problem(&[technology, "--kernel", "k", "--accept", text]);
+            assert!(refusal.contains(complaint), "{refusal}");
+        }
+    }
     for (text, complaint) in [
         ("lazy,prefault,prefault", "or has it once"),
-        ("late", "'late' is none of eager, prefault and lazy"),
+        ("lazy,parallel,parallel", "or has it once"),
+        ("parallel,prefault", "parallel has no options"),
+        ("late", "'late' is none of eager, prefault, parallel and lazy"),
         ("eager,window=2M", "eager has no options"),
         ("lazy,size=2M", "lazy,window=64M"),
         ("lazy,window=", "is not a size"),

@@ -228,6 +228,24 @@ fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error
             "leave --accept out, or use --snp or --tdx",
         );
     }
+    match technology {
+        _ if !flags.accept.is_parallel() => {}
+        Technology::Tdx(_) => {}
+        Technology::Snp(_) => {
+            return usage(
+                "--accept",
+                "parallel is not for SEV-SNP, whose other processors run nothing before the kernel gives them a state",
+                "leave parallel out, or use --tdx",
+            );
+        }
+        Technology::Plain => {
+            return usage(
+                "--accept",
+                "a plain guest has no private memory that could be accepted",
+                "leave --accept out, or use --tdx",
+            );
+        }
+    }
     if flags.firmware.is_none() {
         let chosen = matches!(technology, Technology::Snp(snp) if snp.names_signature);
         return match flags.kernel {

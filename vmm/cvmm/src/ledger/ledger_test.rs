@@ -1,5 +1,6 @@
 //! The ledger against a table with a row for every page, which does everything the slow way; and against the shim itself.
 
+use ::shim::round::Round;
 use abi::marks::MarkId;
 use abi::shim::{
     CPUID_GPA, LARGE_PAGE, ParameterPage, SHIM_BASE, SHIM_CODE_GPA, Termination, WORK_BASE,
@@ -87,6 +88,7 @@ struct Machine {
     asked: Vec<Range>,
     /// Large pages below this are held as small ones.
     small_below: u64,
+    round: Round,
 }
 
 impl ::shim::Platform for Machine {
@@ -101,9 +103,6 @@ impl ::shim::Platform for Machine {
     }
     fn validates_mapped(&self) -> bool {
         false
-    }
-    fn validation_failure(&self) -> Termination {
-        Termination::PVALIDATE
     }
     fn has_cc_blob(&self) -> bool {
         false
@@ -124,12 +123,21 @@ impl ::shim::Platform for Machine {
         self.asked.push(Range { gpa: range.start, len: range.end - range.start });
         Ok(())
     }
-    fn validate(&mut self, address: u64, large: bool) -> ::shim::Validation {
-        if large && address < self.small_below {
-            return ::shim::Validation::SizeMismatch;
-        }
-        if large { &mut self.large } else { &mut self.small }.push(address);
-        ::shim::Validation::Done
+    fn round(&self) -> &Round {
+        &self.round
+    }
+    fn gate(&self) -> Option<&::shim::gate::Gate> {
+        None
+    }
+    fn work(&mut self) -> Result<(), Termination> {
+        let Machine { small, large, small_below, round, .. } = self;
+        round.work(Termination::PVALIDATE, false, |address, is_large| {
+            if is_large && address < *small_below {
+                return ::shim::Validation::SizeMismatch;
+            }
+            if is_large { &mut *large } else { &mut *small }.push(address);
+            ::shim::Validation::Done
+        })
     }
     fn mark(&mut self, _: Mark) -> Result<(), Termination> {
         Ok(())
@@ -151,7 +159,7 @@ fn the_ledger_knows_page_by_page_what_the_shim_accepts() {
 
             ledger.mark(mark(MarkId::SHIM_ENTRY, 0), at(1));
             acceptor.accept_ram(&mut machine).unwrap();
-            let counts = std::mem::take(&mut acceptor.counts);
+            let counts = machine.round.take_counts();
             assert!(counts.mismatches > 0 && counts.large > 0);
             ledger.mark(mark(MarkId::ACCEPT_END, counts.small.div_ceil(512)), at(2));
             ledger.mark(mark(MarkId::ACCEPT_MISMATCHES, counts.mismatches), at(3));
@@ -165,7 +173,7 @@ fn the_ledger_knows_page_by_page_what_the_shim_accepts() {
                 ledger.convert(range, Visibility::Private, By::Guest, at(4));
                 assert_eq!(ledger.state(range.gpa), Some(PageState::Converted));
             }
-            let staged = acceptor.counts;
+            let staged = machine.round.take_counts();
             ledger.mark(mark(MarkId::STAGING_RECLAIMED, staged.small), at(5));
             ledger.mark(mark(MarkId::STAGING_LARGE, staged.large), at(5));
             ledger.mark(mark(MarkId::STAGING_MISMATCHES, staged.mismatches), at(5));

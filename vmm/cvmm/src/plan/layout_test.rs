@@ -118,7 +118,7 @@ proptest! {
         let load = if hashed { LoadMode::Hashed } else { LoadMode::Measured };
         let accept = match window {
             None => AcceptMode::Eager,
-            Some(window) => AcceptMode::Lazy { window: Some(MemorySize::from_mib(2 * window)), prefault: false },
+            Some(window) => AcceptMode::Lazy { window: Some(MemorySize::from_mib(2 * window)), prefault: false, parallel: false },
         };
         let mib = if window.is_some() { mib & !1 } else { mib };
         if let Ok(placed) = Layout::build(MemorySize::from_mib(mib), &layout, sizes, load, accept) {
@@ -162,8 +162,10 @@ fn the_window_is_the_only_memory_above_four_gib() {
     let sizes = Sizes { kernel: 0x10_0000, initrd: 0x10_0000, cmdline: 10, second_stage: 0 };
     let window = Some(MemorySize::from_mib(64));
     let build = |mib| {
-        let (memory, accept) =
-            (MemorySize::from_mib(mib), AcceptMode::Lazy { window, prefault: false });
+        let (memory, accept) = (
+            MemorySize::from_mib(mib),
+            AcceptMode::Lazy { window, prefault: false, parallel: false },
+        );
         Layout::build(memory, &BZIMAGE, sizes, LoadMode::Hashed, accept)
     };
     let layout = build(512).unwrap();

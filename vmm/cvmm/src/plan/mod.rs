@@ -492,7 +492,8 @@ fn parameters(
         MarksMode::All => Flags::empty(),
         MarksMode::None => Flags::NO_MARKS,
     };
-    page.flags = (shape.flags | marks).bits();
+    let help = if config.accept.is_parallel() { Flags::PARALLEL } else { Flags::empty() };
+    page.flags = (shape.flags | marks | help).bits();
     page.c_bit = shape.c_bit.unwrap_or(0);
     page.vcpu_count = u32::from(cpus.get());
     page.load_mode = match config.load {
