@@ -1,6 +1,6 @@
-//! The kernel: finds the entry of a bzImage, or places the segments of an ELF file.
+//! The kernel: finds the entry of a bzImage, or places the segments of an ELF file, which it may have to unpack.
 //!
-//! Both read only bytes that are private and verified.
+//! All read only bytes that are private and verified.
 
 use abi::boot::{
     BOOT_FLAG, ENTRY_64_OFFSET, HEADER_MAGIC, LOADED_HIGH, SETUP_HEADER_OFFSET, SetupHeader,
@@ -10,19 +10,28 @@ use abi::shim::{HIGH_RAM_START, KernelKind, LARGE_PAGE, LOAD_END_MAX, ParameterP
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::platform::Platform;
-use crate::range::{Range, destination, in_ram, is_accepted};
-use crate::zero_page;
+use crate::range::{Range, destination, in_ram, is_accepted, unpacked};
+use crate::{lz4, zero_page};
 
 /// Places the kernel, builds `boot_params` and returns the entry.
 pub fn place<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64, Termination> {
-    let (entry, header) = if params.kernel_kind == KernelKind::ELF {
-        (place_elf(platform, params)?, elf_header())
+    let mut file = destination(&params.kernel);
+    let (entry, header) = if params.kernel_kind == KernelKind::BZIMAGE {
+        bzimage(contents(platform, file), params)?
     } else {
-        let bytes = platform.bytes(params.kernel.dest, params.kernel.size);
-        bzimage(bytes, params)?
+        let room = unpacked(params);
+        if !room.is_empty() {
+            lz4::unpack(platform, file, room).ok_or(Termination::BAD_LZ4)?;
+            file = room;
+        }
+        (place_elf(platform, params, file)?, elf_header())
     };
     zero_page::build(platform, params, &header)?;
     Ok(entry)
+}
+
+fn contents<P: Platform>(platform: &P, file: Range) -> &[u8] {
+    platform.bytes(file.start, file.end - file.start)
 }
 
 /// Checks a bzImage and returns its 64-bit entry and its setup header.
@@ -125,11 +134,15 @@ const PROGRAM_HEADERS_MAX: u16 = 16;
 /// Brings the segments of the verified file to their physical addresses; returns the entry. The file may
 /// lie where they belong, so that little or nothing has to move: then each stays or moves down, in the
 /// file's order, over nothing that is still needed.
-fn place_elf<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u64, Termination> {
+fn place_elf<P: Platform>(
+    platform: &mut P,
+    params: &ParameterPage,
+    file: Range,
+) -> Result<u64, Termination> {
     let bad = Termination::BAD_ELF;
-    let base = params.kernel.dest;
-    let file = destination(&params.kernel);
-    let bytes = platform.bytes(base, params.kernel.size);
+    let Range { start: base, end } = file;
+    let size = end - base;
+    let bytes = contents(platform, file);
     let (header, _) = ElfHeader::read_from_prefix(bytes).map_err(|_| bad)?;
     if !header.ident.starts_with(&ELF_IDENT)
         || header.kind != ELF_EXECUTABLE
@@ -147,7 +160,7 @@ fn place_elf<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u6
     for index in 0..u64::from(header.program_header_count) {
         let offset = index * size_of::<ProgramHeader>() as u64;
         let at = header.program_headers.checked_add(offset).ok_or(bad)?;
-        let bytes = platform.bytes(base, params.kernel.size);
+        let bytes = contents(platform, file);
         let rest = bytes.get(usize::try_from(at).map_err(|_| bad)?..).ok_or(bad)?;
         let (segment, _) = ProgramHeader::read_from_prefix(rest).map_err(|_| bad)?;
         if segment.kind != PT_LOAD {
@@ -155,9 +168,9 @@ fn place_elf<P: Platform>(platform: &mut P, params: &ParameterPage) -> Result<u6
         }
         let source = Range::sized(segment.offset, segment.file_size).ok_or(bad)?;
         let target = Range::sized(segment.physical_address, segment.memory_size).ok_or(bad)?;
-        if source.end > params.kernel.size
+        if source.end > size
             || segment.file_size > segment.memory_size
-            || headers_end > params.kernel.size
+            || headers_end > size
             || !free_for_kernel(params, target)
         {
             return Err(bad);

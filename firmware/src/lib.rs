@@ -16,6 +16,7 @@ pub mod efi;
 pub mod gate;
 pub mod kernel;
 pub mod load;
+pub mod lz4;
 pub mod paging;
 pub mod params;
 pub mod platform;
@@ -31,6 +32,8 @@ pub mod zero_page;
 mod checks_test;
 #[cfg(test)]
 mod efi_test;
+#[cfg(test)]
+mod lz4_test;
 #[cfg(test)]
 mod mock;
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub const C_MASK: u64 = 1 << C_BIT;
 pub const SHARED_MASK: u64 = 1 << 47;
 pub const KERNEL_LOAD: u64 = 0x100_0000;
 pub const INITRD: u64 = 0x280_0000;
+/// Where what is to be unpacked lies.
+pub const PACKED: u64 = 0x240_0000;
 pub const STAGING: u64 = 0x300_0000;
 
 /// The machine.
@@ -168,7 +170,13 @@ impl Platform for Mock {
             assert_eq!(self.validated.contains(&page), private, "state of {from:#x}");
             assert!(self.technology == Technology::SNP || self.td.is_shared(page) != private);
         }
-        self.memory.as_mut_bytes().copy_within(from as usize..(from + len) as usize, dest as usize);
+        // As REP MOVSQ and REP MOVSB do.
+        let memory = self.memory.as_mut_bytes();
+        let words = (0..len / 8).map(|word| (word * 8, 8));
+        for (at, step) in words.chain((len & !7..len).map(|at| (at, 1))) {
+            let source = (from + at) as usize;
+            memory.copy_within(source..source + step, (dest + at) as usize);
+        }
     }
 
     fn clear(&mut self, gpa: u64, len: u64) {
@@ -260,7 +268,11 @@ impl Guest {
             *slot = E820Entry { addr, size, kind, reserved: 0 };
             params.e820_count += 1;
         }
-        let kernel_dest = if kind == KernelKind::ELF { 0x200_0000 } else { KERNEL_LOAD - 4096 };
+        let kernel_dest = match kind {
+            KernelKind::BZIMAGE => KERNEL_LOAD - 4096,
+            KernelKind::LZ4 => PACKED,
+            _ => 0x200_0000,
+        };
         let initrd: Vec<u8> = (0..10_000u32).map(|i| (i / 3) as u8).collect();
         let mut staging = STAGING;
         let mut blob = |bytes: &[u8], dest: u64| {

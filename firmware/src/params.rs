@@ -9,9 +9,7 @@ use abi::shim::{
 };
 
 use crate::efi;
-use crate::range::{
-    self, Range, accepted, destination, in_ram, is_accepted, is_lazy, ram, staging,
-};
+use crate::range::{self, Range, accepted, destinations, in_ram, is_accepted, is_lazy, ram};
 
 /// Highest end of memory: the 48-bit space less one bit, so that no sum below can wrap.
 const MEMORY_END_MAX: u64 = 1 << 47;
@@ -47,9 +45,10 @@ pub fn check(params: &ParameterPage, technology: Technology) -> Result<(), Termi
         && Flags::from_bits(params.flags).is_some()
         && params.vcpu_count != 0
         && matches!(params.load_mode, LoadMode::HASHED | LoadMode::MEASURED)
-        && matches!(params.kernel_kind, KernelKind::BZIMAGE | KernelKind::ELF)
+        && (KernelKind::BZIMAGE.0..=KernelKind::LZ4.0).contains(&params.kernel_kind.0)
+        && (params.unpacked != Extent::UNUSED) == (params.kernel_kind == KernelKind::LZ4)
         && params.reserved_038 == 0
-        && params.reserved_160.iter().all(|&word| word == 0)
+        && params.reserved_170.iter().all(|&word| word == 0)
         && params.reserved_780.iter().all(|&word| word == 0);
     if !known {
         return Err(Termination::BAD_PARAMETER);
@@ -102,35 +101,38 @@ fn check_blobs(params: &ParameterPage) -> Result<(), Termination> {
     {
         return Err(bad);
     }
-    let mut used = [Range::EMPTY; 9];
-    // The shim's own pages, and the one with the BIOS data area, which must stay zero.
-    used[0] = Range { start: SHIM_BASE, end: WORK_END };
-    used[1] = Range { start: 0, end: PAGE };
-    let mut next = 2;
-    let mut take = |range: Range| {
-        if range.is_empty() {
-            return Ok(());
-        }
-        if range.end > LOAD_END_MAX
-            || !in_ram(params, range)
-            || used.iter().any(|other| other.overlaps(range))
-        {
-            return Err(bad);
-        }
-        *used.get_mut(next).ok_or(bad)? = range;
-        next += 1;
-        Ok(())
-    };
-    for blob in [&params.kernel, &params.initrd, &params.cmdline] {
-        check_mode(params, blob)?;
-        take(destination(blob).pages())?;
-        take(staging(blob))?;
-    }
-    Range::sized(params.second_stage, SECOND_STAGE_PAGES * PAGE).ok_or(bad)?;
     if !params.second_stage.is_multiple_of(PAGE) {
         return Err(bad);
     }
-    take(range::second_stage(params))
+    Range::sized(params.second_stage, SECOND_STAGE_PAGES * PAGE).ok_or(bad)?;
+    for blob in [&params.kernel, &params.initrd, &params.cmdline] {
+        check_mode(params, blob)?;
+    }
+    let [kernel, initrd, cmdline, unpacked] = destinations(params);
+    let [waits_0, waits_1, waits_2, second_stage] = range::stagings(params);
+    let ranges = [
+        // The shim's own pages, and the one with the BIOS data area, which must stay zero.
+        Range { start: SHIM_BASE, end: WORK_END },
+        Range { start: 0, end: PAGE },
+        kernel,
+        initrd,
+        cmdline,
+        unpacked,
+        waits_0,
+        waits_1,
+        waits_2,
+        second_stage,
+    ];
+    for (index, range) in ranges.iter().enumerate().skip(2) {
+        let fits = range.is_empty()
+            || range.end <= LOAD_END_MAX
+                && in_ram(params, *range)
+                && !ranges.iter().take(index).any(|other| other.overlaps(*range));
+        if !fits {
+            return Err(bad);
+        }
+    }
+    Ok(())
 }
 
 /// What is accepted is whole units of RAM, and what is not can be told in whole units. All destinations are in the first,
@@ -158,10 +160,9 @@ fn check_accepted(params: &ParameterPage) -> Result<(), Termination> {
         let ram = Range { start: ram.start.max(FIRST_UNIT.end), end: ram.end.max(FIRST_UNIT.end) };
         in_units(ram) && ram.end <= efi::MEMORY_END_MAX
     };
-    let blobs = [&params.kernel, &params.initrd, &params.cmdline];
     let fits = params.technology != Technology::PLAIN
         && ram(params).all(told)
-        && blobs.iter().all(|blob| is_accepted(params, destination(blob).pages()))
+        && destinations(params).iter().all(|range| is_accepted(params, *range))
         && range::stagings(params)
             .iter()
             .all(|waits| !accepted(params).iter().any(|range| range.overlaps(*waits)));
@@ -173,6 +174,7 @@ fn in_units(range: Range) -> bool {
     range.start.is_multiple_of(LARGE_PAGE) && range.end.is_multiple_of(LARGE_PAGE)
 }
 
+#[inline(never)]
 /// The fields of a blob fit the load mode, and its ranges do not wrap.
 fn check_mode(params: &ParameterPage, blob: &Blob) -> Result<(), Termination> {
     let bad = Termination::BAD_RANGE;

@@ -29,10 +29,10 @@ fn head_fields() {
         (|p| p.c_bit = 52, Termination::BAD_PARAMETER),
         (|p| p.vcpu_count = 0, Termination::BAD_PARAMETER),
         (|p| p.load_mode = LoadMode(0), Termination::BAD_PARAMETER),
-        (|p| p.kernel_kind = KernelKind(3), Termination::BAD_PARAMETER),
+        (|p| p.kernel_kind = KernelKind(4), Termination::BAD_PARAMETER),
         (|p| p.second_stage = 0, Termination::BAD_PARAMETER),
         (|p| p.reserved_038 = 1, Termination::BAD_PARAMETER),
-        (|p| p.reserved_160[3] = 1, Termination::BAD_PARAMETER),
+        (|p| p.reserved_170[1] = 1, Termination::BAD_PARAMETER),
         (|p| p.reserved_780[0] = 1, Termination::BAD_PARAMETER),
         (|p| p.reserved_780[271] = 1, Termination::BAD_PARAMETER),
     ];

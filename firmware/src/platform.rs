@@ -46,8 +46,8 @@ pub trait Platform {
     /// Private memory.
     fn bytes_mut(&mut self, gpa: u64, len: u64) -> &mut [u8];
 
-    /// Copies between virtual addresses, upwards, so that it may be a move down; the only access to memory that the
-    /// host can write.
+    /// Copies between virtual addresses, upwards in words of 8 bytes and then bytes: so it may be a move down, and repeats
+    /// what lies a word or more below its target. The only access to memory that the host can write.
     fn copy(&mut self, dest: u64, source: u64, len: u64);
 
     /// Clears private memory, page 0 included (of which there can be no reference).

@@ -37,29 +37,36 @@ pub fn load_cr3(value: u64) {
     unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// Copies bytes.
+/// Copies bytes, words first.
 pub fn copy(dest: u64, source: u64, len: u64) {
     // SAFETY: the ranges were checked to be memory that no reference points into.
     unsafe {
         asm!(
+            "rep movsq",
+            "mov ecx, {rest:e}",
             "rep movsb",
+            rest = in(reg) len & 7,
             inout("rdi") dest => _,
             inout("rsi") source => _,
-            inout("rcx") len => _,
+            inout("rcx") len >> 3 => _,
             options(nostack, preserves_flags),
         );
     }
 }
 
-/// Clears bytes.
+/// Clears bytes, words first.
+#[inline(never)]
 pub fn clear(dest: u64, len: u64) {
     // SAFETY: as for `copy`.
     unsafe {
         asm!(
+            "rep stosq",
+            "mov ecx, {rest:e}",
             "rep stosb",
+            rest = in(reg) len & 7,
             inout("rdi") dest => _,
-            inout("rcx") len => _,
-            in("al") 0u8,
+            inout("rcx") len >> 3 => _,
+            in("rax") 0u64,
             options(nostack, preserves_flags),
         );
     }

@@ -48,6 +48,7 @@ impl Range {
     }
 
     /// Rounded out to whole pages. Saturates at the end of the address space.
+    #[inline(never)]
     pub const fn pages(self) -> Self {
         let end = match self.end.checked_next_multiple_of(PAGE) {
             Some(end) => end,
@@ -108,12 +109,26 @@ pub fn stagings(params: &ParameterPage) -> [Range; 4] {
     [kernel, initrd, cmdline, second_stage(params)]
 }
 
+/// Where an ELF file is unpacked to; empty where none is.
+pub fn unpacked(params: &ParameterPage) -> Range {
+    let Extent { addr, size } = params.unpacked;
+    Range { start: addr, end: addr.saturating_add(size) }
+}
+
 /// Where a blob belongs; empty for an absent one.
 pub fn destination(blob: &Blob) -> Range {
     if blob.size == 0 {
         return Range::EMPTY;
     }
     Range::sized(blob.dest, blob.size).unwrap_or(Range::EMPTY)
+}
+
+/// Everything that is loaded or unpacked, in whole pages; empty for what is not.
+#[inline(never)]
+pub fn destinations(params: &ParameterPage) -> [Range; 4] {
+    let [kernel, initrd, cmdline] =
+        [&params.kernel, &params.initrd, &params.cmdline].map(destination);
+    [kernel, initrd, cmdline, unpacked(params)].map(Range::pages)
 }
 
 /// The ranges of RAM in the memory map.

@@ -218,7 +218,7 @@ fn a_guest_without_initrd_boots() {
 }
 
 /// An ELF file of one segment at 16 MiB with bss behind it.
-fn elf(physical: u64, entry: u64, offset: u64) -> Vec<u8> {
+pub fn elf(physical: u64, entry: u64, offset: u64) -> Vec<u8> {
     let mut file = vec![0u8; 0x3000];
     file[..7].copy_from_slice(&[0x7F, b'E', b'L', b'F', 2, 1, 1]);
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);

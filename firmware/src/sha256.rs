@@ -54,12 +54,13 @@ impl<const ALWAYS: bool> Hash<ALWAYS> {
     pub fn finish(mut self, tail: &[u8]) -> [u8; 32] {
         let bits = (self.len + tail.len() as u64) * 8;
         let mut last = [0u8; 2 * BLOCK];
-        for (to, from) in last.iter_mut().zip(tail.iter().chain(&[0x80])) {
-            *to = *from;
+        if let Some((message, [end, ..])) = last.split_at_mut_checked(tail.len()) {
+            message.copy_from_slice(tail);
+            *end = 0x80;
         }
         let used = if tail.len() < BLOCK - 8 { BLOCK } else { 2 * BLOCK };
-        for (to, from) in last.iter_mut().take(used).rev().zip(bits.to_le_bytes()) {
-            *to = from;
+        if let Some(len) = last.get_mut(used - 8..used) {
+            len.copy_from_slice(&bits.to_be_bytes());
         }
         self.compress(last.get(..used).unwrap_or(&[]).as_chunks::<BLOCK>().0);
         let mut digest = [0; 32];

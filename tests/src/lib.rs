@@ -9,6 +9,7 @@ pub mod identity;
 pub mod launches;
 pub mod oracle;
 pub mod oracle_tdx;
+pub mod packed;
 pub mod ways;
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,7 @@
-//! The ways to load a kernel and to accept memory, each with each: what holds for one has to hold for all.
+//! The ways to load a kernel and to accept memory, each with each, and to unpack it: what holds for one has to hold for all.
+
+use crate::elf::Elf;
+use crate::packed;
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,6 +10,8 @@ pub struct Way {
     pub load: &'static str,
     /// As `--accept` has it.
     pub accept: &'static str,
+    /// As `--unpack` has it: whose the kernel is, packed in a bzImage, or not packed at all.
+    pub unpack: &'static str,
 }
 
 const LOADS: [&str; 2] = ["hashed", "measured"];
@@ -19,18 +24,19 @@ const FREE: u64 = 0x120_0000;
 
 impl Way {
     /// What cvmm does where nothing is said.
-    pub const USUAL: Self = Self { load: "hashed", accept: "eager" };
+    pub const USUAL: Self = Self { load: "hashed", accept: "eager", unpack: "kernel" };
 
     /// Every way; each is printed, so that a failure names it.
     pub fn all() -> impl Iterator<Item = Self> {
         LOADS.into_iter().flat_map(Self::loading)
     }
 
-    /// Every way to accept, with one to load.
+    /// Every way to accept and to unpack, with one to load.
     pub fn loading(load: &'static str) -> impl Iterator<Item = Self> {
-        ["eager", LAZY].into_iter().map(move |accept| {
-            println!("--load {load} --accept {accept}");
-            Self { load, accept }
+        let ways = [("eager", "kernel"), (LAZY, "kernel"), ("eager", "shim")];
+        ways.into_iter().map(move |(accept, unpack)| {
+            println!("--load {load} --accept {accept} --unpack {unpack}");
+            Self { load, accept, unpack }
         })
     }
 
@@ -49,8 +55,14 @@ impl Way {
     }
 
     /// The flags.
-    pub fn words(self) -> [&'static str; 4] {
-        ["--load", self.load, "--accept", self.accept]
+    pub fn words(self) -> [&'static str; 6] {
+        ["--load", self.load, "--accept", self.accept, "--unpack", self.unpack]
+    }
+
+    /// The kernel file of this ELF file.
+    pub fn kernel(self, elf: &Elf) -> Vec<u8> {
+        let elf = elf.bytes();
+        if self.unpack == "shim" { packed::bzimage(&elf) } else { elf }
     }
 
     /// RAM that is accepted and that nothing uses.

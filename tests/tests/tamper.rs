@@ -42,7 +42,7 @@ impl Bench {
 
     fn with(way: Way) -> Self {
         let bench = Self { dir: tempfile::tempdir().expect("a temporary directory"), way };
-        bench.file("kernel", &Elf::of_code(KERNEL, &GUEST).bytes());
+        bench.file("kernel", &way.kernel(&Elf::of_code(KERNEL, &GUEST)));
         bench.file("initrd", &[0x5a; 70_000]);
         bench
     }

@@ -16,11 +16,11 @@ use abi::tdx::{TdAttributes, TdxStatus};
 use shim::accept::Acceptor;
 use shim::gate::Gate;
 use shim::platform::object;
-use shim::range::{Range, destination, is_accepted, is_lazy, ram, second_stage, staging};
+use shim::range::{Range, destination, is_accepted, is_lazy, ram, second_stage, staging, unpacked};
 use shim::round::Round;
 use shim::tdx::info::{self, VpInfo};
 use shim::tdx::{accept, map_gpa};
-use shim::{Platform, Validation, checks, efi, kernel, paging, params};
+use shim::{Platform, Validation, checks, efi, kernel, lz4, paging, params};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::Target;
@@ -67,6 +67,11 @@ fn seeds() -> Vec<Vec<u8>> {
     let busy = TdxStatus::OPERAND_BUSY.with(1).0;
     seeds.push(words(3, &[busy, busy, TdxStatus::PAGE_ALREADY_ACCEPTED.0]));
     seeds.push(launch_pages());
+    // Literals, a match far enough for whole words, one of a byte, literals.
+    let block = [&[0xc4][..], b"abcdefghijkl", &[9, 0, 0x1f], b"x", &[1, 0, 200, 0x10], b"!"];
+    let block = block.concat();
+    let head = [5, 241, 0, 0x02, 0x21, 0x4c, 0x18, block.len() as u8, 0, 0, 0];
+    seeds.push([&head[..], &block, &[241, 0, 0, 0]].concat());
     seeds
 }
 
@@ -141,6 +146,7 @@ fn run(input: &[u8]) {
         }
         (3, answers) => take(answers),
         (4, _) => judge_launch_pages(rest),
+        (5, _) => unpack(rest),
         _ => {}
     }
 }
@@ -178,6 +184,22 @@ fn take(answers: &[u64]) {
     });
     assert_eq!(outcome == Validation::Done, last.code() == TdxStatus::SUCCESS);
     assert!(outcome != Validation::Already || last.code() == TdxStatus::PAGE_ALREADY_ACCEPTED);
+}
+
+/// A stream, the length of its room in front: nothing is read or written but itself and the room.
+fn unpack(input: &[u8]) {
+    let Some((len, packed)) = input.split_first_chunk::<2>() else { return };
+    let len = u64::from(u16::from_le_bytes(*len));
+    let (at, room) = (0x40_0000, Range { start: 0x80_0000, end: 0x80_0000 + len });
+    let mut machine = Machine::new(Technology::PLAIN);
+    let packed_len = packed.len().min(1 << 20) as u64;
+    machine.bytes_mut(at, packed_len).copy_from_slice(&packed[..packed_len as usize]);
+    machine.streams = Some([Range { start: at, end: at + packed_len }, room]);
+    let outcome = lz4::unpack(&mut machine, Range { start: at, end: at + packed_len }, room);
+    machine.streams = None;
+    // Whoever refuses nothing has read the magic.
+    assert!(outcome.is_none() || packed.starts_with(&[0x02, 0x21, 0x4c, 0x18]));
+    assert!(machine.bytes(room.end, PAGE).iter().all(|byte| *byte == 0));
 }
 
 fn judge_launch_pages(input: &[u8]) {
@@ -287,6 +309,13 @@ fn judge(page: &ParameterPage) {
             ranges.push(range);
         }
     }
+    let room = unpacked(page);
+    assert_eq!(page.unpacked != Extent::UNUSED, page.kernel_kind == KernelKind::LZ4);
+    if !room.is_empty() {
+        assert!(room.end <= LOAD_END_MAX && ram(page).any(|ram| ram.contains(room)));
+        assert!(!ranges.iter().any(|other| other.overlaps(room)), "{room:x?} is used twice");
+        ranges.push(room);
+    }
     let waits = second_stage(page);
     assert_eq!(waits.is_empty(), page.technology != Technology::SNP);
     if !waits.is_empty() {
@@ -307,6 +336,8 @@ struct Machine {
     /// While the kernel is placed: whose memory may be written.
     allowed: Option<ParameterPage>,
     round: Round,
+    /// While something is unpacked: what may be read, and what may be read and written.
+    streams: Option<[Range; 2]>,
 }
 
 impl Machine {
@@ -317,6 +348,7 @@ impl Machine {
             accepted: vec![0; (MEMORY / PAGE) as usize],
             allowed: None,
             round: Round::new(),
+            streams: None,
         }
     }
 
@@ -348,7 +380,7 @@ impl Machine {
         assert!(!range.overlaps(destination(&page.initrd)));
         // Segments may move down in the file that they come from.
         let file = destination(&page.kernel);
-        assert!(page.kernel_kind == KernelKind::ELF || !range.overlaps(file));
+        assert!(page.kernel_kind != KernelKind::BZIMAGE || !range.overlaps(file));
     }
 }
 
@@ -372,15 +404,28 @@ impl Platform for Machine {
         false
     }
     fn bytes(&self, gpa: u64, len: u64) -> &[u8] {
+        let range = Range { start: gpa, end: gpa + len };
+        assert!(self.streams.is_none_or(|may| may.iter().any(|one| one.contains(range))));
         &self.memory.as_bytes()[gpa as usize..(gpa + len) as usize]
     }
     fn bytes_mut(&mut self, gpa: u64, len: u64) -> &mut [u8] {
+        let range = Range { start: gpa, end: gpa + len };
+        assert!(self.streams.is_none_or(|[_, room]| room.contains(range)));
         &mut self.memory.as_mut_bytes()[gpa as usize..(gpa + len) as usize]
     }
     fn copy(&mut self, dest: u64, source: u64, len: u64) {
         self.judge(dest, len);
-        let source = source as usize..(source + len) as usize;
-        self.memory.as_mut_bytes().copy_within(source, dest as usize);
+        if let Some([packed, room]) = self.streams {
+            let from = Range { start: source, end: source + len };
+            assert!(room.contains(Range { start: dest, end: dest + len }));
+            assert!(packed.contains(from) || room.contains(from));
+        }
+        // As REP MOVSQ and REP MOVSB do.
+        let words = (0..len / 8).map(|word| (word * 8, 8));
+        for (at, step) in words.chain((len & !7..len).map(|at| (at, 1))) {
+            let from = (source + at) as usize;
+            self.memory.as_mut_bytes().copy_within(from..from + step, (dest + at) as usize);
+        }
     }
     fn clear(&mut self, gpa: u64, len: u64) {
         self.judge(gpa, len);

@@ -177,6 +177,10 @@ impl KernelKind {
     /// A whole ELF file, whose segments the shim brings to their `p_paddr`: from scratch memory, or from where the file lies
     /// so that each, in the order of the program headers, stays or moves down over nothing that is still needed.
     pub const ELF: Self = Self(2);
+    /// An ELF file in a legacy frame of LZ4, its length behind it: the payload of a bzImage (Linux 7.2
+    /// Documentation/arch/x86/boot.rst, `payload_offset`). The shim unpacks it to [`ParameterPage::unpacked`] and goes on as
+    /// with [`Self::ELF`]. What the payload has behind the ELF file, to move the kernel by, it ignores.
+    pub const LZ4: Self = Self(3);
 }
 
 /// How other processors help the shim to accept memory ([`Flags::PARALLEL`]).
@@ -307,8 +311,11 @@ pub struct ParameterPage {
     /// Every destination lies in one of them, and staging in none. A unit of which only a part were accepted would end the
     /// guest later, whatever the kernel is told about it.
     pub accepted: [Extent; ACCEPTED_EXTENTS],
-    /// 0x160: zero.
-    pub reserved_160: [u64; 4],
+    /// 0x160: where an ELF file is unpacked to ([`KernelKind::LZ4`]), exactly so many bytes, in RAM below 4 GiB, and in
+    /// one of the ranges above if there are any; else unused.
+    pub unpacked: Extent,
+    /// 0x170: zero.
+    pub reserved_170: [u64; 2],
     /// 0x180: sorted, without overlap, starting with [`LOW_E820`].
     pub e820: [E820Entry; E820_ENTRIES_MAX],
     /// 0x780: zero.
@@ -320,6 +327,7 @@ const _: () = assert!(offset_of!(ParameterPage, technology) == ParameterPage::TE
 const _: () = assert!(offset_of!(ParameterPage, kernel) == 0x40);
 const _: () = assert!(offset_of!(ParameterPage, cpuid_digest) == 0x100);
 const _: () = assert!(offset_of!(ParameterPage, accepted) == 0x120);
+const _: () = assert!(offset_of!(ParameterPage, unpacked) == 0x160);
 const _: () = assert!(offset_of!(ParameterPage, e820) == 0x180);
 const _: () = assert!(offset_of!(ParameterPage, reserved_780) == 0x780);
 
@@ -373,6 +381,8 @@ impl Termination {
     pub const BAD_ELF: Self = Self(0x15);
     /// The SHA-256 of the second stage differs.
     pub const SHIM_HASH: Self = Self(0x16);
+    /// The LZ4 payload is malformed, or does not unpack to just the length that the parameters name.
+    pub const BAD_LZ4: Self = Self(0x17);
     /// The hypervisor does not speak version 2 of the GHCB protocol.
     pub const GHCB_VERSION: Self = Self(0x20);
     /// The hypervisor reports another C-bit position than the parameters.
@@ -486,6 +496,10 @@ impl Termination {
         (
             Self::SHIM_HASH,
             "the second stage in memory (shim, parameters, ACPI tables) is not the one whose SHA-256 was measured",
+        ),
+        (
+            Self::BAD_LZ4,
+            "the LZ4 payload is malformed, or does not unpack to the length that was measured",
         ),
         (Self::GHCB_VERSION, "the hypervisor does not offer GHCB protocol version 2"),
         (Self::C_BIT, "the hypervisor reports another C-bit position than was measured"),

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::check::Asked;
 use crate::config::{
     AcceptMode, Console, ConsoleDevice, CpuRange, DEFAULT_CMDLINE, LoadMode, MarksMode, MemorySize,
+    UnpackMode,
 };
 use crate::device::marks::Mark;
 use crate::digest::LaunchDigest;
@@ -197,6 +198,13 @@ pub struct Flags {
     /// How kernel and initrd come under the measurement.
     #[arg(long, value_enum, default_value = "hashed", help_heading = "Guest")]
     pub load: LoadMode,
+    /// Who unpacks a bzImage (this is measured).
+    ///
+    /// kernel: the code that it brings along. shim: the shim, which then starts the kernel as it starts an ELF vmlinux, and
+    /// spares it the page tables and the search for a place; the bzImage must be compressed with LZ4 (CONFIG_KERNEL_LZ4), and
+    /// its kernel runs where it was linked to, without KASLR. What is hashed is the payload as it is in the file.
+    #[arg(long, value_enum, default_value = "kernel", help_heading = "Guest")]
+    pub unpack: UnpackMode,
     /// Who accepts the guest's memory, and when.
     ///
     /// eager: the shim, all of it, before the kernel runs. prefault: the same, but the host finds and maps the memory before the

@@ -25,7 +25,7 @@ use std::path::Path;
 
 use thiserror::Error as ThisError;
 
-use crate::config::{Config, ConsoleDevice};
+use crate::config::{Config, ConsoleDevice, UnpackMode};
 use crate::digest::{self, launch_digest};
 use crate::error::Error;
 use crate::launch::Prefaulted;
@@ -132,6 +132,7 @@ impl RunReport {
                     Some(_) => BY_FIRMWARE.into(),
                     None => guest.accept.to_string(),
                 },
+                unpack: (guest.unpack == UnpackMode::Shim).then(|| "shim".into()),
                 console_device: match guest.console_device {
                     ConsoleDevice::Serial => None,
                     device => Some(device.name().into()),

@@ -191,6 +191,19 @@ fn a_firmware_takes_the_place_of_the_shim() {
 }
 
 #[test]
+fn a_kernel_unpacks_itself_unless_the_shim_does() {
+    let unpack = |words: &[&str]| {
+        let words = [&["--snp", "--kernel", "k"], words].concat();
+        parse(&words).unwrap().guest.unpack
+    };
+    assert_eq!(unpack(&[]), UnpackMode::Kernel);
+    assert_eq!(unpack(&["--unpack", "kernel"]), UnpackMode::Kernel);
+    assert_eq!(unpack(&["--unpack", "shim"]), UnpackMode::Shim);
+    let firmware = ["--snp", "--firmware", "f", "--kernel", "k", "--unpack", "shim"];
+    assert!(problem(&firmware).contains("unpacks itself"));
+}
+
+#[test]
 fn a_signature_is_for_guests_that_start_in_a_firmware() {
     let signature = |options: &str| {
         let config = parse(&[options, "--firmware", "f"]).unwrap();

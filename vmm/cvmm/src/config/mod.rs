@@ -62,6 +62,15 @@ pub enum LoadMode {
     Measured,
 }
 
+/// Who unpacks a bzImage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum UnpackMode {
+    /// The stub in front of it, which also chooses the kernel's place (KASLR).
+    Kernel,
+    /// The shim, which puts the kernel where it was linked to.
+    Shim,
+}
+
 /// Which marks the shim writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum MarksMode {
@@ -132,6 +141,8 @@ pub struct GuestConfig {
     pub shim: Option<PathBuf>,
     /// How kernel and initrd are measured.
     pub load: LoadMode,
+    /// Who unpacks the kernel.
+    pub unpack: UnpackMode,
     /// Who accepts memory.
     pub accept: AcceptMode,
     /// Which marks the shim writes.
@@ -209,6 +220,7 @@ impl GuestConfig {
             memory: flags.memory,
             shim: flags.shim.clone(),
             load: flags.load,
+            unpack: flags.unpack,
             accept: flags.accept,
             marks: flags.marks,
             console_device: flags.console_device,
@@ -260,6 +272,10 @@ fn check_combination(flags: &Flags, technology: &Technology) -> Result<(), Error
     }
     if flags.load != LoadMode::Hashed {
         return usage("--load", "a firmware loads the kernel in its own way", "leave --load out");
+    }
+    if flags.unpack != UnpackMode::Kernel {
+        let problem = "a firmware starts a kernel that unpacks itself";
+        return usage("--unpack", problem, "leave --unpack out");
     }
     if flags.accept != AcceptMode::Eager {
         return usage(

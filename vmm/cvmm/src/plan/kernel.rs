@@ -3,12 +3,16 @@
 //! Linux 7.2 Documentation/arch/x86/boot.rst for bzImage; System V ABI, AMD64 supplement, chapter 4 for ELF. The shim
 //! parses the same bytes again: it trusts nothing of this.
 
+use std::ops::Range;
+
 use abi::boot::{
     BOOT_FLAG, HEADER_MAGIC, SETUP_HEADER_OFFSET, SetupHeader, VERSION_XLOADFLAGS, XLF_KERNEL_64,
 };
 use abi::shim::{HIGH_RAM_START, KernelKind, PAGE};
 use thiserror::Error;
 use zerocopy::FromBytes;
+
+use super::payload::Payload;
 
 /// Why a file is not a kernel that can be entered.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -28,6 +32,12 @@ pub enum KernelError {
     BadHeader(&'static str),
     #[error("the ELF file is not an x86-64 executable: {0}")]
     BadElf(&'static str),
+    #[error("it is an ELF file, in which there is nothing for the shim to unpack")]
+    NotPacked,
+    #[error("its payload is compressed with {0}; the shim unpacks LZ4 only")]
+    Compression(&'static str),
+    #[error("its LZ4 payload is not plausible: {0}")]
+    BadPayload(&'static str),
     #[error("it is no EFI application, which is all that a firmware starts")]
     NoEfiStub,
 }
@@ -45,9 +55,15 @@ impl KernelError {
             KernelError::NoEfiStub => {
                 "give a bzImage that is built with CONFIG_EFI_STUB, or leave --firmware out".into()
             }
+            KernelError::NotPacked => {
+                "give the bzImage of a kernel that is built with CONFIG_KERNEL_LZ4, or leave --unpack out".into()
+            }
+            KernelError::Compression(_) => {
+                "build the kernel with CONFIG_KERNEL_LZ4=y, or leave --unpack out".into()
+            }
             KernelError::OldProtocol { .. } => "use Linux 3.8 or newer".into(),
             KernelError::Not64Bit => "use a kernel built for x86-64".into(),
-            KernelError::BadHeader(_) | KernelError::BadElf(_) => {
+            KernelError::BadHeader(_) | KernelError::BadElf(_) | KernelError::BadPayload(_) => {
                 "the file seems damaged: fetch or build the kernel again".into()
             }
         }
@@ -81,13 +97,15 @@ pub enum KernelLayout {
         /// Longest command line, without NUL.
         cmdline_max: u64,
     },
-    /// An ELF file: a vmlinux or a test guest.
+    /// An ELF file: a vmlinux or a test guest, or what the shim unpacks from a bzImage.
     Elf {
         /// What is loaded, in file order.
         segments: Vec<Segment>,
         /// Where the file can lie while its segments are brought to their places: each stays or moves down then, over
         /// nothing that is still needed, so that the shim takes it without a second copy.
         in_place: Option<u64>,
+        /// How long it is, if it comes packed.
+        unpacked: Option<u64>,
     },
 }
 
@@ -96,7 +114,8 @@ impl KernelLayout {
     pub fn kind(&self) -> KernelKind {
         match self {
             KernelLayout::BzImage { .. } => KernelKind::BZIMAGE,
-            KernelLayout::Elf { .. } => KernelKind::ELF,
+            KernelLayout::Elf { unpacked: None, .. } => KernelKind::ELF,
+            KernelLayout::Elf { unpacked: Some(_), .. } => KernelKind::LZ4,
         }
     }
 
@@ -109,9 +128,24 @@ impl KernelLayout {
             return Err(KernelError::Empty);
         }
         if file.starts_with(b"\x7fELF") {
-            return parse_elf(file);
+            return parse_elf(file, file.len() as u64, None);
         }
         parse_bzimage(file)
+    }
+
+    /// Reads the headers of what the shim is to unpack from a bzImage, and finds what that is packed in.
+    ///
+    /// # Errors
+    /// What makes it impossible to unpack or to enter.
+    pub fn parse_packed(file: &[u8]) -> Result<(KernelLayout, Range<usize>), KernelError> {
+        if let KernelLayout::Elf { .. } = KernelLayout::parse(file)? {
+            return Err(KernelError::NotPacked);
+        }
+        let Payload { place, unpacked, beginning } = Payload::find(file)?;
+        if !beginning.starts_with(b"\x7fELF") || unpacked > MEMORY_MAX {
+            return Err(KernelError::BadPayload("what it unpacks to is not an ELF file"));
+        }
+        Ok((parse_elf(&beginning, unpacked, Some(unpacked))?, place))
     }
 }
 
@@ -189,8 +223,8 @@ const PT_LOAD: u32 = 1;
 /// More program headers than this no kernel has.
 const SEGMENTS_MAX: usize = 64;
 
-fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
-    let len = file.len() as u64;
+/// Reads the headers of a file of `len` bytes, of which these are the first.
+fn parse_elf(file: &[u8], len: u64, unpacked: Option<u64>) -> Result<KernelLayout, KernelError> {
     let header = file
         .get(..ELF_HEADER)
         .ok_or(KernelError::Truncated { len, promised: ELF_HEADER as u64 })?;
@@ -254,7 +288,7 @@ fn parse_elf(file: &[u8]) -> Result<KernelLayout, KernelError> {
         return Err(KernelError::BadElf("its entry point lies in none of its segments"));
     }
     let in_place = in_place(&segments, &offsets, promised);
-    Ok(KernelLayout::Elf { segments, in_place })
+    Ok(KernelLayout::Elf { segments, in_place, unpacked })
 }
 
 /// See [`KernelLayout::Elf`]; `headers` is where the program headers end, which the shim reads to the last.

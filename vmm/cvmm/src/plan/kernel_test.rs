@@ -49,7 +49,7 @@ fn sound_kernels_are_understood() {
     assert_eq!((setup_bytes, preferred, memory), (1024, 0x100_0000, 0x40_0000));
     let layout = KernelLayout::parse(&elf()).unwrap();
     let segments = vec![Segment { addr: 0x100_0000, size: 0x2000 }];
-    assert_eq!(layout, KernelLayout::Elf { segments, in_place: Some(0xff_f000) });
+    assert_eq!(layout, KernelLayout::Elf { segments, in_place: Some(0xff_f000), unpacked: None });
 }
 
 #[test]

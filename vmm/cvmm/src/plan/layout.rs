@@ -26,6 +26,9 @@ pub struct Range {
 }
 
 impl Range {
+    /// None.
+    pub const EMPTY: Range = Range { gpa: 0, len: 0 };
+
     /// The first address after it.
     pub fn end(self) -> u64 {
         self.gpa + self.len
@@ -63,8 +66,10 @@ pub struct Layout {
     pub ram: Vec<Range>,
     /// The staging area: shared until the shim has read it. Empty if nothing is staged.
     pub staging: Range,
-    /// The kernel file.
+    /// The kernel file, or what it is packed in.
     pub kernel: Place,
+    /// Where the shim unpacks the kernel file; empty if it comes unpacked.
+    pub unpacked: Range,
     /// The initrd; length 0 without one.
     pub initrd: Place,
     /// The command line with its NUL.
@@ -78,7 +83,7 @@ pub struct Layout {
 /// The sizes that a layout depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Of the kernel file.
+    /// Of the kernel file, or what it is packed in.
     pub kernel: u64,
     /// Of the initrd.
     pub initrd: u64,
@@ -152,25 +157,30 @@ impl Layout {
         }
         let low_end = low_end(memory, window);
 
+        let unpacked = match kernel {
+            KernelLayout::BzImage { .. } => None,
+            KernelLayout::Elf { unpacked, .. } => *unpacked,
+        };
+
         // From the bottom: the kernel where it wants to be, with all the memory it will use there.
-        let (kernel_dest, begin, bottom) = match kernel {
+        let (file_at, begin, bottom) = match kernel {
             KernelLayout::BzImage { setup_bytes, preferred, alignment, memory, .. } => {
                 let load =
                     (*preferred).max(HIGH_RAM_START + LARGE_PAGE).next_multiple_of(*alignment);
                 (Some(load - setup_bytes), load - setup_bytes, load + memory)
             }
-            KernelLayout::Elf { segments, in_place } => {
+            KernelLayout::Elf { segments, in_place, .. } => {
                 let begin = segments.iter().map(|s| s.addr).chain(*in_place).min();
-                let file_end = in_place.map(|at| at + sizes.kernel);
+                let file_end = in_place.map(|at| at + unpacked.unwrap_or(sizes.kernel));
                 let end = segments.iter().map(|s| s.addr + s.size).chain(file_end).max();
                 (*in_place, begin.unwrap_or(HIGH_RAM_START), end.unwrap_or(HIGH_RAM_START))
             }
         };
         let bottom = pages(bottom);
 
-        // From the top: the initrd, the scratch copy of an ELF file that cannot lie where it belongs, then the staging area
+        // From the top: the initrd, the scratch copies (an ELF file that cannot lie where it belongs, and what one is packed in), then the staging area
         // on large-page boundaries, so that what remains on either side can be accepted in large pages. For a kernel that
-        // accepts memory itself, initrd and scratch copy lie behind the kernel: they are accepted, so they had better share
+        // accepts memory itself, initrd and scratch copies lie behind the kernel: they are accepted, so they had better share
         // its units.
         let initrd_limit = match kernel {
             KernelLayout::BzImage { initrd_max, .. } => low_end.min((initrd_max + 1) & !(PAGE - 1)),
@@ -181,7 +191,9 @@ impl Layout {
             LoadMode::Measured => 0,
         };
         let staged = blobs + pages(sizes.second_stage);
-        let scratch = if kernel_dest.is_none() { pages(sizes.kernel) } else { 0 };
+        let packed = if unpacked.is_some() { pages(sizes.kernel) } else { 0 };
+        let file_copy = if file_at.is_none() { pages(unpacked.unwrap_or(sizes.kernel)) } else { 0 };
+        let scratch = packed + file_copy;
         let staging_len = staged.next_multiple_of(LARGE_PAGE);
         let needed = window
             + bottom
@@ -224,11 +236,13 @@ impl Layout {
             at
         };
         let mut stage = |len: u64| wait(len, load == LoadMode::Hashed);
+        let file_at = file_at.unwrap_or(scratch_at + packed);
         let kernel = Place {
             staging: stage(sizes.kernel),
-            dest: kernel_dest.unwrap_or(scratch_at),
+            dest: if unpacked.is_some() { scratch_at } else { file_at },
             len: sizes.kernel,
         };
+        let unpacked = unpacked.map_or(Range::EMPTY, |len| Range { gpa: file_at, len });
         let initrd = match sizes.initrd {
             0 => Place::default(),
             len => Place { staging: stage(len), dest: initrd_dest, len },
@@ -240,7 +254,7 @@ impl Layout {
 
         let ram = ram(memory, low_end);
         let accepted = if lazy { accepted(begin, floor, window, &ram) } else { Vec::new() };
-        Ok(Layout { ram, staging, kernel, initrd, cmdline, accepted, second_stage })
+        Ok(Layout { ram, staging, kernel, unpacked, initrd, cmdline, accepted, second_stage })
     }
 
     /// A guest whose firmware places everything.
@@ -249,6 +263,7 @@ impl Layout {
             ram: Self::ram_of(memory, AcceptMode::Eager),
             staging: Range { gpa: 0, len: 0 },
             kernel: Place::default(),
+            unpacked: Range::EMPTY,
             initrd: Place::default(),
             cmdline: Place::default(),
             accepted: Vec::new(),

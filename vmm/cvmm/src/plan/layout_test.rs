@@ -23,16 +23,23 @@ fn eager(mib: u64, sizes: Sizes) -> Result<Layout, PlanError> {
 
 fn check(layout: &Layout, kernel: &KernelLayout, sizes: Sizes) {
     let mut used = vec![Range { gpa: SHIM_BASE, len: WORK_END - SHIM_BASE }];
-    let file = Range { gpa: layout.kernel.dest, len: sizes.kernel };
+    let mut file = Range { gpa: layout.kernel.dest, len: sizes.kernel };
+    if let KernelLayout::Elf { unpacked: Some(len), .. } = kernel {
+        used.push(file);
+        file = layout.unpacked;
+        assert_eq!(file.len, *len);
+    } else {
+        assert_eq!(layout.unpacked, Range::EMPTY);
+    }
     match kernel {
         KernelLayout::BzImage { memory, setup_bytes, .. } => {
             used.push(Range { gpa: file.gpa, len: (setup_bytes + memory).max(sizes.kernel) });
         }
-        KernelLayout::Elf { segments, in_place: None } => {
+        KernelLayout::Elf { segments, in_place: None, .. } => {
             used.push(file);
             used.extend(segments.iter().map(|s| Range { gpa: s.addr, len: s.size }));
         }
-        KernelLayout::Elf { segments, in_place: Some(at) } => {
+        KernelLayout::Elf { segments, in_place: Some(at), .. } => {
             assert_eq!(file.gpa, *at);
             let end = segments.iter().map(|s| s.addr + s.size).chain([file.end()]).max().unwrap();
             used.push(Range { gpa: *at, len: end - at });
@@ -103,13 +110,15 @@ proptest! {
         cmdline in 1u64..2048,
         elf in any::<bool>(),
         stays in any::<bool>(),
+        packed in any::<bool>(),
         hashed in any::<bool>(),
         window in prop::option::of(0u64..64),
         stages in any::<bool>(),
     ) {
         let layout = if elf {
             let segments = vec![Segment { addr: 0x100_0000, size: kernel + 0x1000 }];
-            KernelLayout::Elf { segments, in_place: stays.then_some(0xff_f000) }
+            let unpacked = packed.then_some(kernel * 3 + 5);
+            KernelLayout::Elf { segments, in_place: stays.then_some(0xff_f000), unpacked }
         } else {
             BZIMAGE
         };

@@ -9,6 +9,7 @@ pub mod fw_cfg;
 pub mod kernel;
 pub mod layout;
 pub mod ovmf;
+mod payload;
 pub mod registers;
 mod snp;
 pub mod snp_firmware;
@@ -26,7 +27,9 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::config::{self, CpuCount, GuestConfig, LoadMode, MarksMode, MemorySize, read_file};
+use crate::config::{
+    self, CpuCount, GuestConfig, LoadMode, MarksMode, MemorySize, UnpackMode, read_file,
+};
 use crate::error::Error;
 use crate::shim_image::FirstStage;
 use cpuid::CpuidTable;
@@ -153,6 +156,9 @@ impl Inputs {
             Some(path) => {
                 let kernel: FileBytes = read_file("kernel", path)?.into();
                 let mut inputs = Inputs::unhashed(path.clone(), kernel, initrd, &config.cmdline)?;
+                if config.unpack == UnpackMode::Shim {
+                    inputs.unpack_in_shim()?;
+                }
                 // Launch pages are measured themselves.
                 if config.load == LoadMode::Hashed {
                     inputs.hash();
@@ -207,6 +213,18 @@ impl Inputs {
             first_stage: None,
             hashes: [[0; 32]; 3],
         })
+    }
+
+    /// Takes of the kernel what the shim can unpack.
+    ///
+    /// # Errors
+    /// There is nothing that it can.
+    pub fn unpack_in_shim(&mut self) -> Result<(), Error> {
+        let (layout, place) = KernelLayout::parse_packed(&self.kernel)
+            .map_err(|source| Error::Kernel { path: self.kernel_path.clone(), source })?;
+        self.layout = Some(layout);
+        self.kernel = self.kernel.part(place);
+        Ok(())
     }
 
     fn hash(&mut self) {
@@ -516,6 +534,7 @@ fn parameters(
             *slot = Extent { addr: range.gpa, size: range.len };
         }
     }
+    page.unpacked = Extent { addr: layout.unpacked.gpa, size: layout.unpacked.len };
     page.kernel = blob(layout.kernel, inputs.hashes[0]);
     page.initrd = blob(layout.initrd, inputs.hashes[1]);
     page.cmdline = blob(layout.cmdline, inputs.hashes[2]);

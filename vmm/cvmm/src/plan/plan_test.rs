@@ -23,6 +23,15 @@ fn inputs(kernel: u8, initrd: &[u8], cmdline: &str, shim: u8) -> Inputs {
     inputs
 }
 
+/// A kernel that the shim unpacks.
+fn packed() -> Inputs {
+    let file = super::payload::tests::packed_elf();
+    let mut inputs = Inputs::unhashed("k".into(), file.into(), [1; 9000].into(), "quiet").unwrap();
+    inputs.unpack_in_shim().unwrap();
+    inputs.hash();
+    inputs
+}
+
 /// What the shim is told, wherever it is.
 fn parameters_of(plan: &Plan) -> ParameterPage {
     let mut parts = plan.regions.iter().chain(&plan.hashed);
@@ -96,7 +105,7 @@ fn the_shim_takes_the_parameters_of_every_plan() {
     let elf =
         Inputs::new("k".into(), super::kernel::tests::elf().into(), [1; 9000].into(), "quiet")
             .unwrap();
-    for inputs in [bzimage, without_initrd, elf] {
+    for inputs in [bzimage, without_initrd, elf, packed()] {
         for (flag, technology) in [
             ("--snp", shim::Technology::SNP),
             ("--tdx", shim::Technology::TDX),
@@ -119,6 +128,33 @@ fn the_shim_takes_the_parameters_of_every_plan() {
             }
         }
     }
+}
+
+#[test]
+fn what_the_shim_unpacks_is_hashed_as_it_is_in_the_file() {
+    let file = super::payload::tests::packed_elf();
+    let inputs = packed();
+    let plan =
+        Plan::build(&config(&["--snp"]), &inputs, CpuCount::ONE, &HostCaps::assumed()).unwrap();
+    let payload = &plan.staged.iter().find(|blob| blob.tag == "kernel").unwrap().bytes;
+    assert!(payload.starts_with(&[2, 0x21, 0x4c, 0x18]));
+    assert!(file.windows(payload.len()).any(|part| part == &payload[..]));
+    let page = parameters_of(&plan);
+    assert_eq!(page.kernel_kind, shim::KernelKind::LZ4);
+    assert_eq!(page.kernel.digest[..], Sha256::digest(&payload[..])[..]);
+    assert_eq!(page.kernel.size, payload.len() as u64);
+    assert_eq!(page.unpacked, Extent { addr: 0xff_f000, size: 0x1100 + 50 });
+    // Every byte of it counts.
+    let digest = launch_digest(&plan).unwrap();
+    let at = file.windows(payload.len()).position(|part| part == &payload[..]).unwrap();
+    let mut other = file.clone();
+    other[at + payload.len() - 10] ^= 1;
+    let mut inputs = Inputs::unhashed("k".into(), other.into(), [1; 9000].into(), "quiet").unwrap();
+    inputs.unpack_in_shim().unwrap();
+    inputs.hash();
+    let changed =
+        Plan::build(&config(&["--snp"]), &inputs, CpuCount::ONE, &HostCaps::assumed()).unwrap();
+    assert_ne!(launch_digest(&changed).unwrap(), digest);
 }
 
 #[test]

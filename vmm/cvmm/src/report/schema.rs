@@ -107,6 +107,9 @@ pub struct GuestFacts {
     pub vcpus: u16,
     pub load: String,
     pub accept: String,
+    /// Who unpacked the kernel, if not it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpack: Option<String>,
     /// Which device the console is, if it is no serial line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console_device: Option<String>,
