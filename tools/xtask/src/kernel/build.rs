@@ -199,6 +199,16 @@ impl Tree {
         run(&mut self.make(&["bzImage"]))
     }
 
+    /// Copies the tree, to be restored; it can be built in only where it is, because objects depend on its path.
+    pub fn keep(&self, copy: &Path) -> Result<()> {
+        replace(&self.dir, copy)
+    }
+
+    /// Makes the tree what [`Self::keep`] has copied.
+    pub fn restore(&self, copy: &Path) -> Result<()> {
+        replace(copy, &self.dir)
+    }
+
     /// The image that [`Self::build`] has left.
     pub fn image(&self) -> PathBuf {
         self.dir.join("arch/x86/boot/bzImage")
@@ -214,6 +224,14 @@ impl Tree {
         fs::write(into.join("vmlinux"), elf::trim(&elf)?)?;
         Ok(())
     }
+}
+
+/// Copies a directory with its times, by which make goes.
+fn replace(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to))
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Test kernels: Debian's cloud kernels by package name, those that are built here, and the ELF inside a bzImage.
 
+mod bench;
 pub mod bisect;
 pub mod build;
 mod config;
+mod effects;
 mod elf;
 
 use std::fs;
