@@ -42,7 +42,7 @@ impl Way {
 
     /// Every way of a TD, whose other processors may help.
     pub fn of_td() -> impl Iterator<Item = Self> {
-        let parallel = Self { load: "hashed", accept: "parallel" };
+        let parallel = Self { accept: "parallel", ..Self::USUAL };
         Self::all().chain(std::iter::once_with(move || {
             println!("--load {} --accept {}", parallel.load, parallel.accept);
             parallel

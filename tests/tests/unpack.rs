@@ -1,4 +1,4 @@
-//! `--unpack shim`: kernels that the shim unpacks boot as every kind of guest, streams that lie end it, and what cannot be
+//! `--unpack shim`: kernels that the shim unpacks boot as every kind of guest, a stream that lies ends it, and what cannot be
 //! unpacked is said before anything starts.
 
 use abi::shim::{TERMINATION_SET, Termination};
@@ -58,21 +58,16 @@ fn a_stream_that_lies_ends_the_guest() {
     let kernel = Elf::of_code(0x20_0000, &[0xfa, 0xf4, 0xeb, 0xfd].repeat(2000)).bytes();
     let sound = payload(&kernel);
     let end = sound.len();
+    // It ends before there is as much as it promises. What makes the ELF file shorter, cvmm finds itself.
     let longer = ((kernel.len() + 4096) as u32).to_le_bytes();
-    let shorter = ((kernel.len() - 1) as u32).to_le_bytes();
-    for (index, bytes) in
-        [[&sound[..end - 4], &longer].concat(), [&sound[..end - 4], &shorter].concat()]
-            .iter()
-            .enumerate()
-    {
-        let file = dir.path().join(format!("{index}"));
-        std::fs::write(&file, bzimage_of(bytes)).expect("a temporary file");
-        for technology in TECHNOLOGIES {
-            let ended = guest(technology).args(["--memory", "64M", "--kernel"]).arg(&file).run();
-            ended.expect_code(CRASHED);
-            ended.expect_words(&format!("({TERMINATION_SET:#x}:{:#x})", Termination::BAD_LZ4.0));
-            ended.expect_words("the LZ4 payload is malformed");
-        }
+    let file = dir.path().join("longer");
+    let bytes = bzimage_of(&[&sound[..end - 4], &longer].concat());
+    std::fs::write(&file, bytes).expect("a temporary file");
+    for technology in TECHNOLOGIES {
+        let ended = guest(technology).args(["--memory", "64M", "--kernel"]).arg(&file).run();
+        ended.expect_code(CRASHED);
+        ended.expect_words(&format!("({TERMINATION_SET:#x}:{:#x})", Termination::BAD_LZ4.0));
+        ended.expect_words("the LZ4 payload is malformed");
     }
 }
 
