@@ -41,9 +41,9 @@ pub fn receive(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Vec<
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
+    // Lengths are of 64 bits with glibc, and of 32 with musl.
     // SAFETY: arithmetic on a number.
-    message.msg_controllen =
-        unsafe { libc::CMSG_SPACE((MOST * size_of::<RawFd>()) as u32) } as usize;
+    message.msg_controllen = unsafe { libc::CMSG_SPACE((MOST * size_of::<RawFd>()) as u32) } as _;
     // SAFETY: the header names buffers of ours, which live until the call returns.
     let len =
         unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
@@ -57,7 +57,8 @@ pub fn receive(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Vec<
         while !entry.is_null() {
             if (*entry).cmsg_level == libc::SOL_SOCKET && (*entry).cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(entry).cast::<RawFd>();
-                let space = (*entry).cmsg_len - libc::CMSG_LEN(0) as usize;
+                let len: usize = (*entry).cmsg_len as _;
+                let space = len - libc::CMSG_LEN(0) as usize;
                 for at in 0..space / size_of::<RawFd>() {
                     // The kernel has just made this descriptor for us; nobody else owns it.
                     fds.push(OwnedFd::from_raw_fd(data.add(at).read_unaligned()));

@@ -25,8 +25,9 @@ pub fn place<T>(thread: &JoinHandle<T>) {
     unsafe {
         libc::CPU_CLR(here, &mut set);
         if libc::CPU_COUNT(&set) > 0 {
-            // A refusal leaves the thread where it is, which is slower and nothing else.
-            libc::pthread_setaffinity_np(thread.as_pthread_t(), size, &raw const set);
+            // A refusal leaves the thread where it is, which is slower and nothing else. What names a thread is a number with
+            // glibc, and a pointer with musl.
+            libc::pthread_setaffinity_np(thread.as_pthread_t() as _, size, &raw const set);
         }
     }
 }
