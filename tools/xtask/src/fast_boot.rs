@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
-use crate::run::{capture, root, target};
+use crate::run::{capture, put_between, target};
 use crate::{images, initramfs, kernel};
 
 /// What to run.
@@ -104,14 +104,7 @@ pub fn fast_boot(args: &Args) -> Result<()> {
     if args.print {
         return Ok(());
     }
-    let path = root().join("docs/fast-boot.md");
-    let old = fs::read_to_string(&path).context("docs/fast-boot.md")?;
-    let (before, rest) =
-        old.split_once(BEGIN).context("docs/fast-boot.md has no place for tables")?;
-    let (_, after) = rest.split_once(END).context("docs/fast-boot.md has no end of its tables")?;
-    fs::write(&path, format!("{before}{BEGIN}\n{text}\n{END}{after}"))?;
-    eprintln!("docs/fast-boot.md is as these runs were");
-    Ok(())
+    put_between("docs/fast-boot.md", BEGIN, END, &text)
 }
 
 /// A kernel to start, and its initramfs.

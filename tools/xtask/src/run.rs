@@ -15,6 +15,18 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
+/// Puts a text into a document of ours (by its path from the root), between two lines that stay.
+pub fn put_between(document: &str, begin: &str, end: &str, text: &str) -> Result<()> {
+    let path = root().join(document);
+    let old = std::fs::read_to_string(&path).with_context(|| document.to_owned())?;
+    let lacks = |line: &str| format!("{document} has no line {}", line.trim_end());
+    let (before, rest) = old.split_once(begin).with_context(|| lacks(begin))?;
+    let (_, after) = rest.split_once(end).with_context(|| lacks(end))?;
+    std::fs::write(&path, format!("{before}{begin}\n{text}\n{end}{after}"))?;
+    eprintln!("{document} is as these runs were");
+    Ok(())
+}
+
 /// `cargo`, as the one that runs us.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

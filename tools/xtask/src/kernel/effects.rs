@@ -1,12 +1,11 @@
 //! What each line of a configuration does, as a table in guest-kernel-config/README.md.
 
 use std::fmt::Write;
-use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::bisect::{Args, Finding, Output};
-use crate::run::root;
+use crate::run::put_between;
 
 /// What the table stands between; the command that makes it is its first line.
 const BEGIN: &str = "<!-- effects -->\n";
@@ -14,14 +13,8 @@ const END: &str = "<!-- end of effects -->\n";
 
 /// Puts the table in its place.
 pub fn write(args: &Args, outputs: &[Output<'_>]) -> Result<()> {
-    let path = root().join("guest-kernel-config/README.md");
-    let old = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let (before, rest) = old.split_once(BEGIN).context("the README has no place for the table")?;
-    let (_, after) = rest.split_once(END).context("the README has no end of the table")?;
     let text = format!("    {}\n\n{}", command(args), table(outputs));
-    fs::write(&path, format!("{before}{BEGIN}\n{text}\n{END}{after}"))?;
-    eprintln!("{}", path.display());
-    Ok(())
+    put_between("guest-kernel-config/README.md", BEGIN, END, &text)
 }
 
 fn command(args: &Args) -> String {
