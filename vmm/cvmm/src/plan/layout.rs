@@ -178,10 +178,10 @@ impl Layout {
         };
         let bottom = pages(bottom);
 
-        // From the top: the initrd, the scratch copies (an ELF file that cannot lie where it belongs, and what one is packed in), then the staging area
-        // on large-page boundaries, so that what remains on either side can be accepted in large pages. For a kernel that
-        // accepts memory itself, initrd and scratch copies lie behind the kernel: they are accepted, so they had better share
-        // its units.
+        // From the top: the initrd, the scratch copies (an ELF file that cannot lie where it belongs, and what one is packed
+        // in), then the staging area on large-page boundaries, so that what remains on either side can be accepted in large
+        // pages. For a kernel that accepts memory itself, initrd and scratch copies lie behind the kernel: they are accepted,
+        // so they had better share its units.
         let initrd_limit = match kernel {
             KernelLayout::BzImage { initrd_max, .. } => low_end.min((initrd_max + 1) & !(PAGE - 1)),
             KernelLayout::Elf { .. } => low_end,

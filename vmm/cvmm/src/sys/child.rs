@@ -54,15 +54,19 @@ pub fn pin(command: &mut Command, processors: &[usize]) -> io::Result<()> {
 /// # Errors
 /// The system call's.
 pub fn allowed() -> io::Result<Vec<usize>> {
+    let set = allowed_set()?;
+    // SAFETY: in bounds.
+    let is_in = |processor: &usize| unsafe { libc::CPU_ISSET(*processor, &set) };
+    Ok((0..libc::CPU_SETSIZE as usize).filter(is_in).collect())
+}
+
+/// The same, as the system call has it.
+pub(super) fn allowed_set() -> io::Result<libc::cpu_set_t> {
     // SAFETY: an all-zero set is valid.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is valid for writes of its size.
     match unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } {
-        0 => {
-            // SAFETY: in bounds.
-            let is_in = |processor: &usize| unsafe { libc::CPU_ISSET(*processor, &set) };
-            Ok((0..libc::CPU_SETSIZE as usize).filter(is_in).collect())
-        }
+        0 => Ok(set),
         _ => Err(io::Error::last_os_error()),
     }
 }
