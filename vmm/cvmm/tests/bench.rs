@@ -85,6 +85,8 @@ fn start(bench: &Bench, args: &[&str]) -> Child {
         .args(["--default-signal", env!("CARGO_BIN_EXE_cvmm")])
         .args(args)
         .current_dir(bench.path(""))
+        // What is killed leaves its scratch directory.
+        .env("TMPDIR", bench.path(""))
         .env_remove("LD_PRELOAD")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
