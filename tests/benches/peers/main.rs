@@ -3,6 +3,9 @@
 //!
 //! `cargo bench -p cvmm-tests --bench peers [-- ROUNDS] [--json FILE] [--softkvm]`
 //!
+//! cvmm as a static program is a peer too, once it is built:
+//! `cargo build --profile dist -p cvmm --target x86_64-unknown-linux-musl`
+//!
 //! The guest says by line ends on its console where it is, and they are timed where they come out of the monitor's standard
 //! output, alike for all. Runs are interleaved; what is printed are medians and their ratios. `--softkvm` shows that the
 //! benchmark works where there is no `/dev/kvm`; its figures mean nothing.
@@ -87,6 +90,7 @@ struct Peer {
 }
 
 const CVMM: &str = "cvmm";
+const STATIC: &str = "cvmm, static";
 const BARE: &str = "bare loop";
 const MICROVM: &str = "QEMU microvm";
 const ALIOTH: &str = "alioth";
@@ -109,20 +113,26 @@ fn peers(dir: &Path, softkvm: bool) -> Vec<Peer> {
             command
         }
     };
-    let cvmm = release.join("cvmm");
-    let with_cvmm = move || {
-        let mut command = Command::new(&cvmm);
-        command.stdin(Stdio::null());
-        // The guest takes the shim's place; something must be named as the kernel.
-        command.args(["--plain", "--memory", MEMORY]).args(softkvm.then_some("--emulate"));
-        command.arg("--shim").arg(&flat).arg("--kernel").arg(&elf);
-        command
+    let with_cvmm = |cvmm: PathBuf| {
+        let (flat, elf) = (flat.clone(), elf.clone());
+        move || {
+            let mut command = Command::new(&cvmm);
+            command.stdin(Stdio::null());
+            // The guest takes the shim's place; something must be named as the kernel.
+            command.args(["--plain", "--memory", MEMORY]).args(softkvm.then_some("--emulate"));
+            command.arg("--shim").arg(&flat).arg("--kernel").arg(&elf);
+            command
+        }
     };
     let mut peers = vec![
         Peer { name: BARE, command: Box::new(bare("flat")) },
         Peer { name: "bare loop, from the reset vector", command: Box::new(bare("reset")) },
-        Peer { name: CVMM, command: Box::new(with_cvmm) },
+        Peer { name: CVMM, command: Box::new(with_cvmm(release.join("cvmm"))) },
     ];
+    match static_cvmm(softkvm) {
+        Ok(program) => peers.push(Peer { name: STATIC, command: Box::new(with_cvmm(program)) }),
+        Err(reason) => println!("{STATIC} is not run: {reason}"),
+    }
     match qemu(softkvm) {
         Ok(version) => {
             println!("{version}");
@@ -140,6 +150,19 @@ fn peers(dir: &Path, softkvm: bool) -> Vec<Peer> {
         Err(reason) => println!("{ALIOTH} is not run: {reason}"),
     }
     peers
+}
+
+/// cvmm as whoever starts many would build it.
+fn static_cvmm(softkvm: bool) -> Result<PathBuf, String> {
+    const TARGET: &str = "x86_64-unknown-linux-musl";
+    if softkvm {
+        return Err("softkvm is loaded by the C library's loader, which it has not".into());
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let program = target.join(TARGET).join("dist/cvmm");
+    program.exists().then_some(program).ok_or_else(|| {
+        format!("to have it: rustup target add {TARGET}; cargo build --profile dist -p cvmm --target {TARGET}")
+    })
 }
 
 /// The other Rust monitor that the registry has as a program: where it is, and its version.

@@ -2,7 +2,8 @@
 //! itself every CPUID instruction of KVM's is an exit, and this one answer takes longer than the rest of a start.
 
 use std::ffi::OsString;
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
@@ -12,7 +13,7 @@ use crate::recorder::{Event, Op, Recorder, Started};
 
 /// The answer, on its way.
 #[derive(Debug, Default)]
-pub struct Ahead(Option<JoinHandle<Option<(CpuId, Event)>>>);
+pub struct Ahead(Option<Receiver<(CpuId, Event)>>);
 
 impl Ahead {
     /// Asks, if the words of the command line look like those of a run on this host's KVM. A wrong guess costs nothing but
@@ -25,20 +26,23 @@ impl Ahead {
         if !runs || words.any(|word| begins(word, "--emulate")) {
             return Ahead::default();
         }
+        let (answer, answered) = sync_channel(1);
         let ask = move || {
             let begin = started.elapsed();
             let cpuid = Kvm::new().ok()?.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).ok()?;
             let (op, tag) = (Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID");
-            Some((cpuid, Event { op, tag, bytes: 0, begin, end: started.elapsed(), guest: None }))
+            let event = Event { op, tag, bytes: 0, begin, end: started.elapsed(), guest: None };
+            answer.send((cpuid, event)).ok()
         };
-        let thread = thread::Builder::new().name("cpuid".into()).spawn(ask).ok();
+        // Nobody joins it: who does has to unmap its stack, which interrupts the processor that it ran on.
+        let thread = thread::Builder::new().name("cpuid".into()).spawn(ask);
         thread.iter().for_each(elsewhere::place);
-        Ahead(thread)
+        Ahead(Some(answered))
     }
 
     /// The answer; nothing where nobody has asked, or KVM has refused. Then whoever asks again is told why.
     pub fn wait(self, recorder: &mut Recorder) -> Option<CpuId> {
-        let (cpuid, event) = self.0?.join().ok()??;
+        let (cpuid, event) = self.0?.recv().ok()?;
         recorder.push_beside(event);
         Some(cpuid)
     }
