@@ -38,6 +38,7 @@ pub mod run;
 pub mod run_page;
 pub mod sev;
 pub mod signals;
+mod snp_world;
 mod spin;
 pub mod state;
 pub mod stats;

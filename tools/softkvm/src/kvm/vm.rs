@@ -350,8 +350,7 @@ fn set_attributes(state: &mut State, arg: u64) -> Answer {
     // The next access to the rest of it would be a fault that KVM cures so.
     let split = state.memory.smash_edges(start..end);
     for _ in 0..split {
-        let cost = state.costs.rmpupdate + state.costs.exit;
-        state.clock.charge(cost);
+        state.charge_psmash();
     }
     state.memory.set_private(start, end, private);
     state.memory_changed(Change::Translations);
