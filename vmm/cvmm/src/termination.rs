@@ -14,7 +14,8 @@ pub struct Termination {
 
 /// Reasons of set 0, the specification's, as Linux uses them (arch/x86/include/asm/sev-common.h).
 const GENERAL: [&str; 3] = [
-    "a general reason: an exception that the guest cannot handle this early, often a page that was never accepted",
+    "a general reason: an exception that the guest cannot handle this early, often a page that was never accepted \
+     (a kernel accepts by itself what --accept lazy leaves if it is 6.5 or newer and has CONFIG_UNACCEPTED_MEMORY)",
     "the hypervisor's GHCB protocol versions do not fit the guest's",
     "SEV-SNP is not supported by the hypervisor, or the CC blob is missing",
 ];
