@@ -129,7 +129,7 @@ fn peers(dir: &Path, softkvm: bool) -> Vec<Peer> {
         Peer { name: "bare loop, from the reset vector", command: Box::new(bare("reset")) },
         Peer { name: CVMM, command: Box::new(with_cvmm(release.join("cvmm"))) },
     ];
-    match static_cvmm(softkvm) {
+    match static_cvmm(&release, softkvm) {
         Ok(program) => peers.push(Peer { name: STATIC, command: Box::new(with_cvmm(program)) }),
         Err(reason) => println!("{STATIC} is not run: {reason}"),
     }
@@ -153,13 +153,12 @@ fn peers(dir: &Path, softkvm: bool) -> Vec<Peer> {
 }
 
 /// cvmm as whoever starts many would build it.
-fn static_cvmm(softkvm: bool) -> Result<PathBuf, String> {
+fn static_cvmm(release: &Path, softkvm: bool) -> Result<PathBuf, String> {
     const TARGET: &str = "x86_64-unknown-linux-musl";
     if softkvm {
         return Err("softkvm is loaded by the C library's loader, which it has not".into());
     }
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let program = target.join(TARGET).join("dist/cvmm");
+    let program = release.join("..").join(TARGET).join("dist/cvmm");
     program.exists().then_some(program).ok_or_else(|| {
         format!("to have it: rustup target add {TARGET}; cargo build --profile dist -p cvmm --target {TARGET}")
     })

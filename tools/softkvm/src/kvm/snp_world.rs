@@ -12,7 +12,7 @@ use abi::ghcb::exit as vc;
 const LAST_VCS: usize = 4;
 
 impl State {
-    /// What PSMASH takes after the fault that asks for it. It has no published cost, and writes the same entry as RMPUPDATE.
+    /// What PSMASH takes, with the exit that asks for it. It has no published cost, and writes the same entry as RMPUPDATE.
     pub(super) fn charge_psmash(&mut self) {
         self.clock.charge(self.costs.rmpupdate + self.costs.exit);
     }
