@@ -129,6 +129,22 @@ fn a_fault_is_not_counted_and_reaches_its_handler() {
 }
 
 #[test]
+fn an_end_without_answer_names_its_instruction() {
+    let code = assemble(CODE, |a| {
+        a.mov(rax, 0x4000_0000u64)?; // its table is in device memory
+        a.mov(rdx, qword_ptr(rax + 8))?;
+        a.hlt()
+    });
+    for mut m in both(&code) {
+        m.world.put64(TABLES + 0x1008, 0x4000_0003);
+        let Exit::Unknown { rip, bytes, len: 15, what } = m.run(100) else { panic!("no such end") };
+        assert_eq!((rip, what), (CODE + 10, "page tables in device memory"));
+        assert_eq!(bytes[..5], [0x48, 0x8b, 0x50, 8, 0xf4]);
+        assert_eq!(m.p.core.instructions, 1);
+    }
+}
+
+#[test]
 fn code_that_changes_the_next_instruction() {
     let code = assemble(CODE, |a| {
         let mut top = a.create_label();

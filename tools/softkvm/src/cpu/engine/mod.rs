@@ -133,8 +133,14 @@ unsafe fn left(p: &mut Processor, code: *mut CodeCache) -> Step<Option<Exit>> {
         Leave::Redo => {
             p.hot.budget += ahead;
             p.core.rip = block.rip.wrapping_add(u64::from(op.rip));
-            // A fault of its memory operand has been met already.
-            if p.core.stop.is_some() { Err(Trapped) } else { step_once(p, code) }
+            match p.core.stop {
+                // It names an instruction, but RIP was not yet there.
+                Some(Stop::Exit(Exit::Unknown { .. })) => p.core.stop = None,
+                // A fault of its memory operand has been met already.
+                Some(_) => return Err(Trapped),
+                None => {}
+            }
+            step_once(p, code)
         }
         Leave::Stopped => match p.core.stop.take() {
             // These have happened when they are reported.
