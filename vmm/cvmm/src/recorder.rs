@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::phase::Phase;
 use crate::sys::clock::monotonic_raw;
-use crate::sys::ticks::{TickClock, TickRate, Ticks};
+use crate::sys::ticks::{Origin, TickClock, TickRate, Ticks};
 
 /// Nanoseconds of the host's CLOCK_MONOTONIC_RAW since the process started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -19,15 +19,12 @@ pub struct GuestNs(pub u64);
 
 /// The moment the process came up.
 #[derive(Clone, Copy, Debug)]
-pub struct Started {
-    raw: Duration,
-    ticks: TickClock,
-}
+pub struct Started(Origin);
 
 impl Started {
     /// Now, for the first statement of `main`.
     pub fn now() -> Started {
-        Started { raw: monotonic_raw(), ticks: TickClock::start() }
+        Started(Origin::now())
     }
 
     /// How long the process had existed before, as far as the kernel tells (10 ms grain). It takes longer than parsing the
@@ -39,8 +36,21 @@ impl Started {
 
     /// Time since then.
     pub fn elapsed(&self) -> WallNs {
-        let elapsed = monotonic_raw().saturating_sub(self.raw).as_nanos();
+        let elapsed = monotonic_raw().saturating_sub(self.0.raw).as_nanos();
         WallNs(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+
+    /// Runs `work`, and says when that was.
+    pub fn timed<R>(
+        &self,
+        op: Op,
+        tag: &'static str,
+        bytes: u64,
+        work: impl FnOnce() -> R,
+    ) -> (R, Event) {
+        let begin = self.elapsed();
+        let result = work();
+        (result, Event { op, tag, bytes, begin, end: self.elapsed(), guest: None })
     }
 }
 
@@ -48,6 +58,7 @@ impl Started {
 #[derive(Clone, Copy, Debug)]
 pub struct FastClock {
     started: Started,
+    clock: TickClock,
     rate: TickRate,
     wall: WallNs,
     ticks: Ticks,
@@ -56,15 +67,16 @@ pub struct FastClock {
 impl FastClock {
     /// From `started` on.
     pub fn new(started: Started) -> FastClock {
-        let (wall, ticks) = (started.elapsed(), started.ticks.now());
-        FastClock { started, rate: started.ticks.rate(), wall, ticks }
+        let clock = TickClock::since(started.0);
+        let (wall, ticks) = (started.elapsed(), clock.now());
+        FastClock { started, clock, rate: clock.rate(), wall, ticks }
     }
 
     /// Now. Never earlier than what it said before.
     #[inline]
     pub fn now(&mut self) -> WallNs {
         const FAR: u64 = 500_000_000;
-        let since = self.rate.ns(self.ticks, self.started.ticks.now());
+        let since = self.rate.ns(self.ticks, self.clock.now());
         let now = WallNs(self.wall.0 + since);
         if since < FAR {
             return now;
@@ -243,10 +255,8 @@ impl Recorder {
         bytes: u64,
         work: impl FnOnce() -> R,
     ) -> R {
-        let begin = self.now();
-        let result = work();
-        let end = self.now();
-        self.push(Event { op, tag, bytes, begin, end, guest: None });
+        let (result, event) = self.started.timed(op, tag, bytes, work);
+        self.push(event);
         result
     }
 

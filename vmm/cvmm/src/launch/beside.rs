@@ -1,6 +1,7 @@
 //! Work that goes on in another thread while this one makes a guest. The timeline stays one line: it shows how long the
 //! launch waited for the work in the end; when the work itself went on is kept beside the line.
 
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crate::error::Error;
@@ -9,7 +10,8 @@ use crate::recorder::{Event, Op, Recorder};
 /// Such work, on its way.
 #[derive(Debug)]
 pub struct Beside<'scope, R> {
-    thread: ScopedJoinHandle<'scope, (R, Event)>,
+    result: Receiver<(R, Event)>,
+    thread: ScopedJoinHandle<'scope, ()>,
     op: Op,
     tag: &'static str,
     bytes: u64,
@@ -27,26 +29,28 @@ impl<'scope, R: Send + 'scope> Beside<'scope, R> {
         work: impl FnOnce() -> R + Send + 'scope,
     ) -> Result<Beside<'scope, R>, Error> {
         let started = recorder.started();
-        let timed = move || {
-            let begin = started.elapsed();
-            let result = work();
-            (result, Event { op, tag, bytes, begin, end: started.elapsed(), guest: None })
-        };
+        let (done, result) = sync_channel(1);
+        // Who no longer wants the result has gone.
+        let timed = move || drop(done.send(started.timed(op, tag, bytes, work)));
         let thread = thread::Builder::new()
             .name(tag.into())
             .spawn_scoped(scope, timed)
             .map_err(|source| Error::Setup { what: "a thread of the launch", source })?;
-        Ok(Beside { thread, op, tag, bytes })
+        Ok(Beside { result, thread, op, tag, bytes })
     }
 
-    /// Waits for its end.
+    /// Waits for its result.
     ///
     /// # Errors
     /// It panicked.
     pub fn wait(self, recorder: &mut Recorder) -> Result<R, Error> {
-        let Beside { thread, op, tag, bytes } = self;
-        let (result, event) =
-            recorder.record(op, tag, bytes, || thread.join()).map_err(|_| Error::ThreadPanicked)?;
+        let Beside { result, thread, op, tag, bytes } = self;
+        let Ok((result, event)) = recorder.record(op, tag, bytes, || result.recv()) else {
+            // The scope must not panic as well.
+            drop(thread.join());
+            return Err(Error::ThreadPanicked);
+        };
+        // Nobody joins it: who does has to unmap its stack, which interrupts the processor that it ran on.
         recorder.push_beside(event);
         Ok(result)
     }

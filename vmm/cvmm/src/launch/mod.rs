@@ -15,7 +15,7 @@ use abi::tdx::Xfam;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::tdx::QuoteService;
-use crate::config::{Config, Technology};
+use crate::config::{Config, CpuCount, Technology};
 use crate::device::serial;
 use crate::digest::{LaunchDigest, launch_digest};
 use crate::error::Error;
@@ -25,7 +25,6 @@ use crate::plan::fw_cfg::FwCfg;
 use crate::plan::layout::Range;
 use crate::plan::{self, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
-use crate::sys::ahead::Ahead;
 use crate::sys::memory::GuestRam;
 use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
@@ -139,7 +138,7 @@ fn require(config: &Config, system: &System, recorder: &mut Recorder) -> Result<
 /// Something is missing.
 pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Result<HostCaps, Error> {
     require(config, system, recorder)?;
-    let cpuid = planning::supported_cpuid(Ahead::default(), system, recorder)?;
+    let cpuid = planning::supported_cpuid(system, recorder)?;
     Ok(planning::host_caps(config, CpuidTable::from_kvm(&cpuid))?)
 }
 
@@ -170,7 +169,6 @@ pub fn launch(
     if let Some(ns) = config.halt_poll_ns {
         guest.vm.set_halt_poll(recorder, ns)?;
     }
-    guest.stats = AllStats::open(&guest.vm, &guest.vcpus, recorder)?;
     guest.memory.written = written(&plan);
     if let Some(done) = guest.prefaulted {
         let mapped = prefault::map(&guest, &plan, system, recorder)?;
@@ -262,11 +260,16 @@ fn write_staged(plan: &Plan, ram: &GuestRam, recorder: &mut Recorder) -> Result<
     Ok(())
 }
 
-/// A vCPU with its CPUID leaves.
-fn create_vcpu(plan: &Plan, vm: &Vm, id: u16, recorder: &mut Recorder) -> Result<Vcpu, Error> {
-    let vcpu = vm.create_vcpu(recorder, id)?;
-    set_cpuid(&vcpu, &plan.cpuid, recorder)?;
-    Ok(vcpu)
+/// The vCPUs, and what KVM counts of them and their VM.
+fn create_vcpus(
+    cpus: CpuCount,
+    vm: &Vm,
+    recorder: &mut Recorder,
+) -> Result<(Vec<Vcpu>, AllStats), Error> {
+    let ids = 0..cpus.get();
+    let vcpus = ids.map(|id| vm.create_vcpu(recorder, id)).collect::<Result<Vec<_>, _>>()?;
+    let stats = AllStats::open(vm, &vcpus, recorder)?;
+    Ok((vcpus, stats))
 }
 
 /// Tells KVM what CPUID says on a vCPU.

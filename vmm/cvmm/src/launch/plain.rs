@@ -1,7 +1,8 @@
 //! The launch of an unprotected guest: the same plan, written to memory.
 
 use super::{
-    Guest, GuestMemory, Planning, Services, ranges, serial_interrupt, set_cpuid, write_staged,
+    Guest, GuestMemory, Planning, Services, create_vcpus, ranges, serial_interrupt, set_cpuid,
+    write_staged,
 };
 use crate::config::Config;
 use crate::device::acpi_pm;
@@ -11,7 +12,6 @@ use crate::plan::layout::Range;
 use crate::plan::{Plan, Technology};
 use crate::recorder::{Op, Recorder};
 use crate::sys::memory::GuestRam;
-use crate::sys::stats::AllStats;
 use crate::sys::system::System;
 
 /// Where a PC's processor starts after a reset. Linux without EFI on hardware-reduced ACPI restarts by jumping there
@@ -52,10 +52,7 @@ pub(super) fn launch(
     vm.set_tss_address(recorder)?;
     vm.create_irqchip(recorder)?;
     let serial_interrupt = serial_interrupt(&vm, recorder)?;
-    let mut vcpus = Vec::new();
-    for id in 0..config.cpus.get() {
-        vcpus.push(vm.create_vcpu(recorder, id)?);
-    }
+    let (vcpus, stats) = create_vcpus(config.cpus, &vm, recorder)?;
 
     let plan = planning.finish(system, recorder)?;
     for region in &plan.regions {
@@ -83,7 +80,7 @@ pub(super) fn launch(
         memory: GuestMemory { ram, private: Vec::new(), written: Vec::new(), _sev: None },
         ledger: Ledger::of_launch(&plan, recorder.events()),
         services: Services::default(),
-        stats: AllStats::default(),
+        stats,
         prefaulted: None,
     };
     Ok((guest, plan))

@@ -18,14 +18,23 @@ use crate::sys::SysError;
 use crate::sys::ahead::Ahead;
 use crate::sys::system::System;
 
-/// A plan, or what it still waits for.
+/// A plan, or the thread that makes it.
 #[derive(Debug)]
 pub struct Planning<'scope>(State<'scope>);
 
 #[derive(Debug)]
 enum State<'scope> {
     Ready(Box<Plan>),
-    Pending { config: &'scope Config, ahead: Ahead, inputs: Beside<'scope, Result<Inputs, Error>> },
+    Pending { config: &'scope Config, made: Beside<'scope, Result<Made, Error>> },
+}
+
+/// How far the other thread came, and what it did when.
+#[derive(Debug)]
+enum Made {
+    /// To the end: KVM's answer was there.
+    Plan(Box<(Plan, [Event; 3])>),
+    /// KVM has still to be asked.
+    Inputs(Box<Inputs>),
 }
 
 impl<'scope> Planning<'scope> {
@@ -44,16 +53,28 @@ impl<'scope> Planning<'scope> {
         ahead: Ahead,
         recorder: &Recorder,
     ) -> Result<Planning<'scope>, Error> {
-        let inputs = (Op::ReadInputs, "files", 0);
-        let inputs = Beside::begin(scope, recorder, inputs, || Inputs::read(&config.guest))?;
-        Ok(Planning(State::Pending { config, ahead, inputs }))
+        let job = if ahead.asks() { (Op::Plan, "plan", 0) } else { (Op::ReadInputs, "files", 0) };
+        let started = recorder.started();
+        let make = move || -> Result<Made, Error> {
+            let (inputs, read) =
+                started.timed(Op::ReadInputs, "files", 0, || Inputs::read(&config.guest));
+            let inputs = inputs?;
+            let Some((cpuid, asked)) = ahead.wait() else {
+                return Ok(Made::Inputs(Box::new(inputs)));
+            };
+            let (plan, planned) =
+                started.timed(Op::Plan, "plan", 0, || build(config, &inputs, &cpuid));
+            Ok(Made::Plan(Box::new((plan?, [read, asked, planned]))))
+        };
+        let made = Beside::begin(scope, recorder, job, make)?;
+        Ok(Planning(State::Pending { config, made }))
     }
 
     /// Whatever else went wrong: what is wrong with a file is told first.
     pub fn blame(self, error: Error, recorder: &mut Recorder) -> Error {
         match self.0 {
             State::Ready(_) => error,
-            State::Pending { inputs, .. } => match inputs.wait(recorder) {
+            State::Pending { made, .. } => match made.wait(recorder) {
                 Ok(Ok(_)) => error,
                 Ok(Err(first)) | Err(first) => first,
             },
@@ -84,16 +105,21 @@ impl<'scope> Planning<'scope> {
     /// # Errors
     /// A file is unreadable, the guest does not fit, or KVM's CPUID is none for it.
     pub(super) fn finish(self, system: &System, recorder: &mut Recorder) -> Result<Plan, Error> {
-        let (config, ahead, inputs) = match self.0 {
+        let (config, made) = match self.0 {
             State::Ready(plan) => return Ok(*plan),
-            State::Pending { config, ahead, inputs } => (config, ahead, inputs),
+            State::Pending { config, made } => (config, made),
         };
-        let inputs = inputs.wait(recorder)??;
-        let cpuid = supported_cpuid(ahead, system, recorder)?;
-        let host = host_caps(config, CpuidTable::from_kvm(&cpuid))?;
-        let plan = recorder.record(Op::Plan, "plan", 0, || {
-            Plan::build(&config.guest, &inputs, config.cpus, &host)
-        })?;
+        let plan = match made.wait(recorder)?? {
+            Made::Plan(made) => {
+                let (plan, events) = *made;
+                events.into_iter().for_each(|event| recorder.push_beside(event));
+                plan
+            }
+            Made::Inputs(inputs) => {
+                let cpuid = supported_cpuid(system, recorder)?;
+                recorder.record(Op::Plan, "plan", 0, || build(config, &inputs, &cpuid))?
+            }
+        };
         if let Some(path) = &config.dump_pages {
             write_atomically("page list", path, |out| dump::write(&plan, out))?;
         }
@@ -102,18 +128,15 @@ impl<'scope> Planning<'scope> {
     }
 }
 
-/// What KVM offers of CPUID: what was asked for ahead, or now.
-pub(super) fn supported_cpuid(
-    ahead: Ahead,
-    system: &System,
-    recorder: &mut Recorder,
-) -> Result<CpuId, SysError> {
-    // Waiting for the answer is a call as any other; when the other thread made it is told beside the timeline.
-    let begin = recorder.now();
-    let answer = ahead.wait(recorder).map_or_else(|| system.supported_cpuid(), Ok);
-    let (op, tag, end) = (Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID", recorder.now());
-    recorder.push(Event { op, tag, bytes: 0, begin, end, guest: None });
-    answer
+/// Lays the guest out for what KVM offers of CPUID.
+fn build(config: &Config, inputs: &Inputs, cpuid: &CpuId) -> Result<Plan, PlanError> {
+    let host = host_caps(config, CpuidTable::from_kvm(cpuid))?;
+    Plan::build(&config.guest, inputs, config.cpus, &host)
+}
+
+/// What KVM offers of CPUID.
+pub(super) fn supported_cpuid(system: &System, recorder: &mut Recorder) -> Result<CpuId, SysError> {
+    recorder.record(Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID", 0, || system.supported_cpuid())
 }
 
 /// What the plan depends on beside the user's wishes.

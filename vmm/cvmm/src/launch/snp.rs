@@ -2,8 +2,8 @@
 //! (Linux 7.2 Documentation/virt/kvm/x86/amd-memory-encryption.rst). No thread starts before the guest is sealed.
 
 use super::{
-    Guest, GuestMemory, Planning, Services, check_digest, create_vcpu, guarded_memory,
-    measure_and_stage, not_offered, serial_interrupt,
+    Guest, GuestMemory, Planning, Services, check_digest, create_vcpus, guarded_memory,
+    measure_and_stage, not_offered, serial_interrupt, set_cpuid,
 };
 use crate::config::Config;
 use crate::config::snp::SnpConfig;
@@ -16,7 +16,6 @@ use crate::sys::SysError;
 use crate::sys::memory::AlignedPages;
 use crate::sys::sev_status::FirmwareStatus;
 use crate::sys::snp::{self, FinishParams, SevDevice, UpdateParams, VM_TYPE_SNP};
-use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
 use crate::sys::vm::Vm;
 
@@ -59,9 +58,10 @@ pub(super) fn launch(
     let plan = planning.finish(system, recorder)?;
     let (ram, private) = guarded_memory(&plan, &vm, recorder)?;
 
-    let mut vcpus = Vec::new();
-    for id in 0..plan.cpus.get() {
-        let vcpu = create_vcpu(&plan, &vm, id, recorder)?;
+    let (vcpus, stats) = create_vcpus(plan.cpus, &vm, recorder)?;
+    for vcpu in &vcpus {
+        let id = vcpu.id();
+        set_cpuid(vcpu, &plan.cpuid, recorder)?;
         vcpu.enable_mtrrs(recorder)?;
         vcpu.set_sregs(recorder, &plan.registers(id).sregs)?;
         vcpu.set_regs(recorder, &plan.registers(id).regs)?;
@@ -70,7 +70,6 @@ pub(super) fn launch(
             // returns EAGAIN for ever (Linux 7.2 arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_run).
             vcpu.set_halted(recorder)?;
         }
-        vcpus.push(vcpu);
     }
 
     snp::launch_start(recorder, &vm, &sev, config.policy.0)?;
@@ -92,7 +91,7 @@ pub(super) fn launch(
         memory: GuestMemory { ram, private, written: Vec::new(), _sev: Some(sev) },
         ledger: Ledger::of_launch(&plan, recorder.events()),
         services: Services { certs: config.certs.clone(), ..Services::default() },
-        stats: AllStats::default(),
+        stats,
         prefaulted,
     };
     Ok((guest, plan))

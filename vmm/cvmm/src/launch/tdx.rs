@@ -5,7 +5,7 @@
 use abi::tdx::{TdAttributes, Xfam};
 
 use super::{
-    Guest, GuestMemory, Planning, Services, TdServices, check_digest, guarded_memory,
+    Guest, GuestMemory, Planning, Services, TdServices, check_digest, create_vcpus, guarded_memory,
     measure_and_stage, not_offered, serial_interrupt, set_cpuid,
 };
 use crate::config::tdx::TdxConfig;
@@ -18,7 +18,6 @@ use crate::plan::Plan;
 use crate::recorder::Recorder;
 use crate::sys::SysError;
 use crate::sys::memory::AlignedPages;
-use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
 use crate::sys::tdx::{self, Capabilities, InitParams, RegionParams, VM_TYPE_TDX};
 use crate::sys::vm::Vm;
@@ -87,10 +86,7 @@ pub(super) fn launch(
     };
     tdx::init_vm(recorder, &vm, &init)?;
 
-    let mut vcpus = Vec::new();
-    for id in 0..plan.cpus.get() {
-        vcpus.push(vm.create_vcpu(recorder, id)?);
-    }
+    let (vcpus, stats) = create_vcpus(plan.cpus, &vm, recorder)?;
     let Some(first) = vcpus.first() else { return Err(no_vcpu().into()) };
     let cpuid = plan.cpuid.for_td_vcpus(&tdx::get_cpuid(recorder, first)?);
     for vcpu in &vcpus {
@@ -129,7 +125,7 @@ pub(super) fn launch(
             }),
             ..Services::default()
         },
-        stats: AllStats::default(),
+        stats,
         prefaulted,
     };
     Ok((guest, plan))

@@ -8,8 +8,8 @@ use std::thread;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 
-use super::elsewhere;
-use crate::recorder::{Event, Op, Recorder, Started};
+use super::{elsewhere, ticks};
+use crate::recorder::{Event, Op, Started};
 
 /// The answer, on its way.
 #[derive(Debug, Default)]
@@ -28,11 +28,11 @@ impl Ahead {
         }
         let (answer, answered) = sync_channel(1);
         let ask = move || {
-            let begin = started.elapsed();
-            let cpuid = Kvm::new().ok()?.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).ok()?;
             let (op, tag) = (Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID");
-            let event = Event { op, tag, bytes: 0, begin, end: started.elapsed(), guest: None };
-            answer.send((cpuid, event)).ok()
+            let (cpuid, event) = started
+                .timed(op, tag, 0, || Kvm::new()?.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
+            answer.send((cpuid.ok()?, event)).ok()?;
+            ticks::is_invariant().then_some(())
         };
         // Nobody joins it: who does has to unmap its stack, which interrupts the processor that it ran on.
         let thread = thread::Builder::new().name("cpuid".into()).spawn(ask);
@@ -40,10 +40,13 @@ impl Ahead {
         Ahead(Some(answered))
     }
 
-    /// The answer; nothing where nobody has asked, or KVM has refused. Then whoever asks again is told why.
-    pub fn wait(self, recorder: &mut Recorder) -> Option<CpuId> {
-        let (cpuid, event) = self.0?.recv().ok()?;
-        recorder.push_beside(event);
-        Some(cpuid)
+    /// Has somebody asked?
+    pub fn asks(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The answer and when it came; nothing where nobody has asked, or KVM has refused. Then whoever asks again is told why.
+    pub fn wait(self) -> Option<(CpuId, Event)> {
+        self.0?.recv().ok()
     }
 }

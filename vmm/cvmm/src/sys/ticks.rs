@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{__cpuid, _rdtsc};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::clock::monotonic_raw;
@@ -13,6 +14,21 @@ use super::clock::monotonic_raw;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticks(u64);
 
+/// A moment by both clocks, to count from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// By CLOCK_MONOTONIC_RAW.
+    pub raw: Duration,
+    counter: u64,
+}
+
+impl Origin {
+    /// Now.
+    pub fn now() -> Origin {
+        Origin { raw: monotonic_raw(), counter: counter() }
+    }
+}
+
 /// Which counter to read.
 #[derive(Clone, Copy, Debug)]
 pub struct TickClock {
@@ -20,26 +36,34 @@ pub struct TickClock {
     began: (Duration, Ticks),
 }
 
+fn counter() -> u64 {
+    // SAFETY: see the head of the file.
+    unsafe { _rdtsc() }
+}
+
+/// Does this processor's counter run at one rate? It is asked once, and better by a thread that nobody waits for: on a host
+/// that is a guest itself, every CPUID instruction is an exit.
+pub fn is_invariant() -> bool {
+    /// AMD64 Architecture Programmer's Manual volume 3, Fn8000_0007 EDX, TscInvariant; Intel has the same bit.
+    const INVARIANT: u32 = 1 << 8;
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & INVARIANT != 0
+    })
+}
+
 impl TickClock {
     /// The counter of this processor; where its rate changes, CLOCK_MONOTONIC_RAW.
-    pub fn start() -> TickClock {
-        /// AMD64 Architecture Programmer's Manual volume 3, Fn8000_0007 EDX, TscInvariant; Intel has the same bit.
-        const INVARIANT: u32 = 1 << 8;
-        let invariant =
-            __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & INVARIANT != 0;
-        let clock = TickClock { invariant, began: (Duration::ZERO, Ticks(0)) };
-        TickClock { began: (monotonic_raw(), clock.now()), ..clock }
+    pub fn since(origin: Origin) -> TickClock {
+        let invariant = is_invariant();
+        let ticks = if invariant { origin.counter } else { nanoseconds(origin.raw) };
+        TickClock { invariant, began: (origin.raw, Ticks(ticks)) }
     }
 
     /// Now.
     #[inline]
     pub fn now(self) -> Ticks {
-        if self.invariant {
-            // SAFETY: see the head of the file.
-            Ticks(unsafe { _rdtsc() })
-        } else {
-            Ticks(u64::try_from(monotonic_raw().as_nanos()).unwrap_or(u64::MAX))
-        }
+        Ticks(if self.invariant { counter() } else { nanoseconds(monotonic_raw()) })
     }
 
     /// How long a tick is, by what both clocks say since the start: after a millisecond, right to a part in 10,000.
@@ -49,6 +73,10 @@ impl TickClock {
         let ns = monotonic_raw().saturating_sub(raw).as_nanos();
         TickRate(u64::try_from((ns << 32) / u128::from(ticks)).unwrap_or(u64::MAX))
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Nanoseconds per tick, in units of 2^-32.
@@ -70,7 +98,7 @@ mod tests {
 
     #[test]
     fn both_clocks_agree_on_a_while() {
-        let clock = TickClock::start();
+        let clock = TickClock::since(Origin::now());
         std::thread::sleep(Duration::from_millis(5));
         let rate = clock.rate();
         let (raw, begin) = (monotonic_raw(), clock.now());
