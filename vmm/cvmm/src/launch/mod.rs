@@ -25,6 +25,7 @@ use crate::plan::fw_cfg::FwCfg;
 use crate::plan::layout::Range;
 use crate::plan::{self, HostCaps, Plan, PlanError};
 use crate::recorder::{Op, Recorder};
+use crate::sys::ahead::Ahead;
 use crate::sys::memory::GuestRam;
 use crate::sys::stats::AllStats;
 use crate::sys::system::{Capability, System};
@@ -138,7 +139,7 @@ fn require(config: &Config, system: &System, recorder: &mut Recorder) -> Result<
 /// Something is missing.
 pub fn probe(config: &Config, system: &System, recorder: &mut Recorder) -> Result<HostCaps, Error> {
     require(config, system, recorder)?;
-    let cpuid = planning::supported_cpuid(system, recorder)?;
+    let cpuid = planning::supported_cpuid(Ahead::default(), system, recorder)?;
     Ok(planning::host_caps(config, CpuidTable::from_kvm(&cpuid))?)
 }
 

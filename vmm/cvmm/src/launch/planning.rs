@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::plan::cpuid::CpuidTable;
 use crate::plan::layout::{Layout, Range};
 use crate::plan::{C_BIT, HostCaps, Inputs, Plan, PlanError};
-use crate::recorder::{Event, Op, Recorder};
+use crate::recorder::{Op, Recorder};
 use crate::report::write_atomically;
 use crate::sys::SysError;
 use crate::sys::ahead::Ahead;
@@ -25,15 +25,15 @@ pub struct Planning<'scope>(State<'scope>);
 #[derive(Debug)]
 enum State<'scope> {
     Ready(Box<Plan>),
-    Pending { config: &'scope Config, made: Beside<'scope, Result<Made, Error>> },
+    Pending { config: &'scope Config, ahead: Ahead, made: Beside<'scope, Result<Made, Error>> },
 }
 
-/// How far the other thread came, and what it did when.
+/// What can be made of the files before KVM has said what CPUID it offers.
 #[derive(Debug)]
 enum Made {
-    /// To the end: KVM's answer was there.
-    Plan(Box<(Plan, [Event; 3])>),
-    /// KVM has still to be asked.
+    /// All but the leaves.
+    Plan(Box<Plan>),
+    /// Nothing: an SEV-SNP guest has a launch page of them.
     Inputs(Box<Inputs>),
 }
 
@@ -53,21 +53,18 @@ impl<'scope> Planning<'scope> {
         ahead: Ahead,
         recorder: &Recorder,
     ) -> Result<Planning<'scope>, Error> {
-        let job = if ahead.asks() { (Op::Plan, "plan", 0) } else { (Op::ReadInputs, "files", 0) };
-        let started = recorder.started();
+        let early = !matches!(config.guest.technology, Technology::Snp(_));
+        let job = if early { (Op::Plan, "plan", 0) } else { (Op::ReadInputs, "files", 0) };
         let make = move || -> Result<Made, Error> {
-            let (inputs, read) =
-                started.timed(Op::ReadInputs, "files", 0, || Inputs::read(&config.guest));
-            let inputs = inputs?;
-            let Some((cpuid, asked)) = ahead.wait() else {
-                return Ok(Made::Inputs(Box::new(inputs)));
-            };
-            let (plan, planned) =
-                started.timed(Op::Plan, "plan", 0, || build(config, &inputs, &cpuid));
-            Ok(Made::Plan(Box::new((plan?, [read, asked, planned]))))
+            let inputs = Inputs::read(&config.guest)?;
+            if early {
+                let plan = Plan::build(&config.guest, &inputs, config.cpus, &HostCaps::assumed())?;
+                return Ok(Made::Plan(Box::new(plan)));
+            }
+            Ok(Made::Inputs(Box::new(inputs)))
         };
         let made = Beside::begin(scope, recorder, job, make)?;
-        Ok(Planning(State::Pending { config, made }))
+        Ok(Planning(State::Pending { config, ahead, made }))
     }
 
     /// Whatever else went wrong: what is wrong with a file is told first.
@@ -105,20 +102,18 @@ impl<'scope> Planning<'scope> {
     /// # Errors
     /// A file is unreadable, the guest does not fit, or KVM's CPUID is none for it.
     pub(super) fn finish(self, system: &System, recorder: &mut Recorder) -> Result<Plan, Error> {
-        let (config, made) = match self.0 {
+        let (config, ahead, made) = match self.0 {
             State::Ready(plan) => return Ok(*plan),
-            State::Pending { config, made } => (config, made),
+            State::Pending { config, ahead, made } => (config, ahead, made),
         };
-        let plan = match made.wait(recorder)?? {
-            Made::Plan(made) => {
-                let (plan, events) = *made;
-                events.into_iter().for_each(|event| recorder.push_beside(event));
-                plan
-            }
-            Made::Inputs(inputs) => {
-                let cpuid = supported_cpuid(system, recorder)?;
-                recorder.record(Op::Plan, "plan", 0, || build(config, &inputs, &cpuid))?
-            }
+        let made = made.wait(recorder)??;
+        let cpuid = supported_cpuid(ahead, system, recorder)?;
+        let host = host_caps(config, CpuidTable::from_kvm(&cpuid))?;
+        let plan = match made {
+            Made::Plan(plan) => plan.for_host(&host),
+            Made::Inputs(inputs) => recorder.record(Op::Plan, "plan", 0, || {
+                Plan::build(&config.guest, &inputs, config.cpus, &host)
+            })?,
         };
         if let Some(path) = &config.dump_pages {
             write_atomically("page list", path, |out| dump::write(&plan, out))?;
@@ -128,15 +123,20 @@ impl<'scope> Planning<'scope> {
     }
 }
 
-/// Lays the guest out for what KVM offers of CPUID.
-fn build(config: &Config, inputs: &Inputs, cpuid: &CpuId) -> Result<Plan, PlanError> {
-    let host = host_caps(config, CpuidTable::from_kvm(cpuid))?;
-    Plan::build(&config.guest, inputs, config.cpus, &host)
-}
-
-/// What KVM offers of CPUID.
-pub(super) fn supported_cpuid(system: &System, recorder: &mut Recorder) -> Result<CpuId, SysError> {
-    recorder.record(Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID", 0, || system.supported_cpuid())
+/// What KVM offers of CPUID: what was asked for ahead, or now.
+pub(super) fn supported_cpuid(
+    ahead: Ahead,
+    system: &System,
+    recorder: &mut Recorder,
+) -> Result<CpuId, SysError> {
+    // Waiting for the answer is a call as any other; when the other thread made it is told beside the timeline.
+    let (op, tag) = (Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID");
+    let (cpuid, asked) = recorder.record(op, tag, 0, || match ahead.wait() {
+        Some((cpuid, asked)) => Ok((cpuid, Some(asked))),
+        None => system.supported_cpuid().map(|cpuid| (cpuid, None)),
+    })?;
+    asked.into_iter().for_each(|event| recorder.push_beside(event));
+    Ok(cpuid)
 }
 
 /// What the plan depends on beside the user's wishes.

@@ -67,7 +67,7 @@ pub(super) fn build(
             return Err(PlanError::MemoryList { len, max });
         }
     }
-    let FirmwareShape { technology, cpuid, regions, boot, parked } =
+    let FirmwareShape { technology, regions, boot, parked } =
         firmware_shape(&config.technology, firmware, inputs, &layout.ram, cpus, host)?;
     let image =
         Range { gpa: ovmf::END - firmware.image.len() as u64, len: firmware.image.len() as u64 };
@@ -88,7 +88,7 @@ pub(super) fn build(
         boot,
         parked,
         cpus,
-        cpuid,
+        cpuid: technology.leaves(cpus, host),
         firmware: Some(FirmwarePlan { fw_cfg, memory_list: hob(firmware) }),
     })
 }

@@ -351,6 +351,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// A plan that was made for [`HostCaps::assumed`], for this host: nothing else of it depends on one, but an SEV-SNP
+    /// guest's launch pages, so that its plan is made anew.
+    pub fn for_host(self, host: &HostCaps) -> Plan {
+        let cpuid = self.technology.leaves(self.cpus, host);
+        Plan { cpuid, ..self }
+    }
+
     /// Lays a guest out.
     ///
     /// # Errors
@@ -442,7 +449,7 @@ impl Plan {
             boot: VcpuRegisters { features, ..VcpuRegisters::boot(shape.c_bit) },
             parked: VcpuRegisters { features, ..VcpuRegisters::parked(shape.c_bit) },
             cpus,
-            cpuid: shape.cpuid,
+            cpuid: shape.technology.leaves(cpus, host),
             firmware: None,
         })
     }

@@ -12,7 +12,7 @@ use crate::config::CpuCount;
 use crate::shim_image::{FIRST_STAGE, FirstStage, SHIM_CODE};
 
 pub(super) fn shape(cpus: CpuCount, host: &HostCaps) -> Result<Shape, PlanError> {
-    let cpuid = host.cpuid.for_snp(cpus, host.c_bit);
+    let cpuid = Technology::Snp.leaves(cpus, host);
     let last = vec![
         LaunchRegion { kind: PageKind::Cpuid, ..region("cpuid", CPUID_GPA, &cpuid.to_page()?) },
         LaunchRegion {
@@ -27,7 +27,6 @@ pub(super) fn shape(cpus: CpuCount, host: &HostCaps) -> Result<Shape, PlanError>
         c_bit: Some(host.c_bit),
         shim: SHIM_CODE,
         first_stage: Some(FIRST_STAGE),
-        cpuid,
         first: Vec::new(),
         last,
         extra: Vec::new(),

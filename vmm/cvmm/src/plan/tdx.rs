@@ -5,12 +5,11 @@ use abi::shim::{self, Flags, PAGE};
 
 use super::acpi::Wakeup;
 use super::layout::Range;
+use super::region;
 use super::technology::{Shape, Technology};
-use super::{HostCaps, region};
-use crate::config::CpuCount;
 use crate::shim_image::TDX_SHIM_CODE;
 
-pub(super) fn shape(cpus: CpuCount, host: &HostCaps) -> Shape {
+pub(super) fn shape() -> Shape {
     Shape {
         technology: Technology::Tdx,
         named: shim::Technology::TDX,
@@ -18,7 +17,6 @@ pub(super) fn shape(cpus: CpuCount, host: &HostCaps) -> Shape {
         c_bit: None,
         shim: TDX_SHIM_CODE,
         first_stage: None,
-        cpuid: host.cpuid.for_tdx(cpus),
         first: vec![region("reset", RESET_PAGE_GPA, &reset_page())],
         last: vec![region("mailbox", MAILBOX_GPA, &[0; PAGE as usize])],
         extra: vec![Range { gpa: RESET_PAGE_GPA, len: PAGE }],

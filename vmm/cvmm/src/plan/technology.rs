@@ -26,6 +26,17 @@ pub enum Technology {
     Tdx,
 }
 
+impl Technology {
+    /// What CPUID says on this host.
+    pub(super) fn leaves(self, cpus: CpuCount, host: &HostCaps) -> CpuidTable {
+        match self {
+            Technology::Plain => host.cpuid.for_plain(cpus),
+            Technology::Snp => host.cpuid.for_snp(cpus, host.c_bit),
+            Technology::Tdx => host.cpuid.for_tdx(cpus),
+        }
+    }
+}
+
 /// What differs from one technology to the next.
 #[derive(Debug)]
 pub(super) struct Shape {
@@ -41,8 +52,6 @@ pub(super) struct Shape {
     pub shim: &'static [u8],
     /// What brings the rest of the shim in, where that is not launch pages.
     pub first_stage: Option<FirstStage>,
-    /// What CPUID says.
-    pub cpuid: CpuidTable,
     /// Launch pages before the page table.
     pub first: Vec<LaunchRegion>,
     /// Launch pages after the ACPI page.
@@ -59,13 +68,13 @@ pub(super) fn shape(
     host: &HostCaps,
 ) -> Result<Shape, PlanError> {
     match technology {
-        config::Technology::Plain => Ok(plain(cpus, host)),
+        config::Technology::Plain => Ok(plain()),
         config::Technology::Snp(_) => snp::shape(cpus, host),
-        config::Technology::Tdx(_) => Ok(tdx::shape(cpus, host)),
+        config::Technology::Tdx(_) => Ok(tdx::shape()),
     }
 }
 
-fn plain(cpus: CpuCount, host: &HostCaps) -> Shape {
+fn plain() -> Shape {
     Shape {
         technology: Technology::Plain,
         named: shim::Technology::PLAIN,
@@ -73,7 +82,6 @@ fn plain(cpus: CpuCount, host: &HostCaps) -> Shape {
         c_bit: None,
         shim: SHIM_CODE,
         first_stage: None,
-        cpuid: host.cpuid.for_plain(cpus),
         first: Vec::new(),
         last: Vec::new(),
         extra: Vec::new(),
@@ -106,8 +114,6 @@ pub(super) fn firmware_layout(
 pub(super) struct FirmwareShape {
     /// Whose it is.
     pub technology: Technology,
-    /// What CPUID says.
-    pub cpuid: CpuidTable,
     /// Launch pages in their order.
     pub regions: Vec<LaunchRegion>,
     /// Registers of the first processor.
@@ -128,23 +134,21 @@ pub(super) fn firmware_shape(
         config::Technology::Snp(snp) => snp.vcpu_signature,
         config::Technology::Plain | config::Technology::Tdx(_) => 0,
     };
-    let (technology, cpuid, regions, ap_reset) = match &firmware.layout {
+    let (technology, regions, ap_reset) = match &firmware.layout {
         FirmwareLayout::Plain => {
             let regions = vec![image_region(&firmware.image)];
-            (Technology::Plain, host.cpuid.for_plain(cpus), regions, RESET_VECTOR)
+            (Technology::Plain, regions, RESET_VECTOR)
         }
         FirmwareLayout::Snp(snp) => {
-            let cpuid = host.cpuid.for_snp(cpus, host.c_bit);
+            let cpuid = Technology::Snp.leaves(cpus, host);
             let mut regions = vec![image_region(&firmware.image)];
             regions.extend(snp.regions(inputs.checked_hashes(), &cpuid)?);
-            (Technology::Snp, cpuid, regions, snp.ap_reset)
+            (Technology::Snp, regions, snp.ap_reset)
         }
-        FirmwareLayout::Tdx(tdx) => {
-            (Technology::Tdx, host.cpuid.for_tdx(cpus), tdx.regions(ram), RESET_VECTOR)
-        }
+        FirmwareLayout::Tdx(tdx) => (Technology::Tdx, tdx.regions(ram), RESET_VECTOR),
     };
     let (boot, parked) = reset_registers(ap_reset, signature);
     let features = features(config);
     let [boot, parked] = [boot, parked].map(|registers| VcpuRegisters { features, ..registers });
-    Ok(FirmwareShape { technology, cpuid, regions, boot, parked })
+    Ok(FirmwareShape { technology, regions, boot, parked })
 }

@@ -40,11 +40,6 @@ impl Ahead {
         Ahead(Some(answered))
     }
 
-    /// Has somebody asked?
-    pub fn asks(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// The answer and when it came; nothing where nobody has asked, or KVM has refused. Then whoever asks again is told why.
     pub fn wait(self) -> Option<(CpuId, Event)> {
         self.0?.recv().ok()
