@@ -6,6 +6,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crate::error::Error;
 use crate::recorder::{Event, Op, Recorder};
+use crate::sys::signals;
 
 /// Such work, on its way.
 #[derive(Debug)]
@@ -31,7 +32,10 @@ impl<'scope, R: Send + 'scope> Beside<'scope, R> {
         let started = recorder.started();
         let (done, result) = sync_channel(1);
         // Who no longer wants the result has gone.
-        let timed = move || drop(done.send(started.timed(op, tag, bytes, work)));
+        let timed = move || {
+            signals::leave_to_others();
+            drop(done.send(started.timed(op, tag, bytes, work)));
+        };
         let thread = thread::Builder::new()
             .name(tag.into())
             .spawn_scoped(scope, timed)

@@ -23,7 +23,7 @@ use crate::ledger::Ledger;
 use crate::plan::cpuid::CpuidTable;
 use crate::plan::fw_cfg::FwCfg;
 use crate::plan::layout::Range;
-use crate::plan::{self, HostCaps, Plan, PlanError};
+use crate::plan::{self, HostCaps, Plan, PlanError, StagedBlob};
 use crate::recorder::{Op, Recorder};
 use crate::sys::ahead::Ahead;
 use crate::sys::memory::GuestRam;
@@ -252,8 +252,12 @@ fn measure_and_stage(
 }
 
 /// Puts what the host and the guest share into memory.
-fn write_staged(plan: &Plan, ram: &GuestRam, recorder: &mut Recorder) -> Result<(), Error> {
-    for blob in &plan.staged {
+fn write_staged(
+    staged: &[StagedBlob],
+    ram: &GuestRam,
+    recorder: &mut Recorder,
+) -> Result<(), Error> {
+    for blob in staged {
         recorder.record(Op::CopyIn, blob.tag, blob.bytes.len() as u64, || {
             ram.write(blob.gpa, &blob.bytes)
         })?;

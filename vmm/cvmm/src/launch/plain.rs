@@ -54,13 +54,19 @@ pub(super) fn launch(
     let serial_interrupt = serial_interrupt(&vm, recorder)?;
     let (vcpus, stats) = create_vcpus(config.cpus, &vm, recorder)?;
 
+    let staged = planning.staged(recorder);
+    if let Some(staged) = &staged {
+        write_staged(staged, &ram, recorder)?;
+    }
     let plan = planning.finish(system, recorder)?;
     for region in &plan.regions {
         recorder.record(Op::CopyIn, region.tag, region.bytes.len() as u64, || {
             ram.write(region.gpa, &region.bytes)
         })?;
     }
-    write_staged(&plan, &ram, recorder)?;
+    if staged.is_none() {
+        write_staged(&plan.staged, &ram, recorder)?;
+    }
     if written(&plan).is_some() {
         ram.write(RESET_VECTOR, &RESET_CODE)?;
     }

@@ -1,6 +1,7 @@
 //! A plan on its way: files are read and hashed, and KVM says what CPUID it offers, while the VM is being made. The plan
 //! does not depend on who is first.
 
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 
 use kvm_bindings::CpuId;
@@ -11,7 +12,7 @@ use crate::digest::dump;
 use crate::error::Error;
 use crate::plan::cpuid::CpuidTable;
 use crate::plan::layout::{Layout, Range};
-use crate::plan::{C_BIT, HostCaps, Inputs, Plan, PlanError};
+use crate::plan::{C_BIT, HostCaps, Inputs, Plan, PlanError, StagedBlob};
 use crate::recorder::{Op, Recorder};
 use crate::report::write_atomically;
 use crate::sys::SysError;
@@ -25,15 +26,27 @@ pub struct Planning<'scope>(State<'scope>);
 #[derive(Debug)]
 enum State<'scope> {
     Ready(Box<Plan>),
-    Pending { config: &'scope Config, ahead: Ahead, made: Beside<'scope, Result<Made, Error>> },
+    Pending(Pending<'scope>),
 }
+
+#[derive(Debug)]
+struct Pending<'scope> {
+    config: &'scope Config,
+    ahead: Ahead,
+    /// What the guest will find staged, before it has been hashed.
+    staged: Receiver<Vec<StagedBlob>>,
+    made: Beside<'scope, Result<Made, Error>>,
+}
+
+/// Hashing less than this takes no longer than planning twice.
+const HASHED_QUICKLY: usize = 256 << 10;
 
 /// What can be made of the files before KVM has said what CPUID it offers.
 #[derive(Debug)]
 enum Made {
     /// All but the leaves.
     Plan(Box<Plan>),
-    /// Nothing: an SEV-SNP guest has a launch page of them.
+    /// Nothing.
     Inputs(Box<Inputs>),
 }
 
@@ -53,25 +66,35 @@ impl<'scope> Planning<'scope> {
         ahead: Ahead,
         recorder: &Recorder,
     ) -> Result<Planning<'scope>, Error> {
+        // An SEV-SNP guest has a launch page of the leaves.
         let early = !matches!(config.guest.technology, Technology::Snp(_));
         let job = if early { (Op::Plan, "plan", 0) } else { (Op::ReadInputs, "files", 0) };
+        let (tell, staged) = sync_channel(1);
         let make = move || -> Result<Made, Error> {
-            let inputs = Inputs::read(&config.guest)?;
+            let build = |inputs: &Inputs| {
+                Plan::build(&config.guest, inputs, config.cpus, &HostCaps::assumed())
+            };
+            let mut inputs = Inputs::read_unhashed(&config.guest)?;
+            if early && inputs.hashed_len(config.guest.load) > HASHED_QUICKLY {
+                // Nobody listens where there is no memory before the plan.
+                drop(tell.send(build(&inputs)?.staged));
+            }
+            drop(tell);
+            inputs.hash_for(config.guest.load);
             if early {
-                let plan = Plan::build(&config.guest, &inputs, config.cpus, &HostCaps::assumed())?;
-                return Ok(Made::Plan(Box::new(plan)));
+                return Ok(Made::Plan(Box::new(build(&inputs)?)));
             }
             Ok(Made::Inputs(Box::new(inputs)))
         };
         let made = Beside::begin(scope, recorder, job, make)?;
-        Ok(Planning(State::Pending { config, ahead, made }))
+        Ok(Planning(State::Pending(Pending { config, ahead, staged, made })))
     }
 
     /// Whatever else went wrong: what is wrong with a file is told first.
     pub fn blame(self, error: Error, recorder: &mut Recorder) -> Error {
         match self.0 {
             State::Ready(_) => error,
-            State::Pending { made, .. } => match made.wait(recorder) {
+            State::Pending(pending) => match pending.made.wait(recorder) {
                 Ok(Ok(_)) => error,
                 Ok(Err(first)) | Err(first) => first,
             },
@@ -88,7 +111,7 @@ impl<'scope> Planning<'scope> {
         system: &System,
         recorder: &mut Recorder,
     ) -> Result<(Vec<Range>, Planning<'scope>), Error> {
-        if let State::Pending { config, .. } = &self.0
+        if let State::Pending(Pending { config, .. }) = &self.0
             && config.guest.firmware.is_none()
         {
             return Ok((Layout::ram_of(config.guest.memory, config.guest.accept), self));
@@ -97,14 +120,20 @@ impl<'scope> Planning<'scope> {
         Ok((plan.slots.clone(), Planning::ready(plan)))
     }
 
+    /// What the guest will find staged, where that is known before the plan: it can be copied while it is being hashed.
+    pub(super) fn staged(&self, recorder: &mut Recorder) -> Option<Vec<StagedBlob>> {
+        let State::Pending(Pending { staged, .. }) = &self.0 else { return None };
+        recorder.record(Op::ReadInputs, "files", 0, || staged.recv().ok())
+    }
+
     /// The plan.
     ///
     /// # Errors
     /// A file is unreadable, the guest does not fit, or KVM's CPUID is none for it.
     pub(super) fn finish(self, system: &System, recorder: &mut Recorder) -> Result<Plan, Error> {
-        let (config, ahead, made) = match self.0 {
+        let Pending { config, ahead, made, .. } = match self.0 {
             State::Ready(plan) => return Ok(*plan),
-            State::Pending { config, ahead, made } => (config, ahead, made),
+            State::Pending(pending) => pending,
         };
         let made = made.wait(recorder)??;
         let cpuid = supported_cpuid(ahead, system, recorder)?;

@@ -143,11 +143,21 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Reads the files that a configuration names.
+    /// Reads the files that a configuration names, and hashes what the shim is to compare.
     ///
     /// # Errors
     /// A file is unreadable, or the kernel is none.
     pub fn read(config: &GuestConfig) -> Result<Inputs, Error> {
+        let mut inputs = Inputs::read_unhashed(config)?;
+        inputs.hash_for(config.load);
+        Ok(inputs)
+    }
+
+    /// Reads the files that a configuration names, and leaves the hashes for [`Inputs::hash_for`].
+    ///
+    /// # Errors
+    /// As of [`Inputs::read`].
+    pub fn read_unhashed(config: &GuestConfig) -> Result<Inputs, Error> {
         let initrd: FileBytes = match &config.initrd {
             Some(path) => read_file("initrd", path)?.into(),
             None => FileBytes::default(),
@@ -158,10 +168,6 @@ impl Inputs {
                 let mut inputs = Inputs::unhashed(path.clone(), kernel, initrd, &config.cmdline)?;
                 if config.unpack == UnpackMode::Shim {
                     inputs.unpack_in_shim()?;
-                }
-                // Launch pages are measured themselves.
-                if config.load == LoadMode::Hashed {
-                    inputs.hash();
                 }
                 inputs
             }
@@ -225,6 +231,21 @@ impl Inputs {
         self.layout = Some(layout);
         self.kernel = self.kernel.part(place);
         Ok(())
+    }
+
+    /// How many bytes the shim is to compare by their hashes; launch pages are measured themselves.
+    pub fn hashed_len(&self, load: LoadMode) -> usize {
+        match load {
+            LoadMode::Hashed => self.kernel.len() + self.initrd.len() + self.cmdline.len(),
+            LoadMode::Measured => 0,
+        }
+    }
+
+    /// Hashes them.
+    pub fn hash_for(&mut self, load: LoadMode) {
+        if self.hashed_len(load) > 0 {
+            self.hash();
+        }
     }
 
     fn hash(&mut self) {

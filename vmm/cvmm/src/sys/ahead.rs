@@ -4,12 +4,16 @@
 use std::ffi::OsString;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 
-use super::{elsewhere, ticks};
+use super::{elsewhere, signals, ticks};
 use crate::recorder::{Event, Op, Started};
+
+/// Who leaves unmaps the rest of a thread, and that interrupts the processor that is about to enter the guest.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// The answer, on its way.
 #[derive(Debug, Default)]
@@ -28,11 +32,17 @@ impl Ahead {
         }
         let (answer, answered) = sync_channel(1);
         let ask = move || {
+            signals::leave_to_others();
             let (op, tag) = (Op::CheckExtension, "KVM_GET_SUPPORTED_CPUID");
             let (cpuid, event) = started
                 .timed(op, tag, 0, || Kvm::new()?.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
-            answer.send((cpuid.ok()?, event)).ok()?;
-            ticks::is_invariant().then_some(())
+            // After a refusal, or where nobody waits any more, there is nothing to say.
+            match cpuid {
+                Ok(cpuid) => drop(answer.send((cpuid, event))),
+                Err(_) => drop(answer),
+            }
+            ticks::is_invariant();
+            thread::sleep(LINGER);
         };
         // Nobody joins it: who does has to unmap its stack, which interrupts the processor that it ran on.
         let thread = thread::Builder::new().name("cpuid".into()).spawn(ask);

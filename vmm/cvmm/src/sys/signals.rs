@@ -22,6 +22,9 @@ pub enum Request {
 
 /// Signals that end a run.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// All signals of a run.
+const RUN: [libc::c_int; 6] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGTSTP, libc::SIGCONT];
 
 /// The signals of a run, as something to poll. They stay blocked in this thread and those that it starts, also when this is
 /// gone: what comes while the report is written must not end that.
@@ -36,8 +39,7 @@ impl Signals {
     /// # Errors
     /// The system calls'.
     pub fn take() -> io::Result<Signals> {
-        let wanted = ENDING.into_iter().chain([libc::SIGTSTP, libc::SIGCONT]);
-        let set = set_of(wanted.filter(|signal| !is_ignored(*signal)));
+        let set = set_of(RUN.into_iter().filter(|signal| !is_ignored(*signal)));
         mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: `set` is a valid set.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -76,6 +78,13 @@ impl Signals {
             _ => Request::End,
         }))
     }
+}
+
+/// Leaves what [`Signals`] takes to the other threads. For threads of the launch: one that is still there when the run has
+/// taken its signals would get them, and die or stop with the whole process.
+pub fn leave_to_others() {
+    // Without it only such a signal, at such a moment, goes wrong.
+    let _ = mask(libc::SIG_BLOCK, &set_of(RUN));
 }
 
 /// Stops this process as SIGTSTP does by default: until somebody sends SIGCONT, or not at all where nobody could.
