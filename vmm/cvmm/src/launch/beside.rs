@@ -31,9 +31,9 @@ impl<'scope, R: Send + 'scope> Beside<'scope, R> {
     ) -> Result<Beside<'scope, R>, Error> {
         let started = recorder.started();
         let (done, result) = sync_channel(1);
-        // Who no longer wants the result has gone.
         let timed = move || {
             signals::leave_to_others();
+            // Who no longer wants the result has gone.
             drop(done.send(started.timed(op, tag, bytes, work)));
         };
         let thread = thread::Builder::new()

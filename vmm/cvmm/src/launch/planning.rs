@@ -75,8 +75,8 @@ impl<'scope> Planning<'scope> {
                 Plan::build(&config.guest, inputs, config.cpus, &HostCaps::assumed())
             };
             let mut inputs = Inputs::read_unhashed(&config.guest)?;
-            if early && inputs.hashed_len(config.guest.load) > HASHED_QUICKLY {
-                // Nobody listens where there is no memory before the plan.
+            if memory_first(config) && inputs.hashed_len(config.guest.load) > HASHED_QUICKLY {
+                // Nobody listens any more where the launch has failed.
                 drop(tell.send(build(&inputs)?.staged));
             }
             drop(tell);
@@ -112,7 +112,7 @@ impl<'scope> Planning<'scope> {
         recorder: &mut Recorder,
     ) -> Result<(Vec<Range>, Planning<'scope>), Error> {
         if let State::Pending(Pending { config, .. }) = &self.0
-            && config.guest.firmware.is_none()
+            && memory_first(config)
         {
             return Ok((Layout::ram_of(config.guest.memory, config.guest.accept), self));
         }
@@ -150,6 +150,11 @@ impl<'scope> Planning<'scope> {
         tracing::info!(pages = plan.page_count(), vcpus = config.cpus.get(), "planned");
         Ok(plan)
     }
+}
+
+/// Are the memory slots known before the plan? A plain guest's are, but for one that starts in a firmware image.
+fn memory_first(config: &Config) -> bool {
+    matches!(config.guest.technology, Technology::Plain) && config.guest.firmware.is_none()
 }
 
 /// What KVM offers of CPUID: what was asked for ahead, or now.

@@ -22,9 +22,6 @@ pub enum Request {
 
 /// Signals that end a run.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
-/// All signals of a run.
-const RUN: [libc::c_int; 6] =
-    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGTSTP, libc::SIGCONT];
 
 /// The signals of a run, as something to poll. They stay blocked in this thread and those that it starts, also when this is
 /// gone: what comes while the report is written must not end that.
@@ -39,7 +36,7 @@ impl Signals {
     /// # Errors
     /// The system calls'.
     pub fn take() -> io::Result<Signals> {
-        let set = set_of(RUN.into_iter().filter(|signal| !is_ignored(*signal)));
+        let set = set_of(of_a_run().filter(|signal| !is_ignored(*signal)));
         mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: `set` is a valid set.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -84,7 +81,7 @@ impl Signals {
 /// taken its signals would get them, and die or stop with the whole process.
 pub fn leave_to_others() {
     // Without it only such a signal, at such a moment, goes wrong.
-    let _ = mask(libc::SIG_BLOCK, &set_of(RUN));
+    let _ = mask(libc::SIG_BLOCK, &set_of(of_a_run()));
 }
 
 /// Stops this process as SIGTSTP does by default: until somebody sends SIGCONT, or not at all where nobody could.
@@ -125,6 +122,10 @@ impl Drop for Held {
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, null_mut()) };
         }
     }
+}
+
+fn of_a_run() -> impl Iterator<Item = libc::c_int> {
+    ENDING.into_iter().chain([libc::SIGTSTP, libc::SIGCONT])
 }
 
 fn set_of(signals: impl IntoIterator<Item = libc::c_int>) -> libc::sigset_t {
